@@ -1,0 +1,349 @@
+"""IDLM and IDLMDCD: a host's algorithm class joined with the core.
+
+``IDLM(config, tokenizer)`` is the host's own class of the teacher's family (its network output,
+sampler, metrics and checkpoint unchanged) trained by the core's alternation. A new family of
+teachers is a line in ``FAMILIES`` and a process in core/processes.py.
+"""
+
+import copy
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import algo
+import dataloader
+import hydra
+import lightning
+import torch
+import tqdm
+import trainer_base
+
+from duo_ext import checkpoints, metrics
+from duo_ext.core import distiller, processes, schedules
+from duo_ext.core.networks import Denoiser
+from duo_ext.guard import Bounds, Guard
+
+
+@dataclass(frozen=True)
+class Family:
+    """The host's class for a process, the algorithms whose checkpoints may teach, the noisings."""
+
+    host_class: type
+    teachers: tuple
+    noisings: dict[str, Callable]
+
+
+def _absorbing(model):
+    return processes.AbsorbingProcess(model.vocab_size, model.mask_index)
+
+
+def _categorical(model):
+    return processes.UniformProcess(model.vocab_size)
+
+
+def _gaussian(model):
+    settings = model.config.algo
+    gammas = (settings.gamma_min, settings.gamma_max)
+    if None in gammas:
+        gammas = schedules.matching_gammas(model.vocab_size)
+    schedule = schedules.GaussianSchedule(model.vocab_size, *gammas)
+    return processes.GaussianUniformProcess(model.vocab_size, schedule, tau=settings.tau)
+
+
+FAMILIES = {
+    "absorbing": Family(algo.MDLM, ("mdlm", "idlm_mdlm"), {"categorical": _absorbing}),
+    "uniform": Family(
+        algo.DUO_BASE,
+        ("duo_base", "duo", "distillation", "idlm", "idlm_dcd"),
+        {"categorical": _categorical, "gaussian": _gaussian},
+    ),
+}
+
+
+@dataclass
+class Opponents:
+    """The networks besides the student. No submodules of the algorithm: a checkpoint's state_dict,
+    the EMA and the host's optimizer see the student alone."""
+
+    teacher: torch.nn.Module
+    fake: torch.nn.Module
+
+
+class IDLM(trainer_base.Diffusion):
+    """Inverse distillation of ``algo.teacher_path`` into a few-step student of the same shape.
+
+    The student is ``self.backbone``, so checkpoints, EMA and sampling are the host's. What a
+    resumed run needs besides lies under the checkpoint's key ``idlm``.
+    """
+
+    def __new__(cls, config, tokenizer):
+        """An instance of this class and of the host's class for ``algo.process``."""
+        family = _choose("algo.process", config.algo.process, FAMILIES)
+        joined = type(cls.__name__, (cls, family.host_class), {"family": family})
+        return super().__new__(joined)
+
+    def __init__(self, config, tokenizer):
+        super().__init__(config, tokenizer)
+        self.automatic_optimization = False
+        self.process = _choose("algo.noising", config.algo.noising, self.family.noisings)(self)
+        self.opponents = self.distiller = self.guard = self._resumed = None
+        self._check_settings()
+
+    def _check_settings(self):
+        settings = self.config.algo
+        wanted = {"fake_ratio": 1, "fake_warmup": 0, "prompt_length": 0}
+        for key, least in wanted.items():
+            if settings[key] < least:
+                raise ValueError(f"algo.{key} is {settings[key]}; it must be at least {least}")
+        if settings.prompt_length >= self.num_tokens:
+            raise ValueError(
+                f"algo.prompt_length is {settings.prompt_length}; "
+                f"it must be less than model.length {self.num_tokens}"
+            )
+        if settings.fake_lr is not None and settings.fake_lr <= 0:
+            raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
+
+    # set-up ----------------------------------------------------------------------------------
+
+    def setup(self, stage):
+        """Load the teacher; student and fake start as its copies."""
+        if stage != "fit":
+            return
+        teacher = self._load_teacher()
+        self.opponents = Opponents(teacher, copy.deepcopy(teacher))
+        self.backbone.load_state_dict(teacher.state_dict())
+        if self.ema:
+            self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
+
+    def _load_teacher(self):
+        key, path = "algo.teacher_path", self.config.algo.teacher_path
+        checkpoint = checkpoints.read(path, key)
+        trained_as = checkpoints.saved_config(checkpoint).get("algo", {}).get("name")
+        if trained_as is not None and trained_as not in self.family.teachers:
+            raise ValueError(
+                f"{key} is '{path}', a checkpoint of algo={trained_as}; "
+                f"algo={self.config.algo.name} takes {', '.join(self.family.teachers)}"
+            )
+        checkpoints.check(checkpoint, self.backbone, key)
+        checkpoints.check_length(checkpoint, self.num_tokens, key)
+        teacher = copy.deepcopy(self.backbone)
+        checkpoints.load_average(teacher, checkpoint)
+        return teacher
+
+    def on_train_start(self):
+        super().on_train_start()
+        self._interrupted = False
+        self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        self.opponents.teacher.to(self.device)
+        self.opponents.fake.to(self.device)
+        self.distiller = self._make_distiller()
+        self.guard = self._make_guard()
+        if self._resumed:
+            self.distiller.load_state_dict(self._resumed["distiller"])
+            if self.guard:
+                self.guard.load_state_dict(self._resumed["guard"])
+
+    def _make_distiller(self):
+        settings, optim = self.config.algo, self.config.optim
+        fake_optimizer = torch.optim.AdamW(
+            self.opponents.fake.parameters(),
+            lr=settings.fake_lr or optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        fake_scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=fake_optimizer)
+        recipe = distiller.Recipe(
+            fake_ratio=settings.fake_ratio,
+            fake_warmup=settings.fake_warmup,
+            accumulate=self.config.trainer.accumulate_grad_batches,
+            clip=self.config.trainer.gradient_clip_val or 0.0,
+            seed=self.config.seed,
+        )
+        student, fake, teacher = (
+            Denoiser(network, self.time_conditioning)
+            for network in (self.backbone, self.opponents.fake, self.opponents.teacher)
+        )
+        return distiller.Distiller(
+            self.process,
+            student=(student, self.optimizers(), self.lr_schedulers()),
+            fake=(fake, fake_optimizer, fake_scheduler),
+            teacher=teacher,
+            recipe=recipe,
+            processes=distiller.Processes(
+                self.trainer.global_rank, self.trainer.world_size, self._average
+            ),
+            backward=self.manual_backward,
+        )
+
+    def _average(self, gradients):
+        """Make gradients their mean over the data-parallel processes, in one message."""
+        if self.trainer.world_size == 1:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    # training --------------------------------------------------------------------------------
+
+    def training_step(self, batch, batch_idx):
+        x0_BL = batch["input_ids"]
+        given_BL = ~batch["attention_mask"].bool()
+        given_BL[:, : self.config.algo.prompt_length] = True
+        if self.ignore_bos:
+            given_BL[:, 0] = True
+        with self.optimizers().toggle_model(sync_grad=False):
+            update = self.distiller.step(x0_BL, given_BL)
+        self._pair_done = update is not None and update.phase == distiller.STUDENT
+        if update is None:
+            return
+        self.log(f"{update.phase}/loss", update.loss)
+        self.log(f"{update.phase}/grad_norm", update.gradient_norm)
+        if self._pair_done and self.ema:
+            self.ema.update(self._get_parameters())
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        every = self.config.algo.guard.every
+        if self.guard and self._pair_done and self.distiller.pairs % every == 0:
+            self._consult_guard()
+        if self._interrupted:
+            self.trainer.save_checkpoint(self._file("checkpoints/last.ckpt"))
+            print(f"interrupted after {self.distiller.pairs} pairs; saved", file=sys.stderr)
+            raise KeyboardInterrupt
+
+    def on_train_end(self):
+        signal.signal(signal.SIGINT, self._previous_handler)
+
+    def _on_interrupt(self, *_):
+        """Finish the micro-batch first, so that what is saved can be resumed exactly."""
+        self._interrupted = True
+
+    # the guard -------------------------------------------------------------------------------
+
+    def _make_guard(self):
+        settings = self.config.algo.guard
+        if not settings.every:
+            return None
+        name = self.config.eval.gen_ppl_eval_model_name_or_path
+        self.judge = metrics.Judge(name, self.device, self.config.eval.perplexity_batch_size)
+        _, valid = dataloader.get_dataloaders(self.config, self.tokenizer, skip_train=True)
+        held_out = torch.cat([batch["input_ids"] for batch in valid])
+        self.reference = metrics.Reference(held_out, self.vocab_size)
+        bounds = Bounds(settings.entropy, settings.unigram_kl, settings.patience)
+        if self._resumed:
+            return Guard(bounds, teacher={})
+        return Guard(bounds, self._measure(settings.teacher_steps, self.opponents.teacher))
+
+    def _measure(self, steps, network=None):
+        """Metrics of samples of the EMA student, or of another network in its place."""
+        torch.manual_seed(self.config.seed)
+        self._eval_mode()
+        student = self.backbone
+        if network is not None:
+            self.backbone = network
+        tokens_NL = self.generate_samples(self.config.algo.guard.samples, num_steps=steps)
+        self.backbone = student
+        self._train_mode()
+        texts = self.tokenizer.batch_decode(tokens_NL)
+        return metrics.measure(tokens_NL, texts, self.judge, self.reference, self.config.seed)
+
+    def _consult_guard(self):
+        pair = self.distiller.pairs
+        rows = {steps: self._measure(steps) for steps in self.config.algo.guard.steps}
+        best, stop = self.guard.judge(pair, rows)
+        for steps, row in rows.items():
+            for key in ("genppl", "entropy", "unigram_kl", "bigram_tv"):
+                self.log(f"guard/{key}_{steps}", row[key])
+        self.guard.write(self._file("guard.json"))
+        if best:
+            self.trainer.save_checkpoint(self._file("checkpoints/best.ckpt"))
+        if stop:
+            tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
+            self.trainer.should_stop = True
+
+    def _file(self, name):
+        return f"{self.config.checkpointing.save_dir}/{name}"
+
+    # checkpoints -----------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["idlm"] = {
+            "run": self._identity(),
+            "distiller": self.distiller.state_dict(),
+            "guard": self.guard.state_dict() if self.guard else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint):
+        super().on_load_checkpoint(checkpoint)
+        if self.opponents is None:
+            return
+        saved = checkpoint.get("idlm")
+        if saved is None or saved["run"] != self._identity():
+            raise ValueError(
+                "checkpointing.resume_ckpt_path: the checkpoint belongs to another run (its "
+                "teacher, process, noising or batch differs); use another run folder, or "
+                "checkpointing.resume_from_ckpt=false"
+            )
+        self._resumed = saved
+
+    def _identity(self):
+        """What must be the same for a checkpoint to be this run's."""
+        config = self.config
+        return {
+            "teacher": checkpoints.fingerprint(self.opponents.teacher),
+            "process": config.algo.process,
+            "noising": config.algo.noising,
+            "fake_ratio": config.algo.fake_ratio,
+            "fake_warmup": config.algo.fake_warmup,
+            "global_batch_size": config.loader.global_batch_size,
+            "seed": config.seed,
+        }
+
+
+class IDLMDCD(IDLM):
+    """IDLM on a teacher that discrete consistency distillation (Duo-DCD) has made."""
+
+
+def _choose(key, name, options):
+    if name not in options:
+        raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(options)}")
+    return options[name]
+
+
+class PairProgress(lightning.Callback):
+    """A bar of pairs with their rate and the time left."""
+
+    def on_train_start(self, trainer, pl_module):
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm.tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            unit="pair",
+            mininterval=0.5 if terminal else 15,
+            disable=trainer.global_rank > 0,
+        )
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        metrics = trainer.callback_metrics
+        losses = {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("/loss")}
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def teardown(self, trainer, pl_module, stage):
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches=1, **settings):
+    """A Lightning Trainer for a module that steps, clips and accumulates itself.
+
+    The distiller reads ``gradient_clip_val`` and ``accumulate_grad_batches`` from the config;
+    Lightning refuses them for manual optimisation.
+    """
+    settings.setdefault("enable_progress_bar", False)
+    settings.setdefault("enable_model_summary", False)
+    return lightning.Trainer(callbacks=[*callbacks, PairProgress()], **settings)

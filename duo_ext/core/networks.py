@@ -1,0 +1,54 @@
+"""A denoiser as the core sees it: tokens and alpha in, features or logits out."""
+
+import torch
+
+
+class _Captured(Exception):
+    """Carries the features out of a forward pass whose output layer is not wanted."""
+
+
+class Denoiser:
+    """A DIT whose body and head can be evaluated apart, the head on chosen rows only.
+
+    ``backbone(x, sigma)`` is any network with Duo's names: x are token ids (B, L), or logits
+    (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. A network that is not
+    conditioned on time gets sigma = 0. Nothing of the backbone is changed or copied.
+    """
+
+    def __init__(self, backbone, time_conditioning):
+        self.backbone = backbone
+        self.time_conditioning = time_conditioning
+
+    def __call__(self, x, alpha_B):
+        """Logits (B, L, V)."""
+        return self.head(self.features(x, alpha_B))
+
+    def features(self, x, alpha_B):
+        """The input (B, L, D) of the last linear layer."""
+
+        def capture(module, arguments):
+            raise _Captured(arguments[0])
+
+        hook = self._last_layer.register_forward_pre_hook(capture)
+        try:
+            self.backbone(x, self._sigma(alpha_B))
+        except _Captured as captured:
+            return captured.args[0]
+        finally:
+            hook.remove()
+        raise AssertionError("the backbone did not call output_layer.linear")
+
+    def head(self, features):
+        """Logits (..., V) of features (..., D), at least float32."""
+        logits = self._last_layer(features)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @property
+    def _last_layer(self):
+        return self.backbone.output_layer.linear
+
+    def _sigma(self, alpha_B):
+        if not self.time_conditioning:
+            alpha_B = torch.ones_like(alpha_B)
+        dtype = next(self.backbone.parameters()).dtype
+        return -alpha_B.log().to(dtype)

@@ -1,0 +1,88 @@
+"""Noise schedules: how much of the clean token is left at time t.
+
+A schedule maps times (B,) in (0, 1] to (alpha_t, dalpha_t/dt), both (B,) float64 on the device of t.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+# The range that Duo publishes for its training, at the vocabulary it was chosen for.
+DUO_GAMMA = (-3.55, -1.85)
+DUO_VOCAB = 50258
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """alpha_t = 1 - (1 - eps) t, so that sigma_t = -log alpha_t is SEDD's log-linear noise."""
+
+    eps: float = 1e-3
+
+    def __call__(self, t_B):
+        alpha_B = 1 - (1 - self.eps) * t_B.double()
+        return alpha_B, torch.full_like(alpha_B, self.eps - 1)
+
+
+def gaussian_alpha(gamma_B, vocab_size):
+    """alpha and d alpha / d gamma of the uniform process that argmax(w) follows (Duo, section 3).
+
+    w = a x + s eps with a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma), eps ~ N(0, I_V), r = a / s:
+    alpha = (V P - 1) / (V - 1), P = int phi(u) Phi(u + r)^(V-1) du, by the trapezoid rule in
+    float64 (exponentially accurate for this integrand). Shapes (B,).
+    """
+    gamma_B = gamma_B.double()
+    u_N = torch.linspace(-9, 9, 2001, dtype=torch.float64, device=gamma_B.device)
+    step = 18 / 2000
+    log_2pi = math.log(2 * math.pi)
+    log_phi_N = -0.5 * u_N**2 - 0.5 * log_2pi
+    r_B = torch.exp(-gamma_B / 2)
+    shifted_BN = u_N + r_B[:, None]
+    log_cdf_BN = torch.special.log_ndtr(shifted_BN)
+    V = vocab_size
+    P_B = torch.exp(log_phi_N + (V - 1) * log_cdf_BN).sum(-1) * step
+    log_density_BN = -0.5 * shifted_BN**2 - 0.5 * log_2pi
+    slope_BN = torch.exp(log_phi_N + (V - 2) * log_cdf_BN + log_density_BN)
+    dP_dr_B = (V - 1) * slope_BN.sum(-1) * step
+    alpha_B = (V * P_B - 1) / (V - 1)
+    dalpha_dgamma_B = V / (V - 1) * dP_dr_B * (-r_B / 2)
+    return alpha_B, dalpha_dgamma_B
+
+
+def gamma_of_alpha(alpha, vocab_size):
+    """The gamma at which the argmax keeps the clean token with this alpha (bisection)."""
+    low, high = -12.0, 12.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if gaussian_alpha(torch.tensor([middle]), vocab_size)[0].item() > alpha:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def matching_gammas(vocab_size):
+    """(gamma_min, gamma_max) that span, at this vocabulary, the alphas of Duo's published range."""
+    published, _ = gaussian_alpha(torch.tensor(DUO_GAMMA), DUO_VOCAB)
+    return tuple(gamma_of_alpha(alpha, vocab_size) for alpha in published.tolist())
+
+
+@dataclass(frozen=True)
+class GaussianSchedule:
+    """alpha_t of Duo's Gaussian training, gamma_t = gamma_min + t (gamma_max - gamma_min)."""
+
+    vocab_size: int
+    gamma_min: float
+    gamma_max: float
+
+    def gamma(self, t_B):
+        return self.gamma_min + t_B.double() * (self.gamma_max - self.gamma_min)
+
+    def scales(self, t_B):
+        """(a_t, s_t): w_t = a_t x + s_t eps."""
+        gamma_B = self.gamma(t_B)
+        return torch.sigmoid(-gamma_B).sqrt(), torch.sigmoid(gamma_B).sqrt()
+
+    def __call__(self, t_B):
+        alpha_B, dalpha_dgamma_B = gaussian_alpha(self.gamma(t_B), self.vocab_size)
+        return alpha_B, dalpha_dgamma_B * (self.gamma_max - self.gamma_min)

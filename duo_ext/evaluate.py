@@ -1,0 +1,280 @@
+"""Sample checkpoints and measure the samples: ``python -m duo_ext.evaluate --help``.
+
+Writes results.json, table.md, figure.png and samples.md to the output folder. Every model is
+sampled by the host's own sampler with its EMA weights, at every combination of steps, noise
+removal, temperature and nucleus, from the same seed.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import fsspec
+import omegaconf
+import torch
+import tqdm
+
+from duo_ext import checkpoints, corpus, host, metrics, report
+
+SHIPPED_JUDGE = "${idlm_asset:judge}"
+READABLE_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of sampling."""
+
+    steps: int
+    noise_removal: str
+    temperature: float
+    nucleus: float
+
+
+@dataclass
+class Subject:
+    """A checkpoint to sample: its role in the report, the path as given, the model itself."""
+
+    role: str
+    given: str
+    algo: str
+    sha256: str
+    model: torch.nn.Module
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m duo_ext.evaluate", description=__doc__.split("\n\n")[1]
+    )
+    paths = {"nargs": "+", "default": [], "metavar": "CKPT"}
+    parser.add_argument("--teacher", help="checkpoints to compare with", **paths)
+    parser.add_argument("--student", help="checkpoints to judge", **paths)
+    parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
+    removals = ("ancestral", "greedy", "none")
+    parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
+    parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--nucleus", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--samples", type=int, default=1024, help="samples a row")
+    parser.add_argument("--batch-size", type=int, default=128, help="samples at a time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    _check(options)
+    return options
+
+
+def _check(options):
+    if not options.teacher + options.student:
+        raise ValueError("nothing to evaluate: give --teacher or --student checkpoints")
+    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1)):
+        values = getattr(options, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; at least {least}")
+    for name in ("temperature", "nucleus"):
+        for value in getattr(options, name):
+            if not value > 0 or (name == "nucleus" and value > 1):
+                raise ValueError(
+                    f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}"
+                )
+
+
+def resolve(text):
+    """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
+    return omegaconf.OmegaConf.create({"path": text}).path
+
+
+def load(role, given, options):
+    """The model of a checkpoint, in the host's class of its family, ready to sample."""
+    path = resolve(given)
+    checkpoint = checkpoints.read(path, f"--{role}")
+    saved = checkpoints.saved_config(checkpoint)
+    if not saved:
+        raise ValueError(f"--{role} is '{given}'; it carries no configuration to sample it with")
+    config = omegaconf.OmegaConf.create(saved)
+    config.sampling.use_float64 = options.precision == "float64"
+    config.sampling.predictor = "ancestral" if config.algo.time_conditioning else "ancestral_cache"
+    tokenizer = host.find().module("dataloader").get_tokenizer(config)
+    model = _family(config.algo.name, given).host_class(config, tokenizer)
+    checkpoints.check(checkpoint, model.backbone, f"--{role}")
+    checkpoints.load_average(model.backbone, checkpoint)
+    model.ema = None
+    model = model.to(options.device).eval()
+    return Subject(role, given, config.algo.name, _sha256(path), model)
+
+
+def _family(name, given):
+    from duo_ext.algorithms import FAMILIES  # imports the host, which is active by now
+
+    for family in FAMILIES.values():
+        if name in family.teachers:
+            return family
+    raise ValueError(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
+
+
+def _sha256(path):
+    with fsspec.open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+@contextlib.contextmanager
+def sampled_as(model, setting, calls):
+    """The model under one setting; ``calls`` grows by one with each network evaluation."""
+
+    def after(module, inputs, logits):
+        calls.append(1)
+        return logits / setting.temperature if setting.temperature != 1 else None
+
+    model.config.sampling.noise_removal = setting.noise_removal
+    model.p_nucleus = setting.nucleus
+    hook = model.backbone.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def sample(model, setting, options):
+    """(tokens (N, L) on the CPU, network evaluations of a sample, seconds)."""
+    torch.manual_seed(options.seed)
+    calls, parts, start = [], [], time.perf_counter()
+    sizes = [options.batch_size] * (options.samples // options.batch_size)
+    sizes += [options.samples % options.batch_size] * bool(options.samples % options.batch_size)
+    with sampled_as(model, setting, calls):
+        for size in sizes:
+            parts.append(model.generate_samples(size, num_steps=setting.steps).cpu())
+    return torch.cat(parts), round(len(calls) / len(sizes)), time.perf_counter() - start
+
+
+class HeldOut:
+    """The validation text of a model's own data: reference statistics and texts for the judge."""
+
+    def __init__(self, model, count):
+        dataloader = host.find().module("dataloader")
+        _, valid = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
+        tokens_NL = torch.cat([batch["input_ids"] for batch in valid])
+        self.reference = metrics.Reference(tokens_NL, model.vocab_size)
+        spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
+        self.texts = model.tokenizer.batch_decode(tokens_NL[spread])
+        data = model.config.data
+        self.description = {"blocks": len(tokens_NL), "length": model.num_tokens}
+        self.description["train"] = omegaconf.OmegaConf.to_container(data, resolve=False)["train"]
+
+
+def evaluate(options):
+    """All rows of a results.json, and readable samples {heading: texts}."""
+    subjects = [load("teacher", given, options) for given in options.teacher]
+    subjects += [load("student", given, options) for given in options.student]
+    judge = metrics.Judge(resolve(options.judge), options.device, options.batch_size)
+    held_out = {}
+    settings = list(
+        itertools.starmap(
+            Setting,
+            itertools.product(
+                options.steps, options.noise_removal, options.temperature, options.nucleus
+            ),
+        )
+    )
+    rows, readable = [], {}
+    bar = tqdm.tqdm(list(itertools.product(subjects, settings)), unit="row")
+    for subject, setting in bar:
+        bar.set_postfix_str(f"{subject.role}, {setting.steps} steps")
+        key = (subject.model.vocab_size, str(subject.model.config.data.train))
+        if key not in held_out:
+            held_out[key] = HeldOut(subject.model, options.samples)
+        tokens_NL, evaluations, seconds = sample(subject.model, setting, options)
+        texts = subject.model.tokenizer.batch_decode(tokens_NL)
+        measured = metrics.measure(tokens_NL, texts, judge, held_out[key].reference, options.seed)
+        rows.append(_row(subject, setting, options, evaluations, seconds) | measured)
+        heading = f"{subject.role} {subject.algo}, {setting.steps} steps"
+        readable.setdefault(heading, texts[:READABLE_SAMPLES])
+    first = next(iter(held_out.values()))
+    heldout_ppl = metrics.gen_ppl(*judge.nll(first.texts), options.seed).value
+    results = {
+        "rows": rows,
+        "judge": {"name": judge.name, "heldout_ppl": heldout_ppl},
+        "data": first.description,
+        "commit": commit(),
+        "hardware": hardware(options.device),
+        "command": shlex.join(["python", "-m", "duo_ext.evaluate", *options.command]),
+    }
+    return results, readable
+
+
+def _row(subject, setting, options, evaluations, seconds):
+    given = subject.given
+    local = "://" not in given and "${" not in given and "://" not in options.output
+    return {
+        "model": subject.role,
+        "algo": subject.algo,
+        "host": host.find().name,
+        "steps": setting.steps,
+        "evaluations": evaluations,
+        "noise_removal": setting.noise_removal,
+        "temperature": setting.temperature,
+        "nucleus": setting.nucleus,
+        "precision": options.precision,
+        "samples": options.samples,
+        "seed": options.seed,
+        "seconds": seconds,
+        "checkpoint": os.path.relpath(given, options.output) if local else given,
+        "checkpoint_sha256": subject.sha256,
+    }
+
+
+def commit():
+    """The commit of a checkout (marked if it was changed), or the installed version."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    described = subprocess.run(
+        [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or f"idlm {version('idlm')}"
+
+
+def hardware(device):
+    if str(device).startswith("cuda"):
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(FileNotFoundError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    return f"{torch.get_num_threads()} threads of {name}, torch {torch.__version__}"
+
+
+def main(arguments=None):
+    try:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        options = parse(arguments)
+        options.command = arguments
+        host.find().activate().module("main")
+        corpus.register_resolvers()
+        results, readable = evaluate(options)
+        report.save(results, options.output)
+        report.render(options.output)
+        with fsspec.open(f"{options.output}/samples.md", "w") as file:
+            file.write(report.samples_markdown(readable))
+    except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {error}")
+    print(report.page(results))
+    names = ("results.json", "table.md", "figure.png", "samples.md")
+    print("written: " + ", ".join(f"{options.output}/{name}" for name in names))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The entropy guard: which student of a distillation is kept, and when the distillation stops.
+
+Distilled too long a student trades diversity for likelihood: GenPPL goes on falling while the
+entropy collapses. So the guard keeps the student with the lowest GenPPL among those whose samples
+stay near the teacher's entropy and the data's unigram distribution.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+import fsspec
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest relative distance from the teacher's entropy, largest unigram KL (nats), patience."""
+
+    entropy: float = 0.02
+    unigram_kl: float = 0.02
+    patience: int = 3
+
+
+@dataclass
+class Guard:
+    """Judges one evaluation after the other; ``history`` is what the run's JSON holds."""
+
+    bounds: Bounds
+    teacher: dict
+    history: list = field(default_factory=list)
+
+    def judge(self, pair, rows):
+        """Take in the metrics of the student after ``pair`` pairs: {steps: metrics of a row}.
+
+        Returns (best so far, stop): a student is inside if all its rows are; the best of those
+        inside has the lowest geometric mean of GenPPL over its rows.
+        """
+        inside = all(self._inside(row) for row in rows.values())
+        score = math.exp(sum(math.log(row["genppl"]) for row in rows.values()) / len(rows))
+        best = inside and score < min(
+            (e["score"] for e in self.history if e["inside"]), default=1e999
+        )
+        entry = {"pair": pair, "score": score, "inside": inside, "best": best}
+        self.history.append(entry | {"rows": {str(steps): row for steps, row in rows.items()}})
+        recent = self.history[-self.bounds.patience :]
+        stop = len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
+        return best, stop
+
+    def _inside(self, row):
+        distance = abs(row["entropy"] / self.teacher["entropy"] - 1)
+        return distance <= self.bounds.entropy and row["unigram_kl"] <= self.bounds.unigram_kl
+
+    @property
+    def kept(self):
+        """The pair whose student is kept, or None."""
+        return next((e["pair"] for e in reversed(self.history) if e["best"]), None)
+
+    def state_dict(self):
+        return {"teacher": self.teacher, "history": self.history}
+
+    def load_state_dict(self, state):
+        self.teacher, self.history = state["teacher"], state["history"]
+
+    def write(self, path):
+        """The history as JSON, through fsspec, complete or not at all."""
+        document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
+        fs, local = fsspec.core.url_to_fs(path)
+        with fs.transaction, fs.open(local, "w") as file:
+            json.dump(document, file, indent=1)

@@ -1,0 +1,220 @@
+"""Quality of samples, measured in one place for the distillation guard and for evaluation.
+
+Shapes: N samples, L tokens a sample, V token values, K distinct bigrams, R bootstrap resamples,
+B texts a batch, T judge tokens a text. Tokens are integer tensors or arrays (N, L); all sums are
+float64; entropies and divergences are in nats.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Judge:
+    """An autoregressive language model that scores text.
+
+    ``name_or_path`` is what transformers loads: a name such as gpt2-large, or a directory with
+    config.json, model.safetensors and a tokenizer. The weights are read from safetensors only and
+    run in float32 on ``device``, ``batch_size`` texts at a time. ``name`` is the name to report.
+
+    Raises ValueError when the model cannot be loaded whole.
+    """
+
+    def __init__(self, name_or_path: str, device: str | torch.device, batch_size: int = 8):
+        model, self.tokenizer = _load_judge(name_or_path)
+        self.model = model.float().to(device).eval()
+        directory = Path(name_or_path)
+        self.name = directory.resolve().name if directory.is_dir() else name_or_path
+        self.device = device
+        self.batch_size = batch_size
+        self.context = getattr(
+            model.config, "max_position_embeddings", self.tokenizer.model_max_length
+        )
+
+    def nll(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Negative log-likelihood in nats and number of predicted tokens of each text: (N,), (N,).
+
+        A text is tokenised by the judge's tokenizer, nothing added, and cut at the judge's context.
+        Its first token is given, not predicted. As in Duo, every other token counts except an
+        end-of-text token (EOS) that is not the text's first one. Unlike in Duo, padding never
+        counts, so that a score does not depend on the batch. A text of fewer than two tokens
+        contributes (0, 0).
+        """
+        ids = [
+            self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: self.context]
+            for text in texts
+        ]
+        nll_N, tokens_N = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
+        scored = [n for n in range(len(ids)) if len(ids[n]) >= 2]
+        for start in range(0, len(scored), self.batch_size):
+            batch = scored[start : start + self.batch_size]
+            nll_N[batch], tokens_N[batch] = self._score([ids[n] for n in batch])
+        return nll_N, tokens_N
+
+    @torch.no_grad()
+    def _score(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """``nll`` of one batch of token lists."""
+        rows = [torch.tensor(row, device=self.device) for row in ids]
+        ids_BT = pad_sequence(rows, batch_first=True)
+        real_BT = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        logits_BTV = self.model(input_ids=ids_BT, attention_mask=real_BT).logits
+        nll_BT = F.cross_entropy(
+            logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
+        ).double()
+        eos = self.tokenizer.eos_token_id
+        eos_BT = ids_BT == (-1 if eos is None else eos)
+        counted_BT = (real_BT.bool() & (~eos_BT | (eos_BT.cumsum(1) == 1)))[:, 1:]
+        nll_B = torch.where(counted_BT, nll_BT, 0.0).sum(1)
+        return nll_B.cpu().numpy(), counted_BT.sum(1).cpu().numpy()
+
+
+def _load_judge(name_or_path: str):
+    """(model, tokenizer); ValueError unless both load and every weight is in the checkpoint."""
+    import transformers
+
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            name_or_path, use_safetensors=True, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise ValueError(f"the checkpoint lacks {min(info['missing_keys'])}")
+        return model, transformers.AutoTokenizer.from_pretrained(name_or_path)
+    except Exception as error:  # transformers, safetensors and tokenizers each raise their own
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"eval.gen_ppl_eval_model_name_or_path is {name_or_path!r}; it must be the name or the "
+            "directory of a transformers causal language model: config.json, model.safetensors and "
+            f"its tokenizer ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def gen_ppl(nll_N: np.ndarray, tokens_N: np.ndarray, seed: int, resamples: int = 1000) -> Interval:
+    """Generative perplexity exp(sum of nll / sum of tokens), with a 95 % percentile bootstrap.
+
+    ``nll_N`` (nats) and ``tokens_N`` are those of ``Judge.nll``. Whole samples are resampled, by
+    ``seed``. Without a single predicted token all three numbers are nan.
+    """
+    nll_N, tokens_N = np.asarray(nll_N, dtype=np.float64), np.asarray(tokens_N)
+    if not tokens_N.sum():
+        return Interval(np.nan, np.nan, np.nan)
+    draw_RN = np.random.default_rng(seed).integers(len(nll_N), size=(resamples, len(nll_N)))
+    nll_R, tokens_R = nll_N[draw_RN].sum(1), tokens_N[draw_RN].sum(1)
+    low, high = np.percentile(np.exp(nll_R[tokens_R > 0] / tokens_R[tokens_R > 0]), [2.5, 97.5])
+    return Interval(float(np.exp(nll_N.sum() / tokens_N.sum())), float(low), float(high))
+
+
+def sample_entropy(tokens_NL) -> float:
+    """Mean over the samples of the entropy (nats) of a sample's own token histogram, as in Duo."""
+    entropies = []
+    for tokens_L in _array(tokens_NL):
+        p = np.unique(tokens_L, return_counts=True)[1] / len(tokens_L)
+        entropies.append(-(p * np.log(p)).sum())
+    return float(np.mean(entropies))
+
+
+class Reference:
+    """Token statistics of held-out data, to compare samples with.
+
+    ``unigram_V``: probabilities with one added to every count, (c + 1) / (total + V), so that each
+    is positive and a KL divergence to them finite. ``bigrams``: the distinct pairs of neighbours
+    (i, j) as codes iV + j, ascending (K,), and their unsmoothed probabilities (K,).
+
+    Raises ValueError when a token lies outside 0 .. ``vocab_size`` - 1 or L < 2.
+    """
+
+    def __init__(self, tokens_NL, vocab_size: int):
+        tokens_NL = _array(tokens_NL, vocab_size, length=2)
+        counts_V = np.bincount(tokens_NL.ravel(), minlength=vocab_size) + 1.0
+        self.vocab_size = vocab_size
+        self.unigram_V = counts_V / counts_V.sum()
+        self.bigrams = _bigrams(tokens_NL, vocab_size)
+
+
+def unigram_kl(tokens_NL, reference: Reference) -> float:
+    """KL(token frequencies of the samples || smoothed frequencies of the reference), in nats.
+
+    Raises ValueError when a token lies outside the reference's vocabulary.
+    """
+    tokens_NL = _array(tokens_NL, reference.vocab_size)
+    p_V = np.bincount(tokens_NL.ravel(), minlength=reference.vocab_size) / tokens_NL.size
+    seen = p_V > 0
+    return float((p_V[seen] * np.log(p_V[seen] / reference.unigram_V[seen])).sum())
+
+
+def bigram_tv(tokens_NL, reference: Reference) -> float:
+    """Total variation, 0 to 1, between the bigrams inside the samples and the reference's.
+
+    Raises ValueError when a token lies outside the reference's vocabulary or L < 2.
+    """
+    tokens_NL = _array(tokens_NL, reference.vocab_size, length=2)
+    codes, p = _bigrams(tokens_NL, reference.vocab_size)
+    reference_codes, q = reference.bigrams
+    _, where = np.unique(np.concatenate([codes, reference_codes]), return_inverse=True)
+    return float(np.abs(np.bincount(where, weights=np.concatenate([p, -q]))).sum() / 2)
+
+
+def distinct_n(tokens_NL, n: int) -> float:
+    """Distinct n-grams / all n-grams over the whole set; no n-gram spans two samples.
+
+    Raises ValueError when L < n.
+    """
+    tokens_NL = _array(tokens_NL, length=n)
+    grams = np.lib.stride_tricks.sliding_window_view(tokens_NL, n, axis=1).reshape(-1, n)
+    return len(np.unique(grams, axis=0)) / len(grams)
+
+
+def measure(
+    tokens_NL, texts: list[str], judge: Judge, reference: Reference, seed: int
+) -> dict[str, float]:
+    """Every number of a row of results.json that depends on the samples alone.
+
+    ``texts`` are the N samples decoded; ``seed`` is the bootstrap's. Raises ValueError when a token
+    lies outside the reference's vocabulary or L < 4.
+    """
+    assert len(texts) == len(tokens_NL), f"{len(texts)} texts for {len(tokens_NL)} samples"
+    ppl = gen_ppl(*judge.nll(texts), seed)
+    return {
+        "genppl": ppl.value,
+        "genppl_low": ppl.low,
+        "genppl_high": ppl.high,
+        "entropy": sample_entropy(tokens_NL),
+        "unigram_kl": unigram_kl(tokens_NL, reference),
+        "bigram_tv": bigram_tv(tokens_NL, reference),
+        "distinct_2": distinct_n(tokens_NL, 2),
+        "distinct_3": distinct_n(tokens_NL, 3),
+        "distinct_4": distinct_n(tokens_NL, 4),
+    }
+
+
+def _bigrams(tokens_NL: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes iV + j of the distinct neighbours (i, j), ascending (K,), and their shares (K,)."""
+    codes, counts = np.unique(tokens_NL[:, :-1] * vocab_size + tokens_NL[:, 1:], return_counts=True)
+    return codes, counts / counts.sum()
+
+
+def _array(tokens_NL, vocab_size: int | None = None, length: int = 1) -> np.ndarray:
+    """Tokens as an int64 array (N, L) with L >= ``length`` and, if given, all in the vocabulary."""
+    if isinstance(tokens_NL, torch.Tensor):
+        tokens_NL = tokens_NL.cpu().numpy()
+    tokens_NL = np.asarray(tokens_NL, dtype=np.int64)
+    assert tokens_NL.ndim == 2 and tokens_NL.size, f"tokens of shape {tokens_NL.shape}, not (N, L)"
+    if tokens_NL.shape[1] < length:
+        raise ValueError(f"samples have {tokens_NL.shape[1]} tokens; at least {length} are needed")
+    if vocab_size is not None and not 0 <= tokens_NL.min() <= tokens_NL.max() < vocab_size:
+        raise ValueError(
+            f"tokens lie between {tokens_NL.min()} and {tokens_NL.max()}; "
+            f"the vocabulary has 0 to {vocab_size - 1}"
+        )
+    return tokens_NL

@@ -1,0 +1,475 @@
+"""results.json -> table.md and figure.png: ``python -m duo_ext.report FOLDER...``
+
+A folder holds one results.json, hence one judge; tables of different judges are never merged. Rows
+compare only where sampler and precision agree. GenPPL means little alone, so that every
+comparison here keeps the entropy beside it or fixes it.
+"""
+
+import argparse
+import io
+import json
+import math
+import sys
+import textwrap
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+
+import fsspec
+import numpy as np
+
+METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
+SETTINGS = ("noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
+SAMPLER = ("noise_removal", "precision")  # rows compare only where these agree
+ROW_KEYS = {"model", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
+MODELS = ("teacher", "student", "judge")
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def load(folder: str) -> dict:
+    """The results in ``folder``/results.json (a path or any URL that fsspec opens), checked.
+
+    A metric that is null becomes nan. Raises ValueError when the file is missing, is not JSON or
+    lacks something that the table needs.
+    """
+    path = f"{folder}/results.json"
+    try:
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            results = json.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; an evaluation writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    _check(results, path)
+    for row in results["rows"]:
+        row.update({key: math.nan for key in METRICS if row[key] is None})
+    return results
+
+
+def save(results: dict, folder: str) -> None:
+    """Write ``folder``/results.json whole or not at all; nan and infinities become null.
+
+    ``folder`` is a path or any URL that fsspec writes; it is made where it is missing.
+    """
+    text = json.dumps(_finite(results), indent=1, allow_nan=False)
+    _write(f"{folder}/results.json", text.encode())
+
+
+def render(folder: str) -> None:
+    """Rewrite ``folder``/table.md and ``folder``/figure.png from ``folder``/results.json."""
+    results = load(folder)
+    _write(f"{folder}/table.md", page(results).encode())
+    figure(results, f"{folder}/figure.png")
+
+
+def _check(results, path: str) -> None:
+    """ValueError unless ``results`` has the parts of the schema that this module reads."""
+    if not isinstance(results, dict) or not isinstance(results.get("rows"), list):
+        raise ValueError(f"{path} has no list of rows; it must be the results of an evaluation")
+    if not results["rows"]:
+        raise ValueError(f"{path} has no rows; an evaluation writes at least one")
+    judge = results.get("judge")
+    present = {*results, *(f"judge.{key}" for key in judge)} if isinstance(judge, dict) else results
+    missing = {"judge.name", "judge.heldout_ppl", "hardware", "command"}.difference(present)
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    for number, row in enumerate(results["rows"]):
+        missing = ROW_KEYS - row.keys() if isinstance(row, dict) else ROW_KEYS
+        if missing:
+            raise ValueError(f"{path}: row {number} lacks {', '.join(sorted(missing))}")
+        if row["model"] not in MODELS:
+            raise ValueError(
+                f"{path}: row {number} has model {row['model']!r}; wanted: {', '.join(MODELS)}"
+            )
+        for key in ("steps", *METRICS):
+            if not isinstance(row[key], int | float | None) or (key == "steps" and not row[key]):
+                raise ValueError(f"{path}: row {number} has {key} {row[key]!r}; wanted: a number")
+
+
+def _finite(value):
+    """``value`` with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write to a new name beside ``path``, then move it there: a reader never sees half a file."""
+    files, path = fsspec.core.url_to_fs(str(path))
+    files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        files.pipe_file(temporary, content)
+        files.mv(temporary, path)
+    except BaseException:
+        if files.exists(temporary):
+            files.rm(temporary)
+        raise
+
+
+# ---------------------------------------------------------------------------------- comparisons
+
+
+def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]:
+    """How many teacher steps each student row stands for, at temperature 1 and nucleus 1.
+
+    A student row counts for S teacher steps where every teacher row of S steps with the student's
+    noise removal and precision has an entropy within ``entropy_tolerance`` (a share of the
+    teacher's) and a GenPPL that the student matches: ``strict``, the student's is no higher;
+    ``within_interval``, the student's 95 % interval reaches down to the teacher's or lies below.
+    One dict a student row: algo, noise_removal, precision, seed, steps, the largest S by both rules
+    (None where there is none), and ``strict_ratio``, ``within_interval_ratio`` = S / steps.
+    """
+    rules = {
+        "strict": lambda student, teacher: student["genppl"] <= teacher["genppl"],
+        "within_interval": lambda student, teacher: student["genppl_low"] <= teacher["genppl_high"],
+    }
+    found = []
+    for student in _plain(results, "student"):
+        peers = [row for row in _plain(results, "teacher") if _same(row, student, SAMPLER)]
+        entry = {key: student[key] for key in ("algo", *SAMPLER, "seed", "steps")}
+        for name, matches in rules.items():
+            steps = _largest_steps(student, peers, matches, entropy_tolerance)
+            entry[name] = steps
+            entry[f"{name}_ratio"] = steps and steps / student["steps"]
+        found.append(entry)
+    return found
+
+
+def _largest_steps(student: dict, teachers: list[dict], matches: Callable, tolerance: float):
+    """The largest steps at which every teacher row is matched at its entropy, or None."""
+    matched = defaultdict(list)
+    for teacher in teachers:
+        near = abs(student["entropy"] - teacher["entropy"]) <= tolerance * teacher["entropy"]
+        matched[teacher["steps"]].append(near and matches(student, teacher))
+    return max((steps for steps, rows in matched.items() if all(rows)), default=None)
+
+
+def interpolate_at_entropy(points: list[tuple[float, float]], entropy: float) -> tuple[float, bool]:
+    """(GenPPL of a model at ``entropy``, whether that lies outside the points).
+
+    ``points`` are (entropy in nats, GenPPL) of one model over temperatures. log GenPPL is taken as
+    linear in entropy between neighbours, and beyond the ends along the last two points; points of
+    one entropy are averaged. Raises ValueError with fewer than two different entropies.
+    """
+    x, where = np.unique([point[0] for point in points], return_inverse=True)
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} different entropies given; a line needs two")
+    logs = np.log([point[1] for point in points])
+    y = np.bincount(where, weights=logs) / np.bincount(where)
+    right = int(np.clip(np.searchsorted(x, entropy), 1, len(x) - 1))
+    slope = (y[right] - y[right - 1]) / (x[right] - x[right - 1])
+    value = math.exp(y[right] + slope * (entropy - x[right]))
+    return value, not x[0] <= entropy <= x[-1]
+
+
+def matched_entropy(results: dict) -> list[dict]:
+    """Each student row against the teacher at the same steps, moved to the student's entropy.
+
+    The teacher's rows over temperatures (nucleus 1) are interpolated; student rows without two such
+    entropies are left out. One dict a student row at temperature 1 and nucleus 1: algo,
+    noise_removal, precision, seed, steps, entropy, ``student`` and ``teacher`` GenPPL, their
+    ``ratio``, and whether the teacher's is ``extrapolated``.
+    """
+    found = []
+    for student in _plain(results, "student"):
+        points = [
+            (row["entropy"], row["genppl"])
+            for row in results["rows"]
+            if row["model"] == "teacher"
+            and row["nucleus"] == 1
+            and _same(row, student, (*SAMPLER, "steps"))
+            and math.isfinite(row["genppl"])
+        ]
+        if len({entropy for entropy, _ in points}) < 2:
+            continue
+        teacher, extrapolated = interpolate_at_entropy(points, student["entropy"])
+        entry = {key: student[key] for key in ("algo", *SAMPLER, "seed", "steps", "entropy")}
+        entry |= {"student": student["genppl"], "teacher": teacher}
+        entry |= {"ratio": student["genppl"] / teacher, "extrapolated": extrapolated}
+        found.append(entry)
+    return found
+
+
+def _plain(results: dict, model: str) -> list[dict]:
+    """The rows of ``model`` sampled as trained: temperature 1, nucleus 1."""
+    rows = results["rows"]
+    return [r for r in rows if r["model"] == model and r["temperature"] == r["nucleus"] == 1]
+
+
+def _same(a: dict, b: dict, keys: tuple[str, ...]) -> bool:
+    return all(a[key] == b[key] for key in keys)
+
+
+# ------------------------------------------------------------------------------------- Markdown
+
+
+def page(results: dict) -> str:
+    """The content of table.md: the table, the step reduction and, over temperatures, the GenPPL at
+    matched entropy."""
+    parts = [table(results), _step_list(results), _entropy_list(results)]
+    return "\n".join(part for part in parts if part)
+
+
+def table(results: dict) -> str:
+    """Markdown table of all rows under one line that names the judge and what the rows share.
+
+    A setting (noise removal, temperature, nucleus, precision, samples, seed) that varies over the
+    rows is a column, one that does not is said in that line.
+    """
+    rows = sorted(results["rows"], key=_order)
+    varying = _varying(rows)
+    columns = {"model": "model", "algo": "algo"}
+    columns |= {key.replace("_", " "): key for key in varying}
+    columns |= {"steps": "steps", "network evaluations": "evaluations"}
+    lines = [[str(row[key]) for key in columns.values()] + _numbers(row) for row in rows]
+    titles = [*columns, "GenPPL [95 %]", "entropy", "unigram KL", "bigram TV", "seconds"]
+    rule = ["---" if title in ("model", "algo", "noise removal") else "---:" for title in titles]
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))
+    return f"{_headline(results, varying)}\n\n{body}\n"
+
+
+def _headline(results: dict, varying: list[str]) -> str:
+    """One line: judge, its held-out perplexity, what all rows share, hardware, command."""
+    judge, row = results["judge"], results["rows"][0]
+    shared = [f"{key.replace('_', ' ')} {row[key]}" for key in SETTINGS if key not in varying]
+    parts = [
+        f"Judge {judge['name']} (held-out perplexity {_ppl(judge['heldout_ppl'])})",
+        *shared,
+        str(results["hardware"]),
+        f"`{results['command']}`",
+    ]
+    return "; ".join(parts)
+
+
+def _numbers(row: dict) -> list[str]:
+    """The measured cells of a row."""
+    ppl, low, high = (_ppl(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+    return [
+        f"{ppl} [{low}, {high}]",
+        _number(row["entropy"], ".3f"),
+        _number(row["unigram_kl"], ".4f"),
+        _number(row["bigram_tv"], ".3f"),
+        _number(row["seconds"], ".1f"),
+    ]
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "n/a" if value is None or not math.isfinite(value) else format(value, spec)
+
+
+def _ppl(value: float | None) -> str:
+    """A perplexity in about four digits, never in powers of ten."""
+    digits = 2 if value is None or value < 100 else 1 if value < 1000 else 0
+    return _number(value, f".{digits}f")
+
+
+def _order(row: dict) -> tuple:
+    """Teacher before student before judge; inside, by algorithm, setting and steps."""
+    return (
+        MODELS.index(row["model"]),
+        row["algo"],
+        *(row[key] for key in SETTINGS),
+        row["steps"],
+    )
+
+
+def _varying(rows: list[dict], keys: tuple[str, ...] = SETTINGS) -> list[str]:
+    """The settings that are not the same in all rows."""
+    return [key for key in keys if len({row[key] for row in rows}) > 1]
+
+
+def _told_apart(entry: dict, rows: list[dict]) -> str:
+    """The algorithm of an entry, and its sampler, precision and seed where ``rows`` differ."""
+    varying = _varying(rows, (*SAMPLER, "seed"))
+    told = [f"{key} {entry[key]}" if key == "seed" else entry[key] for key in varying]
+    return ", ".join([entry["algo"], *told])
+
+
+def _step_list(results: dict, entropy_tolerance: float = 0.02) -> str:
+    """``step_reduction`` as a Markdown list; empty without a student."""
+    lines = [
+        f"Teacher steps that the student matches: GenPPL no higher, entropy within "
+        f"{entropy_tolerance:.0%} of the teacher's. In brackets: by overlap of the 95 % intervals.",
+        "",
+    ]
+    for entry in step_reduction(results, entropy_tolerance):
+        strict, loose = (
+            f"{entry[rule]}, {entry[f'{rule}_ratio']:.3g}x" if entry[rule] else "none"
+            for rule in ("strict", "within_interval")
+        )
+        name = _told_apart(entry, results["rows"])
+        lines.append(f"- {name}, steps {entry['steps']}: {strict} [{loose}]")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def _entropy_list(results: dict) -> str:
+    """``matched_entropy`` as a Markdown list; empty where there is nothing to compare."""
+    lines = [
+        "GenPPL of the student against the teacher at the same steps, moved to the student's "
+        "entropy by temperature (* beyond the temperatures sampled):",
+        "",
+    ]
+    for entry in matched_entropy(results):
+        name = _told_apart(entry, results["rows"])
+        star = "*" if entry["extrapolated"] else ""
+        lines.append(
+            f"- {name}, steps {entry['steps']}: {_ppl(entry['student'])} against "
+            f"{_ppl(entry['teacher'])}{star} at entropy {entry['entropy']:.3f}, "
+            f"ratio {entry['ratio']:.2f}"
+        )
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def samples_markdown(samples: dict[str, list[str]]) -> str:
+    """A file of samples to read: one section a key (a model and its steps), one block a text.
+
+    Lines longer than 100 characters are broken; nothing else is changed.
+    """
+    lines = ["Lines are broken at 100 characters."]
+    for title, texts in samples.items():
+        lines += ["", f"## {title}"]
+        for number, text in enumerate(texts, start=1):
+            fence = "```"
+            while fence in text:
+                fence += "`"
+            lines += ["", f"Sample {number}", "", f"{fence}text", *_broken(text), fence]
+    return "\n".join(lines) + "\n"
+
+
+def _broken(text: str, width: int = 100) -> list[str]:
+    """The lines of ``text``, the long ones broken, every character kept."""
+    wrap = textwrap.TextWrapper(
+        width, expand_tabs=False, replace_whitespace=False, drop_whitespace=False
+    )
+    return [part for line in text.split("\n") for part in wrap.wrap(line) or [""]]
+
+
+# --------------------------------------------------------------------------------------- figure
+
+
+def figure(results: dict, path: str) -> None:
+    """Write a PNG of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
+
+    The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
+    around the entropy of the teacher's largest number of steps. The third has one line for each
+    model and number of steps over the temperatures sampled, or one point each without them.
+    """
+    buffer = io.BytesIO()
+    _draw(results).savefig(buffer, format="png", dpi=150)
+    _write(path, buffer.getvalue())
+
+
+def _draw(results: dict):
+    """The matplotlib figure that ``figure`` writes."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(15, 5.2), layout="constrained")
+    drawing.get_layout_engine().set(w_pad=0.1)
+    left, middle, right = drawing.subplots(1, 3)
+    for index, (label, rows) in enumerate(_series(results["rows"]).items()):
+        style = {
+            "color": COLOURS[index % len(COLOURS)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "linestyle": "--" if rows[0]["model"] == "teacher" else "-",
+            "markersize": 5,
+        }
+        plain = [row for row in rows if row["temperature"] == row["nucleus"] == 1]
+        _draw_steps(left, middle, plain, label, style)
+        _draw_entropy(right, rows, style)
+    name = results["judge"]["name"]
+    heldout = results["judge"]["heldout_ppl"]
+    if heldout is not None:
+        left.axhline(heldout, color="0.45", linestyle=":", label="held-out text")
+    ppl, entropy = f"GenPPL under {name}", "entropy of a sample (nats)"
+    _dress(left, "steps", ppl, "shaded: 95 % intervals")
+    _dress(middle, "steps", entropy, "shaded: within 2 % of the teacher at its most steps")
+    _dress(right, entropy, ppl, "numbers: steps")
+    handles, labels = left.get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return drawing
+
+
+def _series(rows: list[dict]) -> dict[str, list[dict]]:
+    """Rows by model, algorithm and whatever else varies but steps, temperature and nucleus."""
+    series = defaultdict(list)
+    for row in sorted(rows, key=_order):
+        series[f"{row['model']} {_told_apart(row, rows)}"].append(row)
+    return series
+
+
+def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dict) -> None:
+    """One series in both panels over steps; for a teacher the 2 % band around its last entropy."""
+    rows = sorted(rows, key=lambda row: row["steps"])
+    steps, ppl, low, high, entropy = (
+        [row[key] for row in rows]
+        for key in ("steps", "genppl", "genppl_low", "genppl_high", "entropy")
+    )
+    ppl_axes.plot(steps, ppl, label=label, **style)
+    ppl_axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    entropy_axes.plot(steps, entropy, **style)
+    if rows and rows[-1]["model"] == "teacher":
+        band = (0.98 * entropy[-1], 1.02 * entropy[-1])
+        entropy_axes.axhspan(*band, color=style["color"], alpha=0.12, linewidth=0)
+
+
+def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
+    """One series in the panel over entropy: a line per number of steps, labelled with it."""
+    by_steps = defaultdict(list)
+    for row in rows:
+        if math.isfinite(row["genppl"]):
+            by_steps[row["steps"]].append((row["entropy"], row["genppl"]))
+    for steps, points in by_steps.items():
+        axes.plot(*zip(*points, strict=True), **style)
+        axes.annotate(
+            str(steps), points[-1], xytext=(5, 3), textcoords="offset points",
+            fontsize=8, color=style["color"],
+        )  # fmt: skip
+
+
+def _dress(axes, xlabel: str, ylabel: str, title: str) -> None:
+    """Words, scales and grid of a panel; steps in powers of two, GenPPL in powers of ten."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=9, color="0.35")
+    if xlabel == "steps":
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+    if ylabel.startswith("GenPPL"):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 0.4)))
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# --------------------------------------------------------------------------------- command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Render each folder; the exit code is 1 if one could not be."""
+    parser = argparse.ArgumentParser(prog="python -m duo_ext.report", description=__doc__)
+    parser.add_argument("folder", nargs="+", help="a folder with results.json")
+    failed = 0
+    for folder in parser.parse_args(arguments).folder:
+        try:
+            render(folder)
+            print(f"{folder}: table.md, figure.png")
+        except (ImportError, OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

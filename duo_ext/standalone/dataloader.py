@@ -1,0 +1,213 @@
+"""Text as wrapped blocks of tokens.
+
+``data.train`` and ``data.valid`` are folders with train.txt and validation.txt, a paragraph a line.
+With ``data.wrap`` the paragraphs are joined with EOS between them and cut into blocks of
+BOS + (model.length - 2) tokens + EOS, as Duo does; without it each paragraph is one padded block.
+"""
+
+import hashlib
+import os
+import posixpath
+
+import fsspec
+import numpy
+import torch
+import transformers
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def get_tokenizer(config):
+    """``data.tokenizer_name_or_path`` through AutoTokenizer, with BOS, EOS and PAD."""
+    name = config.data.tokenizer_name_or_path
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"data.tokenizer_name_or_path is '{name}'; it must be a tokenizer's folder or hub name "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if len(tokenizer) < 2:
+        raise ValueError(f"data.tokenizer_name_or_path is '{name}': its vocabulary is empty")
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    if tokenizer.bos_token is None or tokenizer.eos_token is None:
+        raise ValueError(f"data.tokenizer_name_or_path is '{name}': it has no BOS and EOS token")
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    return tokenizer
+
+
+class Blocks(torch.utils.data.Dataset):
+    """(N, L) token blocks with their attention masks."""
+
+    def __init__(self, tokens_NL, mask_NL=None):
+        self.tokens_NL = tokens_NL
+        self.mask_NL = mask_NL
+
+    def __len__(self):
+        return len(self.tokens_NL)
+
+    def __getitem__(self, index):
+        tokens = torch.from_numpy(self.tokens_NL[index].astype(numpy.int64))
+        mask = torch.ones_like(tokens)
+        if self.mask_NL is not None:
+            mask = torch.from_numpy(self.mask_NL[index].astype(numpy.int64))
+        return {"input_ids": tokens, "attention_mask": mask}
+
+
+def read_lines(folder, mode):
+    path = posixpath.join(folder, f"{mode}.txt")
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            lines = [line.rstrip("\n") for line in file]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"data: '{path}' is missing; data.train and data.valid are folders with train.txt and "
+            "validation.txt"
+        ) from error
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"data: '{path}' holds no text")
+    return lines
+
+
+def wrap(ids_per_line, tokenizer, length, insert_eos):
+    """(N, length) blocks; a remainder shorter than a block is dropped."""
+    eos = [tokenizer.eos_token_id] if insert_eos else []
+    stream = numpy.concatenate([numpy.asarray(ids + eos, numpy.int32) for ids in ids_per_line])
+    inner = length - 2
+    body = stream[: len(stream) // inner * inner].reshape(-1, inner)
+    if len(body) == 0:
+        raise ValueError(
+            f"data: the text has {len(stream)} tokens, less than one block of model.length={length}"
+        )
+    edge = numpy.ones((len(body), 1), numpy.int32)
+    return numpy.hstack([edge * tokenizer.bos_token_id, body, edge * tokenizer.eos_token_id])
+
+
+def pad(ids_per_line, tokenizer, length, insert_eos):
+    """(N, length) one padded or cut line a block, and the mask of its tokens."""
+    tokens = numpy.full((len(ids_per_line), length), tokenizer.pad_token_id, numpy.int32)
+    mask = numpy.zeros_like(tokens)
+    tail = [tokenizer.eos_token_id] if insert_eos else []
+    for row, ids in enumerate(ids_per_line):
+        ids = ([tokenizer.bos_token_id, *ids])[: length - len(tail)] + tail
+        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
+    return tokens, mask
+
+
+def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, block_size=1024):
+    """Blocks of one split. Wrapped tokens are kept in ``cache_dir`` under a hash of their source."""
+    lines = read_lines(folder, mode)
+    if not do_wrap:
+        ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
+        return Blocks(*pad(ids, tokenizer, block_size, insert_eos))
+    source = "\n".join([repr((len(tokenizer), block_size, insert_eos)), *lines])
+    source += repr(tokenizer("The quick brown fox, 1790; naïve.").input_ids)
+    name = f"{mode}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.npy"
+    path = os.path.join(cache_dir, name)
+    if not os.path.exists(path):
+        ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
+        blocks = wrap(ids, tokenizer, block_size, insert_eos)
+        os.makedirs(cache_dir, exist_ok=True)
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "wb") as file:
+            numpy.save(file, blocks.astype(numpy.uint16 if len(tokenizer) < 65536 else numpy.int32))
+        os.replace(temporary, path)
+    return Blocks(numpy.load(path, mmap_mode="r"))
+
+
+class ResumableLoader(torch.utils.data.DataLoader):
+    """A loader whose order depends on the seed and the epoch alone, and which knows its place.
+
+    Lightning saves ``state_dict`` with the loops, so a resumed run goes on with the next batch.
+    Each process of a data-parallel run takes every ``world``-th block of the same permutation.
+    """
+
+    def __init__(self, dataset, batch_size, seed, rank=0, world=1, **options):
+        self.seed, self.epoch, self.batches = seed, 0, 0
+        order = _Order(self, dataset, batch_size, rank, world)
+        super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
+
+    def __iter__(self):
+        if self.batches == len(self):  # Lightning leaves an epoch without asking for its end
+            self.epoch, self.batches = self.epoch + 1, 0
+        for batch in super().__iter__():
+            self.batches += 1
+            yield batch
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "batches": self.batches}
+
+    def load_state_dict(self, state):
+        self.epoch, self.batches = state["epoch"], state["batches"]
+
+
+class _Order(torch.utils.data.DistributedSampler):
+    """This process's blocks of one epoch from the loader's place on, as many as fill its batches.
+
+    As a DistributedSampler it is not replaced by Lightning's own.
+    """
+
+    def __init__(self, loader, dataset, batch_size, rank, world):
+        super().__init__(dataset, num_replicas=world, rank=rank)
+        self.loader, self.batch = loader, batch_size
+        self.count = len(dataset) // (batch_size * world) * batch_size
+        if self.count == 0:
+            raise ValueError(
+                f"data.train has {len(dataset)} blocks, less than one global batch of "
+                f"{batch_size * world}"
+            )
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        loader = self.loader
+        generator = torch.Generator().manual_seed(loader.seed + 1_000_003 * loader.epoch)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        mine = order[self.rank :: self.num_replicas][: self.count]
+        return iter(mine[loader.batches * self.batch :].tolist())
+
+
+def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None):
+    """(train, valid) loaders; None for one that is skipped.
+
+    In a data-parallel run the Trainer comes first: it knows this process's rank.
+    """
+    data, loader = config.data, config.loader
+    options = {"num_workers": loader.num_workers, "pin_memory": loader.pin_memory}
+    common = {"cache_dir": data.cache_dir, "block_size": config.model.length}
+    train = valid = None
+    if not skip_train:
+        blocks = get_dataset(
+            data.train, tokenizer, data.wrap, "train", insert_eos=data.insert_train_eos, **common
+        )
+        train = ResumableLoader(
+            blocks,
+            loader.batch_size,
+            config.seed,
+            rank=rank_zero_only.rank,
+            world=config.trainer.devices * config.trainer.num_nodes,
+            **options,
+        )
+    if not skip_valid:
+        blocks = get_dataset(
+            data.valid,
+            tokenizer,
+            data.wrap,
+            "validation",
+            insert_eos=data.insert_valid_eos,
+            **common,
+        )
+        generator = None
+        if valid_seed is not None:
+            generator = torch.Generator().manual_seed(valid_seed)
+        valid = torch.utils.data.DataLoader(
+            blocks,
+            batch_size=loader.eval_batch_size,
+            shuffle=generator is not None,
+            generator=generator,
+            **options,
+        )
+    return train, valid

@@ -1,0 +1,131 @@
+"""The three modes of Duo's command line: train, sample_eval, ppl_eval.
+
+``main`` is called with a composed configuration by duo_ext's own command line, which also knows the
+registered algorithms that this tree does not.
+"""
+
+import json
+import os
+
+import algo
+import dataloader
+import fsspec
+import hydra
+import lightning
+import omegaconf
+import torch
+import utils
+
+from duo_ext import checkpoints
+
+ALGORITHMS = {
+    "ar": algo.AR,
+    "mdlm": algo.MDLM,
+    "sedd": algo.SEDDAbsorb,
+    "duo_base": algo.DUO_BASE,
+    "duo": algo.DUO,
+    "distillation": algo.Distillation,
+}
+
+omegaconf.OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
+omegaconf.OmegaConf.register_new_resolver("div_up", lambda a, b: -(-a // b), replace=True)
+omegaconf.OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
+omegaconf.OmegaConf.register_new_resolver("minus", lambda a, b: a - b, replace=True)
+
+
+def _load(diffusion_model, config, tokenizer, key):
+    """A model from the checkpoint that ``key`` names, its EMA included."""
+    path = omegaconf.OmegaConf.select(config, key)
+    checkpoints.read(path, key)
+    return diffusion_model.load_from_checkpoint(
+        path, tokenizer=tokenizer, config=config, map_location="cpu", weights_only=True
+    )
+
+
+def _load_from_checkpoint(diffusion_model, config, tokenizer):
+    model = _load(diffusion_model, config, tokenizer, "eval.checkpoint_path")
+    if config.eval.disable_ema:
+        model.ema = None
+    return model.to("cuda" if config.trainer.accelerator == "cuda" else "cpu")
+
+
+def _generate_samples(diffusion_model, config, logger, tokenizer):
+    """Sample ``num_sample_batches`` batches, score them, write eval.generated_samples_path."""
+    model = _load_from_checkpoint(diffusion_model, config, tokenizer)
+    texts = []
+    for _ in range(config.sampling.num_sample_batches):
+        samples = model.restore_model_and_sample(num_steps=config.sampling.steps)
+        model.metrics.record_entropy(samples)
+        texts += tokenizer.batch_decode(samples)
+    model.metrics.record_generative_perplexity(texts, config.model.length, device=model.device)
+    result = {
+        "generative_ppl": model.metrics.gen_ppl.compute().exp().item(),
+        "entropy": model.metrics.sample_entropy.compute().item(),
+        "generated_seqs": texts,
+    }
+    print(f"GenPPL {result['generative_ppl']:.3f}  entropy {result['entropy']:.4f}")
+    with fsspec.open(config.eval.generated_samples_path, "w") as file:
+        json.dump(result, file, indent=1)
+    return result
+
+
+def _eval_ppl(diffusion_model, config, logger, tokenizer):
+    """The likelihood bound on the validation data."""
+    model = _load_from_checkpoint(diffusion_model, config, tokenizer)
+    trainer = _trainer(config, logger, callbacks=[])
+    _, valid = dataloader.get_dataloaders(
+        config, tokenizer, skip_train=True, valid_seed=config.seed
+    )
+    return trainer.validate(model, valid)
+
+
+def _train(diffusion_model, config, logger, tokenizer):
+    """Train from scratch, from training.finetune_path, or from the run's last checkpoint."""
+    resume = config.checkpointing.resume_ckpt_path
+    if not (config.checkpointing.resume_from_ckpt and resume and utils.fsspec_exists(resume)):
+        resume = None
+    callbacks = [hydra.utils.instantiate(c) for c in config.get("callbacks", {}).values()]
+    trainer = _trainer(config, logger, callbacks)
+    train, valid = dataloader.get_dataloaders(config, tokenizer)
+    if config.training.finetune_path:
+        model = _load(diffusion_model, config, tokenizer, "training.finetune_path")
+    else:
+        model = diffusion_model(config, tokenizer=tokenizer)
+    trainer.fit(model, train, valid, ckpt_path=resume, weights_only=True)
+    return model
+
+
+def _trainer(config, logger, callbacks):
+    one_device = config.trainer.devices * config.trainer.num_nodes == 1
+    return hydra.utils.instantiate(
+        config.trainer,
+        default_root_dir=os.getcwd(),
+        callbacks=callbacks,
+        strategy="auto" if one_device else hydra.utils.instantiate(config.strategy),
+        logger=logger,
+    )
+
+
+MODES = {"train": _train, "sample_eval": _generate_samples, "ppl_eval": _eval_ppl}
+
+
+def check(config):
+    """Raise a ValueError that names the first key whose value cannot work."""
+    utils.check_choice("mode", config.mode, MODES)
+    for key in ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size"):
+        value = omegaconf.OmegaConf.select(config, key)
+        if value <= 0:
+            raise ValueError(f"{key} is {value}; it must be positive")
+    if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator is 'cuda', but no GPU is visible; use 'cpu'")
+
+
+def main(config, diffusion_model=None):
+    """Run ``config.mode`` with a class, by default the one that ``algo.name`` names."""
+    check(config)
+    if diffusion_model is None:
+        utils.check_choice("algo.name", config.algo.name, ALGORITHMS)
+        diffusion_model = ALGORITHMS[config.algo.name]
+    lightning.seed_everything(config.seed, verbose=False)
+    tokenizer = dataloader.get_tokenizer(config)
+    return MODES[config.mode](diffusion_model, config, None, tokenizer)

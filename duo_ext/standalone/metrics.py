@@ -1,0 +1,74 @@
+"""Likelihood and sample metrics under Duo's names; the arithmetic is duo_ext.metrics'."""
+
+import math
+
+import torch
+import torchmetrics
+
+import duo_ext.metrics
+
+
+class NLL(torchmetrics.MeanMetric):
+    """Mean negative log-likelihood in nats per token."""
+
+
+class BPD(NLL):
+    """The same in bits per token."""
+
+    def compute(self):
+        return super().compute() / math.log(2)
+
+
+class Perplexity(NLL):
+    """exp of the mean."""
+
+    def compute(self):
+        return super().compute().exp()
+
+
+def _likelihoods(prefix):
+    collection = torchmetrics.MetricCollection(
+        {"nll": NLL(), "bpd": BPD(), "ppl": Perplexity()}, prefix=prefix, compute_groups=False
+    )
+    return collection.set_dtype(torch.float64)
+
+
+class Metrics:
+    """Running likelihoods of training and validation; GenPPL and entropy of samples."""
+
+    def __init__(self, gen_ppl_eval_model_name_or_path=None, eval_ppl_batch_size=None):
+        self.train_nlls = _likelihoods("train/")
+        self.valid_nlls = _likelihoods("val/")
+        self.judge_name = gen_ppl_eval_model_name_or_path
+        self.judge_batch_size = eval_ppl_batch_size
+        self.gen_ppl = NLL()
+        self.sample_entropy = torchmetrics.MeanMetric()
+
+    def to(self, *args, **kwargs):
+        for name in ("train_nlls", "valid_nlls", "gen_ppl", "sample_entropy"):
+            setattr(self, name, getattr(self, name).to(*args, **kwargs))
+
+    def reset(self):
+        for metric in (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy):
+            metric.reset()
+
+    @staticmethod
+    def _update(collection, nll, count):
+        for metric in collection.values():
+            metric.update(nll / count, count)
+
+    def update_train(self, nll, aux_loss, num_tokens):
+        self._update(self.train_nlls, nll.detach() + aux_loss, num_tokens)
+
+    def update_valid(self, nll, aux_loss, num_tokens):
+        self._update(self.valid_nlls, nll.detach() + aux_loss, num_tokens)
+
+    def record_entropy(self, tokens):
+        """tokens (B, L); the mean over sequences of the entropy of their token counts, nats."""
+        self.sample_entropy.update(duo_ext.metrics.sample_entropy(tokens), len(tokens))
+
+    def record_generative_perplexity(self, text_samples, max_length, device="cpu"):
+        """Score texts under the judge; ``gen_ppl`` then holds exp of the mean nats per token."""
+        judge = duo_ext.metrics.Judge(self.judge_name, device, batch_size=self.judge_batch_size)
+        nll_N, tokens_N = judge.nll(text_samples)
+        self.gen_ppl.update(torch.as_tensor(nll_N.sum() / tokens_N.sum()), tokens_N.sum())

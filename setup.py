@@ -1,0 +1,41 @@
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+CONFIGS = {"duo_ext.configs": "configs/duo", "sedd_ext.configs": "configs/sedd"}
+EVAL = ["matplotlib>=3.8"]
+TEST = ["pytest>=8", "hypothesis>=6", "ruff==0.17.6"]
+
+setup(
+    name="idlm",
+    version="0.1.0",
+    description="Inverse-distilled diffusion language models for the Duo and SEDD codebases",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[*find_namespace_packages(include=["duo_ext*", "sedd_ext*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    package_data={"": ["*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
+    install_requires=[
+        "torch>=2.4",
+        "lightning>=2.4,!=2.6.2,!=2.6.3",
+        "hydra-core>=1.3.2",
+        "omegaconf>=2.3,<2.4",
+        "transformers>=4.38,<6",
+        "tokenizers",
+        "huggingface_hub",
+        "safetensors",
+        "numpy",
+        "fsspec",
+        "tqdm",
+        *EVAL,
+    ],
+    extras_require={
+        "duo": ["datasets", "einops", "scipy", "timm"],
+        "sedd": ["einops"],
+        "flash": ["flash-attn"],
+        "eval": ["mauve-text"],
+        "test": TEST,
+    },
+)

@@ -1,0 +1,128 @@
+"""The alternation: its order, accumulation, exact resume in every phase, the stop at non-finite."""
+
+import copy
+
+import pytest
+import torch
+
+from duo_ext.core import distiller, processes
+
+V, L = 5, 6
+GIVEN = torch.zeros(4, L, dtype=torch.bool)
+
+
+def batches(n):
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(0, V - 1, (4, L), generator=generator) for _ in range(n)]
+
+
+def make(toy, **recipe):
+    networks = [toy(V, L, seed=1) for _ in range(3)]
+    optimizers = [torch.optim.AdamW(n.backbone.parameters(), lr=0.05) for n in networks[:2]]
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1, (step + 1) / 3))
+        for o in optimizers
+    ]
+    parties = list(zip(networks, optimizers, schedulers, strict=False))
+    process = processes.AbsorbingProcess(V, V - 1)
+    return distiller.Distiller(
+        process, *parties, teacher=networks[2], recipe=distiller.Recipe(**recipe)
+    )
+
+
+def weights(machine):
+    parts = [machine.networks[name].backbone.state_dict() for name in ("student", "fake")]
+    return [value for part in parts for value in part.values()]
+
+
+def test_order_of_updates(toy):
+    machine = make(toy, fake_ratio=2, fake_warmup=1, accumulate=2)
+    updates = [machine.step(x, GIVEN) for x in batches(14)]
+    assert updates[0::2] == [None] * 7
+    phases = [update.phase for update in updates[1::2]]
+    assert phases == ["fake", "fake", "fake", "student", "fake", "fake", "student"]
+    assert machine.pairs == 2
+
+
+def test_teacher_never_changes_and_the_others_do(toy):
+    machine = make(toy)
+    before = copy.deepcopy(machine.teacher.backbone.state_dict())
+    start = [w.clone() for w in weights(machine)]
+    for x in batches(4):
+        machine.step(x, GIVEN)
+    after = machine.teacher.backbone.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(torch.equal(a, b) for a, b in zip(start, weights(machine), strict=True))
+
+
+@pytest.mark.parametrize("stop", range(1, 13))
+def test_resume_is_exact_in_every_phase(toy, stop):
+    recipe = {"fake_ratio": 2, "fake_warmup": 1, "accumulate": 2, "seed": 3}
+    data = batches(20)
+    straight, first, second = (make(toy, **recipe) for _ in range(3))
+    for x in data:
+        straight.step(x, GIVEN)
+    for x in data[:stop]:
+        first.step(x, GIVEN)
+    second.networks["student"].backbone.load_state_dict(
+        first.networks["student"].backbone.state_dict()
+    )
+    second.optimizers["student"].load_state_dict(first.optimizers["student"].state_dict())
+    second.schedulers["student"].load_state_dict(first.schedulers["student"].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for x in data[stop:]:
+        second.step(x, GIVEN)
+    assert second.pairs == straight.pairs > 0
+    assert all(map(torch.equal, weights(second), weights(straight)))
+
+
+def test_accumulated_gradient_is_the_mean(toy):
+    """Two micro-batches in one update: the mean of their gradients under their own seeds."""
+    x, y = batches(2)
+    machine = make(toy, accumulate=2)
+    machine.optimizers["fake"].param_groups[0]["lr"] = 0.0
+    machine.step(x, GIVEN)
+    first = [g.clone() for g in machine._gradients("fake")]
+    machine.step(y, GIVEN)
+    both = machine._gradients("fake")
+    machine.optimizers["fake"].zero_grad()
+    machine.updates, machine.micro = 0, 1
+    torch.manual_seed(machine._seed())
+    (machine._loss("fake", y, GIVEN) / 2).backward()
+    alone = machine._gradients("fake")
+    for total, one, two in zip(both, first, alone, strict=True):
+        torch.testing.assert_close(total, one + two)
+
+
+def test_processes_see_what_accumulation_sees(toy):
+    """Micro-batch m of one process and micro-batch 0 of process m draw the same randomness."""
+    one = make(toy, accumulate=2, seed=5)
+    seeds = []
+    for one.micro in (0, 1):
+        seeds.append(one._seed())
+    others = []
+    for rank in (0, 1):
+        machine = make(toy, accumulate=1, seed=5)
+        machine.processes = distiller.Processes(rank=rank, world=2)
+        others.append(machine._seed())
+    assert seeds == others and len(set(seeds)) == 2
+
+
+def test_clipping_bounds_the_gradient(toy):
+    machine = make(toy, clip=1e-3)
+    update = machine.step(batches(1)[0], GIVEN)
+    clipped = torch.nn.utils.get_total_norm(machine._gradients("fake"))
+    assert update.gradient_norm > 1e-3 and clipped <= 1e-3
+
+
+@pytest.mark.parametrize("phase", ["fake", "student"])
+def test_not_finite_stops_before_the_update(toy, phase):
+    machine = make(toy)
+    data = batches(2)
+    if phase == "student":
+        machine.step(data[0], GIVEN)
+    before = [w.clone() for w in weights(machine)]
+    machine._loss = lambda *_: torch.tensor(float("nan"), requires_grad=True)
+    with pytest.raises(ValueError, match=f"the {phase}'s loss after 0 pairs is nan"):
+        machine.step(data[1], GIVEN)
+    assert all(map(torch.equal, before, weights(machine)))

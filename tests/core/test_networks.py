@@ -1,0 +1,49 @@
+"""A host's DIT in two halves is the whole."""
+
+import pytest
+import torch
+
+from duo_ext.core.networks import Denoiser
+
+
+@pytest.fixture
+def backbone(standalone, tiny):
+    torch.manual_seed(0)
+    network = standalone.module("models").dit.DIT(tiny("algo=duo_base"), vocab_size=32).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_head_of_features_is_the_forward_pass(backbone, soft):
+    x = torch.randint(0, 32, (3, 16))
+    x = torch.randn(3, 16, 32, dtype=torch.float64) if soft else x
+    alpha = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
+    expected = backbone(x, -alpha.log())
+    torch.testing.assert_close(Denoiser(backbone, True)(x, alpha), expected)
+    rows = torch.rand(3, 16) < 0.5
+    denoiser = Denoiser(backbone, True)
+    chosen = denoiser.head(denoiser.features(x, alpha)[rows])
+    torch.testing.assert_close(chosen, expected[rows])
+
+
+def test_gradients_are_those_of_the_forward_pass(backbone):
+    x, alpha = torch.randint(0, 32, (2, 16)), torch.full((2,), 0.5, dtype=torch.float64)
+    parameters = list(backbone.parameters())
+    whole = torch.autograd.grad(backbone(x, -alpha.log()).sin().sum(), parameters)
+    halves = torch.autograd.grad(Denoiser(backbone, True)(x, alpha).sin().sum(), parameters)
+    for a, b in zip(whole, halves, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_network_without_time_gets_sigma_zero(backbone):
+    x, alpha = torch.randint(0, 32, (2, 16)), torch.full((2,), 0.5, dtype=torch.float64)
+    expected = backbone(x, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(Denoiser(backbone, False)(x, alpha), expected)
+
+
+def test_hook_is_gone_after_an_error(backbone):
+    with pytest.raises(IndexError):
+        Denoiser(backbone, True).features(torch.full((1, 16), 99), torch.ones(1))
+    assert not backbone.output_layer.linear._forward_pre_hooks

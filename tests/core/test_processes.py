@@ -1,0 +1,257 @@
+"""The two losses of a pair: efficient forms against dense formulas, and where gradients may be."""
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from duo_ext.core import processes, schedules
+
+V, B, L = 6, 5, 7
+MASK = V - 1
+GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
+PROCESSES = {
+    "absorbing": processes.AbsorbingProcess(V, MASK),
+    "uniform": processes.UniformProcess(V),
+    "gaussian": processes.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
+}
+
+
+@pytest.fixture
+def networks(toy):
+    return [toy(V, L, seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    x0 = torch.randint(0, MASK, (B, L))
+    given = torch.zeros(B, L, dtype=torch.bool)
+    given[:, :2] = True
+    return x0, given
+
+
+def gradients(loss, network):
+    return torch.autograd.grad(loss, list(network.backbone.parameters()), allow_unused=True)
+
+
+def same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def dense_absorbing(process, student, others, x0, given, signs):
+    """sum over masked positions of w <xhat, sum_i sign_i log f_i>, every tensor (B, L, V)."""
+    z, alpha_t, hidden, alpha_s, weight = process._draw(x0, given)
+    logits = student(z, alpha_t)
+    with torch.no_grad():
+        x = process._renoise(z, hidden, student, student.features(z, alpha_t))
+    xhat = torch.where((z == MASK)[..., None], process.probs(logits), one_hot(z, V).double())
+    log_f = sum(
+        sign * process.log_probs(f(x, alpha_s)) for sign, f in zip(signs, others, strict=True)
+    )
+    per_token = weight[:, None] * (xhat * log_f).sum(-1)
+    return (per_token * hidden).sum() / (~given).sum()
+
+
+def test_absorbing_student_gradient_equals_the_dense_one(networks, batch):
+    process, (student, fake, teacher) = PROCESSES["absorbing"], networks
+    torch.manual_seed(1)
+    loss = process.student_loss(student, fake, teacher, *batch)
+    torch.manual_seed(1)
+    dense = dense_absorbing(process, student, [teacher, fake], *batch, signs=(1, -1))
+    same(gradients(loss, student), gradients(dense, student))
+
+
+def test_absorbing_fake_gradient_equals_the_dense_one(networks, batch):
+    process, (student, fake, _) = PROCESSES["absorbing"], networks
+    torch.manual_seed(1)
+    loss = process.fake_loss(student, fake, *batch)
+    torch.manual_seed(1)
+    dense = dense_absorbing(process, student, [fake], *batch, signs=(1,))
+    torch.testing.assert_close(loss, dense)
+    same(gradients(loss, fake), gradients(dense, fake))
+
+
+def test_absorbing_heads_run_only_where_needed(networks, batch):
+    """The student's differentiated rows are those masked in z_t and in x_s."""
+    process, (student, fake, teacher) = PROCESSES["absorbing"], networks
+    torch.manual_seed(1)
+    z, _, hidden, _, _ = process._draw(*batch)
+    torch.manual_seed(1)
+    process.student_loss(student, fake, teacher, *batch)
+    both = ((z == MASK) & hidden).sum().item()
+    assert teacher.head_rows == fake.head_rows == both
+    assert student.head_rows == (z == MASK).sum().item() < B * L
+
+
+def dense_uniform(log_f, xhat, z, alpha, dalpha):
+    """(6) at a soft xhat with all its terms, (B, L)."""
+    alpha, dalpha = alpha[:, None, None], dalpha[:, None, None]
+    xbar, fbar = V * alpha * xhat + 1 - alpha, V * alpha * log_f.exp() + 1 - alpha
+    at = lambda value: value.gather(-1, z[..., None])  # noqa: E731
+    ratio = at(fbar) * xbar / (fbar * at(xbar))
+    bracket = V / at(xbar) - V / at(fbar) - (xbar / at(xbar) * ratio.log()).sum(-1, keepdim=True)
+    return (dalpha / (V * alpha) * bracket)[..., 0]
+
+
+@pytest.mark.parametrize("name", ["uniform", "gaussian"])
+def test_uniform_student_gradient_equals_the_dense_one(networks, batch, name):
+    process, (student, fake, teacher) = PROCESSES[name], networks
+    x0, given = batch
+    torch.manual_seed(1)
+    loss = process.student_loss(student, fake, teacher, x0, given)
+    torch.manual_seed(1)
+    xhat = process.student_output(student, x0, given)
+    s = processes.sample_times(B, process.eps, x0.device)
+    x, z = process.renoise(xhat, s, given)
+    alpha, dalpha = process.schedule(s)
+    values = [
+        dense_uniform(f(x, alpha).log_softmax(-1), xhat, z, alpha, dalpha) for f in (teacher, fake)
+    ]
+    dense = ((values[0] - values[1]) * ~given).sum() / (~given).sum()
+    torch.testing.assert_close(loss, dense)
+    same(gradients(loss, student), gradients(dense, student))
+
+
+@pytest.mark.parametrize("name", ["uniform", "gaussian"])
+def test_uniform_fake_gradient_equals_the_dense_one(networks, batch, name):
+    process, (student, fake, _) = PROCESSES[name], networks
+    x0, given = batch
+    torch.manual_seed(1)
+    loss = process.fake_loss(student, fake, x0, given)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        xhat = process.student_output(student, x0, given)
+        s = processes.sample_times(B, process.eps, x0.device)
+        x, z = process.renoise(xhat, s, given)
+    alpha, dalpha = process.schedule(s)
+    value = dense_uniform(fake(x, alpha).log_softmax(-1), xhat, z, alpha, dalpha)
+    same(gradients(loss, fake), gradients((value * ~given).sum() / (~given).sum(), fake))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_no_gradient_where_fake_equals_teacher(networks, batch, name):
+    student, fake, _ = networks
+    loss = PROCESSES[name].student_loss(student, fake, fake, *batch)
+    assert loss == 0
+    for gradient in gradients(loss, student):
+        assert gradient.abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_each_loss_has_a_graph_to_its_own_network_alone(networks, batch, name):
+    process, (student, fake, teacher) = PROCESSES[name], networks
+    for network in (fake, teacher):
+        network.backbone.requires_grad_(False)
+    process.student_loss(student, fake, teacher, *batch).backward()
+    assert all(p.grad is not None for p in student.backbone.parameters())
+    student.backbone.zero_grad()
+    fake.backbone.requires_grad_(True)
+    process.fake_loss(student, fake, *batch).backward()
+    assert all(p.grad is not None for p in fake.backbone.parameters())
+    assert all(p.grad is None for p in student.backbone.parameters())
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_visible_and_given_positions_carry_nothing(networks, batch, name):
+    process, (student, fake, teacher) = PROCESSES[name], networks
+    x0, given = batch
+    seen = {}
+    features = student.features
+
+    def watched(z, alpha):
+        seen["z"], seen["features"] = z, features(z, alpha)
+        seen["features"].retain_grad()
+        return seen["features"]
+
+    student.features = watched
+    process.student_loss(student, fake, teacher, x0, given).backward()
+    touched = seen["features"].grad.abs().sum(-1) > 0
+    assert touched.any() and not touched[given].any()
+    if name == "absorbing":
+        assert not touched[seen["z"] != MASK].any()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_given_tokens_are_kept(networks, batch, name):
+    """A change of the other tokens' noise never reaches the given ones, in z_t and in x_s."""
+    process, (student, fake, teacher) = PROCESSES[name], networks
+    x0, given = batch
+    inputs = []
+    for network in (student, teacher):
+        features = network.features
+        network.features = lambda x, alpha, f=features: inputs.append(x) or f(x, alpha)
+    process.student_loss(student, fake, teacher, x0, given)
+    for x in inputs:
+        tokens = x if x.ndim == 2 else x.argmax(-1)
+        assert (tokens[given] == x0[given]).all()
+
+
+def test_corruption_frequencies():
+    torch.manual_seed(0)
+    x0, given = torch.zeros(1, 40_000, dtype=torch.long), torch.zeros(1, 40_000, dtype=torch.bool)
+    time = torch.tensor([0.3], dtype=torch.float64)
+    alpha, _ = PROCESSES["uniform"].schedule(time)
+    kept = (PROCESSES["uniform"].latent(x0, time, given) == 0).double().mean()
+    assert abs(kept - (alpha + (1 - alpha) / V)) < 0.01
+    masked = (PROCESSES["absorbing"].corrupt(x0, alpha, given) == MASK).double().mean()
+    assert abs(masked - (1 - alpha)) < 0.01
+
+
+def test_times_are_stratified():
+    torch.manual_seed(0)
+    times = processes.sample_times(8, 1e-3, "cpu")
+    strata = ((times - 1e-3) / (1 - 1e-3) * 8).floor().long()
+    assert sorted(strata.tolist()) == list(range(8)) and strata.tolist() != list(range(8))
+
+
+def test_tokens_are_sampled_with_their_probabilities():
+    torch.manual_seed(0)
+    probs = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    counts = processes.sample_tokens(probs.expand(50_000, 4)).bincount(minlength=4) / 50_000
+    torch.testing.assert_close(counts, probs, atol=0.01, rtol=0)
+
+
+class TestAgainstTheHost:
+    """At one-hot xhat the relaxed losses are the host's own training losses."""
+
+    def make(self, tiny, tokenizer, standalone, name):
+        model = standalone.module("main").ALGORITHMS[name](tiny(f"algo={name}"), tokenizer).double()
+        torch.manual_seed(0)
+        x0 = torch.randint(0, 32, (3, 16))
+        alpha = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)[:, None]
+        xt = model.q_xt(x0, alpha)
+        logits = torch.randn(2, 3, 16, model.vocab_size, dtype=torch.float64)
+        return model, x0, xt, alpha, logits
+
+    def test_absorbing(self, tiny, tokenizer, standalone):
+        model, x0, xt, alpha, logits = self.make(tiny, tokenizer, standalone, "mdlm")
+        process = processes.AbsorbingProcess(model.vocab_size, model.mask_index)
+        log_x_theta = model._process_model_output(logits[0], xt, None)
+        expected = model.nll_per_token(log_x_theta, xt, x0, alpha, -0.999)
+        hidden = xt == model.mask_index
+        weight = (-0.999 / (1 - alpha)).expand_as(hidden)[hidden]
+        xhat = one_hot(x0[hidden], model.vocab_size).double()
+        ours = processes.absorbing_loss(process.log_probs(logits[0][hidden]), xhat, weight)
+        torch.testing.assert_close(ours, expected[hidden])
+        assert (expected[~hidden] == 0).all()
+
+    def test_uniform(self, tiny, tokenizer, standalone):
+        model, x0, xt, alpha, logits = self.make(tiny, tokenizer, standalone, "duo_base")
+        W = model.vocab_size
+        dalpha = torch.full_like(alpha, -0.999)
+        log_f = logits.log_softmax(-1)
+        host = [model.nll_per_token(f, xt, x0, alpha, dalpha) for f in log_f]
+        rows = alpha.expand_as(xt).reshape(-1)
+        xbar = W * rows[:, None] * one_hot(x0, W).double().reshape(-1, W) + 1 - rows[:, None]
+        ours = [
+            processes.uniform_loss(
+                processes.log_mix(f.reshape(-1, W), rows[:, None]),
+                xbar,
+                xt.reshape(-1),
+                rows,
+                torch.full_like(rows, -0.999),
+            ).view_as(host[0])
+            for f in log_f
+        ]
+        torch.testing.assert_close(ours[0] - ours[1], host[0] - host[1])

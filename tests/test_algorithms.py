@@ -1,0 +1,165 @@
+"""IDLM in the standalone host: what is trained, saved and resumed."""
+
+import lightning
+import pytest
+import torch
+
+from duo_ext import checkpoints
+
+TEACHERS = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "distillation"}
+RECIPE = (
+    "algo.fake_warmup=1",
+    "algo.fake_ratio=2",
+    "algo.fake_lr=1e-2",
+    "optim.lr=1e-2",
+    "loader.batch_size=2",  # two micro-batches an update
+    "model.dropout=0.1",
+    "trainer.max_steps=2",
+    "checkpointing.resume_from_ckpt=false",
+)
+MICRO_BATCHES = 14  # of two pairs
+
+
+@pytest.fixture
+def distil(standalone, tiny, tokenizer, teacher, tmp_path, monkeypatch):
+    """``distil("idlm", ...)`` runs a small distillation and returns the algorithm."""
+    monkeypatch.chdir(tmp_path)
+    from duo_ext import algorithms
+
+    paths = {}
+
+    def run(name, *overrides, save_after=None, resume=None):
+        if name not in paths:
+            paths[name] = teacher(TEACHERS[name])
+        config = tiny(f"algo={name}", f"algo.teacher_path={paths[name]}", *RECIPE, *overrides)
+        cls = algorithms.IDLMDCD if name == "idlm_dcd" else algorithms.IDLM
+        lightning.seed_everything(config.seed, verbose=False)
+        model = cls(config, tokenizer)
+        train, _ = standalone.module("dataloader").get_dataloaders(config, tokenizer)
+        trainer = algorithms.manual_trainer(
+            callbacks=[Watch(save_after)],
+            accelerator="cpu",
+            max_steps=config.trainer.max_steps,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(model, train, ckpt_path=resume, weights_only=True)
+        return model
+
+    return run
+
+
+class Watch(lightning.Callback):
+    """Keeps the batches that were seen; saves after a number of them."""
+
+    def __init__(self, save_after):
+        self.save_after = save_after
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.seen.append(batch["input_ids"])
+        if len(pl_module.seen) == self.save_after:
+            trainer.save_checkpoint("middle.ckpt")
+
+
+def state(model):
+    return [
+        *model.backbone.state_dict().values(),
+        *model.ema.shadow_params,
+        *model.opponents.fake.state_dict().values(),
+    ]
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_student_moves_and_teacher_does_not(distil, name):
+    model = distil(name)
+    given = checkpoints.read(model.config.algo.teacher_path, "path")
+    teacher = list(model.opponents.teacher.parameters())
+    averages = given["ema"]["shadow_params"]
+    assert all(map(torch.equal, teacher, averages))
+    assert not any(map(torch.equal, model.backbone.parameters(), averages))
+    assert model.distiller.pairs == model.trainer.global_step == 2
+    assert model.ema.num_updates == 2
+
+
+@pytest.mark.parametrize("noising", ["categorical", "gaussian"])
+def test_both_noisings_train(distil, noising):
+    model = distil("idlm", f"algo.noising={noising}", "algo.prompt_length=3")
+    assert model.distiller.pairs == 2
+
+
+@pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
+@pytest.mark.parametrize("after", [1, 2, 5, 7, 8, 9])
+def test_resume_is_exact_in_every_phase(distil, name, after):
+    """1, 2: fake warm-up; 5: amid a fake update; 7: amid the student's; 8, 9: around a pair."""
+    straight = distil(name)
+    distil(name, save_after=after)
+    resumed = distil(name, resume="middle.ckpt")
+    assert len(straight.seen) == MICRO_BATCHES
+    assert all(map(torch.equal, resumed.seen, straight.seen[after:]))
+    assert len(resumed.seen) == MICRO_BATCHES - after
+    assert all(map(torch.equal, state(resumed), state(straight)))
+
+
+@pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
+def test_checkpoint_is_the_students_and_samples_as_its_base(
+    distil, standalone, tiny, tokenizer, name
+):
+    """The host's own class loads it as algo=mdlm or duo_base and samples the EMA student."""
+    model = distil(name, save_after=MICRO_BATCHES)
+    saved = checkpoints.read("middle.ckpt", "path")
+    assert {key.split(".")[0] for key in saved["state_dict"]} == {"backbone"}
+    assert len(saved["optimizer_states"]) == 1
+    assert set(saved["ema"]) == {"decay", "num_updates", "shadow_params"}
+    base = TEACHERS[name]
+    config = tiny(f"algo={base}", "sampling.predictor=ancestral")
+    plain = (
+        standalone.module("main")
+        .ALGORITHMS[base]
+        .load_from_checkpoint("middle.ckpt", config=config, tokenizer=tokenizer, weights_only=True)
+    )
+    samples = []
+    for sampler in (model, plain):
+        torch.manual_seed(5)
+        samples.append(sampler.restore_model_and_sample(num_steps=3))
+    assert torch.equal(*samples)
+
+
+def test_padding_and_prompt_are_given(distil, monkeypatch):
+    from duo_ext.core import distiller
+
+    seen = []
+    step = distiller.Distiller.step
+    monkeypatch.setattr(
+        distiller.Distiller,
+        "step",
+        lambda self, x, given: seen.append(given) or step(self, x, given),
+    )
+    distil("idlm", "algo.prompt_length=3", "data.wrap=false")
+    prompt, rest = seen[0][:, :3], seen[0][:, 3:]
+    assert prompt.all() and not rest.all()
+
+
+def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
+    """Two looks, one outside the bounds: best.ckpt is the other's student."""
+    from duo_ext import metrics
+
+    entropies = iter([2.0, 2.01, 3.0])  # the teacher's, then the student's after 1 and 2 pairs
+
+    def measure(*_):
+        return {"genppl": 9.0, "entropy": next(entropies), "unigram_kl": 0.0, "bigram_tv": 0.0}
+
+    monkeypatch.setattr(metrics, "measure", measure)
+    monkeypatch.setattr(metrics, "Judge", lambda *_: None)
+    overrides = ["algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=4"]
+    model = distil("idlm", *overrides, "algo.guard.teacher_steps=2", save_after=8)
+    assert model.guard.kept == 1
+    best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")
+    middle = checkpoints.read("middle.ckpt", "path")
+    pairs = zip(best["ema"]["shadow_params"], middle["ema"]["shadow_params"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert (tmp_path / "guard.json").exists()

@@ -1,0 +1,372 @@
+"""duo_ext.report: the file's round trip, the comparisons by hand, the table and the figure."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from duo_ext import report
+
+
+def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
+    return {
+        "model": model, "algo": {"student": "idlm_mdlm"}.get(model, "mdlm"), "host": "standalone",
+        "steps": steps, "evaluations": steps + 1, "noise_removal": "ancestral", "temperature": 1.0,
+        "nucleus": 1.0, "precision": "float64", "samples": 256, "seed": 1, "genppl": genppl,
+        "genppl_low": genppl * (1 - width), "genppl_high": genppl * (1 + width),
+        "entropy": entropy, "unigram_kl": 0.0042, "bigram_tv": 0.131, "seconds": 2.0 * steps,
+        "distinct_2": 0.1, "distinct_3": 0.2, "distinct_4": 0.3,
+        "checkpoint": "best.ckpt", "checkpoint_sha256": "00",
+    } | changes  # fmt: skip
+
+
+def results(*rows):
+    return {
+        "rows": list(rows),
+        "judge": {"name": "tiny-judge", "heldout_ppl": 11.3},
+        "data": {},
+        "commit": "abc",
+        "hardware": "two cores",
+        "command": "make demo",
+    }
+
+
+CURVES = results(
+    row("student", 2, 82.0, 5.05),
+    row("student", 4, 59.0, 5.02),
+    row("teacher", 16, 60.0),
+    row("teacher", 4, 100.0),
+    row("teacher", 8, 80.0),
+)
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_save_then_load_returns_the_results(tmp_path, place):
+    folder = tmp_path / "new" / "run" if place == "local" else "memory://report/round-trip"
+    report.save(CURVES, folder)
+    assert report.load(folder) == CURVES
+    files, path = fsspec.core.url_to_fs(str(folder))
+    assert [name.rpartition("/")[2] for name in files.ls(path, detail=False)] == ["results.json"]
+
+
+def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(tmp_path):
+    broken = row("teacher", 1, math.nan, bigram_tv=math.inf)
+    report.save(results(broken), tmp_path)
+    text = (tmp_path / "results.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    loaded = report.load(tmp_path)["rows"][0]
+    assert all(math.isnan(loaded[k]) for k in ("genppl", "genppl_low", "genppl_high", "bigram_tv"))
+    assert loaded["entropy"] == 5.0
+    assert "n/a [n/a, n/a]" in report.table(report.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [("local", LocalFileSystem), ("memory://report/atomic", MemoryFileSystem)],
+    ids=["local", "memory"],
+)
+@pytest.mark.parametrize("step", ["pipe_file", "mv"])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, folder, files, step
+):
+    folder = str(tmp_path) if folder == "local" else folder
+    report.save(CURVES, folder)
+
+    def fail(self, *arguments, **options):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, step, fail)
+        with pytest.raises(OSError, match="disk full"):
+            report.save(results(row("teacher", 1, 9.0)), folder)
+    assert report.load(folder) == CURVES
+    left = files().ls(folder, detail=False)
+    assert [name.rpartition("/")[2] for name in left] == ["results.json"]
+
+
+def test_the_new_file_is_whole_before_it_takes_its_place(tmp_path, monkeypatch):
+    report.save(CURVES, tmp_path)
+    new, seen, move = results(row("teacher", 1, 9.0)), [], LocalFileSystem.mv
+
+    def watch(self, source, target, **options):
+        seen.append([json.loads(Path(path).read_text()) for path in (source, target)])
+        move(self, source, target, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "mv", watch)
+    report.save(new, tmp_path)
+    assert seen == [[new, CURVES]] and report.load(tmp_path) == new
+
+
+def without(key, *where):
+    broken = json.loads(json.dumps(CURVES))
+    holder = broken
+    for part in where:
+        holder = holder[part]
+    del holder[key]
+    return json.dumps(broken)
+
+
+MALFORMED = {
+    "is not JSON": "{",
+    "has no list of rows": "[]",
+    "has no list of rows; it must be": '{"rows": 3}',
+    "has no rows; an evaluation": '{"rows": []}',
+    "lacks judge.heldout_ppl, judge.name": without("judge"),
+    "lacks judge.name": without("name", "judge"),
+    "lacks hardware": without("hardware"),
+    "row 1 lacks entropy": without("entropy", "rows", 1),
+    "row 0 has model 'pupil'; wanted: teacher, student, judge": json.dumps(
+        results(row("pupil", 1, 9.0))
+    ),
+    "row 0 has entropy 'high'; wanted: a number": json.dumps(
+        results(row("teacher", 1, 9.0, entropy="high"))
+    ),
+    "row 0 has steps None; wanted: a number": json.dumps(
+        results(row("teacher", 1, 9.0) | {"steps": None})
+    ),
+}
+
+
+@pytest.mark.parametrize("complaint", MALFORMED)
+def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
+    (tmp_path / "results.json").write_text(MALFORMED[complaint])
+    with pytest.raises(ValueError) as caught:
+        report.load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/results.json") and complaint in message
+    assert "\n" not in message
+
+
+# ---------------------------------------------------------------------------------- comparisons
+
+
+def reduction(*rows, **options):
+    """{steps: (strict, within_interval)} of the student rows."""
+    found = report.step_reduction(results(*rows), **options)
+    return {entry["steps"]: (entry["strict"], entry["within_interval"]) for entry in found}
+
+
+def test_step_reduction_by_hand():
+    first, second = report.step_reduction(CURVES)
+    assert first == {
+        "algo": "idlm_mdlm", "noise_removal": "ancestral", "precision": "float64", "seed": 1,
+        "steps": 2, "strict": 4, "strict_ratio": 2.0, "within_interval": 8,
+        "within_interval_ratio": 4.0,
+    }  # fmt: skip
+    assert (second["steps"], second["strict"], second["strict_ratio"]) == (4, 16, 4.0)
+
+
+def test_equal_genppl_is_matched_and_the_interval_must_reach():
+    assert reduction(row("teacher", 8, 80.0), row("student", 2, 80.0, width=0)) == {2: (8, 8)}
+    teacher = row("teacher", 8, 80.0, genppl_high=84.0)
+    assert reduction(teacher, row("student", 2, 90.0, genppl_low=84.0)) == {2: (None, 8)}
+    assert reduction(teacher, row("student", 2, 90.0, genppl_low=84.1)) == {2: (None, None)}
+
+
+def test_teacher_rows_of_another_entropy_do_not_count():
+    student = row("student", 2, 50.0, entropy=4.9)
+    teachers = row("teacher", 4, 100.0, entropy=5.0), row("teacher", 8, 80.0, entropy=5.01)
+    assert reduction(student, *teachers) == {2: (4, 4)}
+    assert reduction(student, *teachers, entropy_tolerance=0.03) == {2: (8, 8)}
+    assert reduction(student, *teachers, entropy_tolerance=0.01) == {2: (None, None)}
+    above = row("student", 2, 50.0, entropy=5.1 + 1e-9)
+    assert reduction(above, teachers[0]) == {2: (None, None)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"noise_removal": "greedy"}, {"precision": "float32"}, {"temperature": 0.9}, {"nucleus": 0.9}],
+)
+def test_only_rows_of_the_same_sampler_are_compared(changes):
+    teacher = row("teacher", 8, 80.0)
+    assert reduction(row("student", 2, 50.0), teacher | changes) == {2: (None, None)}
+    tempered = "temperature" in changes or "nucleus" in changes
+    expected = {} if tempered else {2: (None, None)}
+    assert reduction(row("student", 2, 50.0, **changes), teacher) == expected
+
+
+def test_a_step_count_is_matched_only_if_every_seed_is():
+    teachers = row("teacher", 8, 80.0), row("teacher", 8, 70.0, seed=2), row("teacher", 4, 100.0)
+    assert reduction(row("student", 2, 75.0, width=0), *teachers) == {2: (4, 4)}
+
+
+def test_a_student_without_text_matches_nothing():
+    assert reduction(row("student", 2, math.nan), row("teacher", 8, 80.0)) == {2: (None, None)}
+
+
+def test_log_genppl_is_linear_in_entropy_between_points_and_beyond_them():
+    points = [(2.0, math.exp(4.0)), (1.0, math.exp(1.0)), (3.0, math.exp(5.0))]
+    expected = {
+        1.0: (1.0, False), 1.5: (2.5, False), 2.0: (4.0, False), 2.5: (4.5, False),
+        3.0: (5.0, False), 4.0: (6.0, True), 0.5: (-0.5, True),
+    }  # fmt: skip
+    for entropy, (log, beyond) in expected.items():
+        genppl, extrapolated = report.interpolate_at_entropy(points, entropy)
+        assert math.log(genppl) == pytest.approx(log, abs=1e-12)
+        assert extrapolated is beyond
+
+
+def test_points_of_one_entropy_are_averaged_and_one_entropy_is_not_a_line():
+    points = [(1.0, math.exp(1.0)), (1.0, math.exp(3.0)), (2.0, math.exp(4.0))]
+    genppl, _ = report.interpolate_at_entropy(points, 1.5)
+    assert math.log(genppl) == pytest.approx(3.0)
+    for few in ([], points[:2]):
+        with pytest.raises(ValueError, match="a line needs two"):
+            report.interpolate_at_entropy(few, 1.5)
+
+
+def test_matched_entropy_moves_the_teacher_to_the_student():
+    teachers = [row("teacher", 4, 100.0, 5.0), row("teacher", 4, 25.0, 4.8, temperature=0.9)]
+    others = [
+        row("teacher", 8, 9.0, 4.9),
+        row("teacher", 4, 9.0, 4.9, nucleus=0.9),
+        row("teacher", 4, 9.0, 4.9, noise_removal="greedy"),
+    ]
+    students = [row("student", 4, 40.0, 4.9), row("student", 8, 40.0, 4.9)]
+    (entry,) = report.matched_entropy(results(*teachers, *others, *students))
+    assert entry["teacher"] == pytest.approx(50.0)
+    assert entry["ratio"] == pytest.approx(0.8)
+    assert (entry["steps"], entry["student"], entry["extrapolated"]) == (4, 40.0, False)
+    page = report.page(results(*teachers, *others, *students))
+    assert "steps 4: 40.00 against 50.00 at entropy 4.900, ratio 0.80" in page
+    beyond = report.page(results(*teachers, row("student", 4, 40.0, 5.1)))
+    assert "against 200.0* at entropy 5.100" in beyond
+
+
+# ------------------------------------------------------------------------------------- Markdown
+
+
+def test_table_says_once_what_the_rows_share_and_orders_them():
+    head, _, titles, rule, *body = report.table(CURVES).splitlines()
+    assert head == (
+        "Judge tiny-judge (held-out perplexity 11.30); noise removal ancestral; temperature 1.0; "
+        "nucleus 1.0; precision float64; samples 256; seed 1; two cores; `make demo`"
+    )
+    assert titles == (
+        "| model | algo | steps | network evaluations | GenPPL [95 %] | entropy | unigram KL "
+        "| bigram TV | seconds |"
+    )
+    assert {line.count("|") for line in (titles, rule, *body)} == {10}
+    assert body[1] == (
+        "| teacher | mdlm | 8 | 9 | 80.00 [76.00, 84.00] | 5.000 | 0.0042 | 0.131 | 16.0 |"
+    )
+    order = [tuple(line.split(" | ")[i] for i in (0, 2)) for line in body]
+    assert order == [
+        ("| teacher", "4"), ("| teacher", "8"), ("| teacher", "16"),
+        ("| student", "2"), ("| student", "4"),
+    ]  # fmt: skip
+
+
+def test_a_setting_that_varies_is_a_column():
+    mixed = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
+    mixed["rows"].append(row("teacher", 4, 80.0, temperature=0.9))
+    head, _, titles, _, *body = report.table(mixed).splitlines()
+    assert "| algo | noise removal | temperature | steps |" in titles
+    assert "noise removal" not in head and "temperature" not in head and "nucleus 1.0" in head
+    assert any("| mdlm | greedy | 1.0 | 4 |" in line for line in body)
+
+
+def test_page_lists_the_step_reduction_under_the_table():
+    page = report.page(CURVES)
+    assert page.startswith(report.table(CURVES))
+    assert "\n- idlm_mdlm, steps 2: 4, 2x [8, 4x]\n- idlm_mdlm, steps 4: 16, 4x [16, 4x]\n" in page
+    assert "matches" not in report.page(results(row("teacher", 4, 100.0)))
+    far = results(row("teacher", 4, 100.0, entropy=4.0), row("student", 2, 50.0))
+    assert "- idlm_mdlm, steps 2: none [none]" in report.page(far)
+
+
+def test_samples_keep_every_character():
+    long = "word  " * 60 + "\n\n```python\n\tx = 1\n```\n# <|endoftext|>"
+    text = report.samples_markdown({"teacher, 8 steps": ["plain"], "student": [long, ""]})
+    assert re.findall("^## (.*)$", text, re.M) == ["teacher, 8 steps", "student"]
+    assert max(map(len, text.splitlines())) <= 100
+    (block,) = re.findall("^````text\n(.*?)\n````$", text, re.M | re.S)
+    assert block.replace("\n", "") == long.replace("\n", "")
+    assert block.endswith("\n\n```python\n\tx = 1\n```\n# <|endoftext|>")
+    assert text.count("\nSample 2\n") == 1
+
+
+# --------------------------------------------------------------------------------------- figure
+
+
+def curves(axes):
+    """The (x, y) points of every plotted line that has markers."""
+    lines = [line for line in axes.get_lines() if line.get_marker() != "None"]
+    return [list(zip(*map(list, line.get_data()), strict=True)) for line in lines]
+
+
+def test_figure_draws_the_rows():
+    left, middle, right = report._draw(CURVES).axes
+    assert curves(left) == [[(4, 100.0), (8, 80.0), (16, 60.0)], [(2, 82.0), (4, 59.0)]]
+    assert curves(middle) == [[(4, 5.0), (8, 5.0), (16, 5.0)], [(2, 5.05), (4, 5.02)]]
+    assert sorted(curves(right)) == sorted([[(r["entropy"], r["genppl"])] for r in CURVES["rows"]])
+    assert [a.get_xscale() for a in (left, middle, right)] == ["log", "log", "linear"]
+    assert [a.get_yscale() for a in (left, middle, right)] == ["log", "linear", "log"]
+    assert sorted(t.get_text() for t in right.texts) == ["16", "2", "4", "4", "8"]
+    (band,) = middle.patches
+    edges = band.get_extents().transformed(middle.transData.inverted())
+    assert (edges.y0, edges.y1) == pytest.approx((4.9, 5.1))
+    (heldout,) = [line for line in left.get_lines() if line.get_label() == "held-out text"]
+    assert list(heldout.get_ydata()) == [11.3, 11.3]
+    assert len({line.get_color() for line in left.get_lines()}) == 3
+
+
+def test_temperatures_are_lines_over_entropy_and_stay_out_of_the_curves_over_steps():
+    sweep = results(
+        row("teacher", 4, 100.0, 5.0),
+        row("teacher", 4, 50.0, 4.8, temperature=0.8),
+        row("teacher", 8, 80.0, 5.0),
+        row("teacher", 8, math.nan, 4.9, temperature=0.8),
+    )
+    left, _, right = report._draw(sweep).axes
+    assert curves(left) == [[(4, 100.0), (8, 80.0)]]
+    assert curves(right) == [[(4.8, 50.0), (5.0, 100.0)], [(5.0, 80.0)]]
+
+
+def test_rows_of_fewer_samples_belong_to_the_same_curve():
+    few = results(row("teacher", 16, 60.0, samples=128), row("teacher", 8, 80.0))
+    left, middle, _ = report._draw(few).axes
+    assert curves(left) == [[(8, 80.0), (16, 60.0)]]
+    assert len(middle.patches) == 1
+
+
+def test_samplers_are_series_of_their_own():
+    both = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
+    drawing = report._draw(both)
+    assert curves(drawing.axes[0]) == [[(4, 100.0)], [(4, 90.0)]]
+    labels = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert labels == ["teacher mdlm, ancestral", "teacher mdlm, greedy", "held-out text"]
+
+
+# --------------------------------------------------------------------------------- command line
+
+
+def test_main_writes_table_and_figure_and_goes_on_past_a_missing_folder(tmp_path, capsys):
+    report.save(CURVES, tmp_path / "good")
+    assert report.main([str(tmp_path / "none"), str(tmp_path / "good")]) == 1
+    message = f"{tmp_path}/none/results.json does not exist; an evaluation writes it\n"
+    assert capsys.readouterr().err == message
+    written = sorted(path.name for path in (tmp_path / "good").iterdir())
+    assert written == ["figure.png", "results.json", "table.md"]
+    assert (tmp_path / "good" / "table.md").read_text() == report.page(CURVES)
+    assert (tmp_path / "good" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert report.main([str(tmp_path / "good")]) == 0
+
+
+def test_the_command_ends_without_a_traceback(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "duo_ext.report", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "has no list of rows" in done.stderr
