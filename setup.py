@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_namespace_packages(include=["duo_ext*", "sedd_ext*"]), *CONFIGS],
     package_dir=CONFIGS,
-    package_data={"": ["*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
+    package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
     install_requires=[
         "torch>=2.4",
         "lightning>=2.4,!=2.6.2,!=2.6.3",

@@ -6,15 +6,12 @@ teachers is a line in ``FAMILIES`` and a process in core/processes.py.
 """
 
 import copy
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import algo
 import dataloader
 import hydra
-import lightning
 import torch
 import tqdm
 import trainer_base
@@ -23,6 +20,7 @@ from duo_ext import checkpoints, metrics
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Bounds, Guard
+from duo_ext.trainer import BEST, LAST
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,12 @@ class IDLM(trainer_base.Diffusion):
                 f"algo.prompt_length is {settings.prompt_length}; "
                 f"it must be less than model.length {self.num_tokens}"
             )
+        guard = settings.guard
+        for key in ("samples", "teacher_steps", "patience"):
+            if guard[key] < 1:
+                raise ValueError(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
+        if guard.every and (not guard.steps or min(guard.steps) < 1):
+            raise ValueError(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")
         if settings.fake_lr is not None and settings.fake_lr <= 0:
             raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
 
@@ -133,16 +137,12 @@ class IDLM(trainer_base.Diffusion):
 
     def on_train_start(self):
         super().on_train_start()
-        self._interrupted = False
-        self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
         self.opponents.teacher.to(self.device)
         self.opponents.fake.to(self.device)
         self.distiller = self._make_distiller()
         self.guard = self._make_guard()
         if self._resumed:
             self.distiller.load_state_dict(self._resumed["distiller"])
-            if self.guard:
-                self.guard.load_state_dict(self._resumed["guard"])
 
     def _make_distiller(self):
         settings, optim = self.config.algo, self.config.optim
@@ -209,17 +209,19 @@ class IDLM(trainer_base.Diffusion):
         every = self.config.algo.guard.every
         if self.guard and self._pair_done and self.distiller.pairs % every == 0:
             self._consult_guard()
-        if self._interrupted:
-            self.trainer.save_checkpoint(self._file("checkpoints/last.ckpt"))
-            print(f"interrupted after {self.distiller.pairs} pairs; saved", file=sys.stderr)
-            raise KeyboardInterrupt
 
     def on_train_end(self):
-        signal.signal(signal.SIGINT, self._previous_handler)
+        if self.guard and self.trainer.is_global_zero:
+            kept = self.guard.kept
+            print(
+                f"kept the student after {kept} pairs: {self.file(BEST)}"
+                if kept
+                else f"no student was inside the guard's bounds; the last is {self.file(LAST)}"
+            )
 
-    def _on_interrupt(self, *_):
-        """Finish the micro-batch first, so that what is saved can be resumed exactly."""
-        self._interrupted = True
+    def file(self, name):
+        """The path of one of the run's files."""
+        return f"{self.config.checkpointing.save_dir}/{name}"
 
     # the guard -------------------------------------------------------------------------------
 
@@ -227,14 +229,18 @@ class IDLM(trainer_base.Diffusion):
         settings = self.config.algo.guard
         if not settings.every:
             return None
-        name = self.config.eval.gen_ppl_eval_model_name_or_path
-        self.judge = metrics.Judge(name, self.device, self.config.eval.perplexity_batch_size)
+        settings_of_judge = self.config.eval
+        self.judge = metrics.Judge(
+            settings_of_judge.gen_ppl_eval_model_name_or_path,
+            self.device,
+            settings_of_judge.perplexity_batch_size,
+        )
         _, valid = dataloader.get_dataloaders(self.config, self.tokenizer, skip_train=True)
         held_out = torch.cat([batch["input_ids"] for batch in valid])
         self.reference = metrics.Reference(held_out, self.vocab_size)
         bounds = Bounds(settings.entropy, settings.unigram_kl, settings.patience)
-        if self._resumed:
-            return Guard(bounds, teacher={})
+        if self._resumed and self._resumed["guard"]:
+            return Guard(bounds, **self._resumed["guard"])
         return Guard(bounds, self._measure(settings.teacher_steps, self.opponents.teacher))
 
     def _measure(self, steps, network=None):
@@ -257,15 +263,12 @@ class IDLM(trainer_base.Diffusion):
         for steps, row in rows.items():
             for key in ("genppl", "entropy", "unigram_kl", "bigram_tv"):
                 self.log(f"guard/{key}_{steps}", row[key])
-        self.guard.write(self._file("guard.json"))
+        self.guard.write(self.file("guard.json"))
         if best:
-            self.trainer.save_checkpoint(self._file("checkpoints/best.ckpt"))
+            self.trainer.save_checkpoint(self.file(BEST))
         if stop:
             tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
             self.trainer.should_stop = True
-
-    def _file(self, name):
-        return f"{self.config.checkpointing.save_dir}/{name}"
 
     # checkpoints -----------------------------------------------------------------------------
 
@@ -312,38 +315,3 @@ def _choose(key, name, options):
     if name not in options:
         raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(options)}")
     return options[name]
-
-
-class PairProgress(lightning.Callback):
-    """A bar of pairs with their rate and the time left."""
-
-    def on_train_start(self, trainer, pl_module):
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm.tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            unit="pair",
-            mininterval=0.5 if terminal else 15,
-            disable=trainer.global_rank > 0,
-        )
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        metrics = trainer.callback_metrics
-        losses = {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("/loss")}
-        self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
-
-    def teardown(self, trainer, pl_module, stage):
-        if hasattr(self, "bar"):
-            self.bar.close()
-
-
-def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches=1, **settings):
-    """A Lightning Trainer for a module that steps, clips and accumulates itself.
-
-    The distiller reads ``gradient_clip_val`` and ``accumulate_grad_batches`` from the config;
-    Lightning refuses them for manual optimisation.
-    """
-    settings.setdefault("enable_progress_bar", False)
-    settings.setdefault("enable_model_summary", False)
-    return lightning.Trainer(callbacks=[*callbacks, PairProgress()], **settings)

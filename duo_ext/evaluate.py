@@ -25,6 +25,7 @@ import torch
 import tqdm
 
 from duo_ext import checkpoints, corpus, host, metrics, report
+from duo_ext.__main__ import one_sentence
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
@@ -78,7 +79,7 @@ def parse(arguments):
 def _check(options):
     if not options.teacher + options.student:
         raise ValueError("nothing to evaluate: give --teacher or --student checkpoints")
-    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1)):
+    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
         values = getattr(options, name)
         for value in values if isinstance(values, list) else [values]:
             if value < least:
@@ -89,6 +90,10 @@ def _check(options):
                 raise ValueError(
                     f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}"
                 )
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise ValueError(f"--device is '{options.device}'; torch cannot use it here") from error
 
 
 def resolve(text):
@@ -177,8 +182,13 @@ def evaluate(options):
     """All rows of a results.json, and readable samples {heading: texts}."""
     subjects = [load("teacher", given, options) for given in options.teacher]
     subjects += [load("student", given, options) for given in options.student]
-    judge = metrics.Judge(resolve(options.judge), options.device, options.batch_size)
-    held_out = {}
+    try:
+        judge = metrics.Judge(resolve(options.judge), options.device, options.batch_size)
+    except ValueError as error:
+        raise ValueError(f"--judge: {error}") from error
+    models = {_data(subject.model): subject.model for subject in subjects}
+    held_out = {data: HeldOut(model, options.samples) for data, model in models.items()}
+    _make_folder(options.output)
     settings = list(
         itertools.starmap(
             Setting,
@@ -191,14 +201,13 @@ def evaluate(options):
     bar = tqdm.tqdm(list(itertools.product(subjects, settings)), unit="row")
     for subject, setting in bar:
         bar.set_postfix_str(f"{subject.role}, {setting.steps} steps")
-        key = (subject.model.vocab_size, str(subject.model.config.data.train))
-        if key not in held_out:
-            held_out[key] = HeldOut(subject.model, options.samples)
         tokens_NL, evaluations, seconds = sample(subject.model, setting, options)
         texts = subject.model.tokenizer.batch_decode(tokens_NL)
-        measured = metrics.measure(tokens_NL, texts, judge, held_out[key].reference, options.seed)
+        reference = held_out[_data(subject.model)].reference
+        measured = metrics.measure(tokens_NL, texts, judge, reference, options.seed)
         rows.append(_row(subject, setting, options, evaluations, seconds) | measured)
-        heading = f"{subject.role} {subject.algo}, {setting.steps} steps"
+        name = f"{subject.role} {subject.algo} ({rows[-1]['checkpoint']})"
+        heading = f"{name}, {setting.steps} steps"
         readable.setdefault(heading, texts[:READABLE_SAMPLES])
     first = next(iter(held_out.values()))
     heldout_ppl = metrics.gen_ppl(*judge.nll(first.texts), options.seed).value
@@ -211,6 +220,24 @@ def evaluate(options):
         "command": shlex.join(["python", "-m", "duo_ext.evaluate", *options.command]),
     }
     return results, readable
+
+
+def _data(model):
+    """What makes a held-out text: two models with the same share its statistics."""
+    return model.vocab_size, model.num_tokens, str(model.config.data)
+
+
+def _make_folder(path):
+    """Make the output folder and write to it once, before the sampling rather than after it."""
+    fs, local = fsspec.core.url_to_fs(path)
+    try:
+        fs.makedirs(local, exist_ok=True)
+        fs.touch(f"{local}/.writable")
+        fs.rm(f"{local}/.writable")
+    except OSError as error:
+        raise ValueError(
+            f"--output is '{path}'; it must be a folder that can be written ({error.strerror})"
+        ) from error
 
 
 def _row(subject, setting, options, evaluations, seconds):
@@ -236,13 +263,13 @@ def _row(subject, setting, options, evaluations, seconds):
 
 def commit():
     """The commit of a checkout (marked if it was changed), or the installed version."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    described = subprocess.run(
-        [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip() or f"idlm {version('idlm')}"
+    root = Path(__file__).parents[1]
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if (root / ".git").exists():
+        with contextlib.suppress(FileNotFoundError):  # no git here
+            command = ["git", "-C", str(root), *describe]
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return f"idlm {version('idlm')}"
 
 
 def hardware(device):
@@ -256,7 +283,7 @@ def hardware(device):
 
 
 def main(arguments=None):
-    try:
+    with one_sentence():
         arguments = sys.argv[1:] if arguments is None else arguments
         options = parse(arguments)
         options.command = arguments
@@ -267,10 +294,6 @@ def main(arguments=None):
         report.render(options.output)
         with fsspec.open(f"{options.output}/samples.md", "w") as file:
             file.write(report.samples_markdown(readable))
-    except ValueError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"error: {error}")
     print(report.page(results))
     names = ("results.json", "table.md", "figure.png", "samples.md")
     print("written: " + ", ".join(f"{options.output}/{name}" for name in names))

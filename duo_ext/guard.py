@@ -35,8 +35,8 @@ class Guard:
         Returns (best so far, stop): a student is inside if all its rows are; the best of those
         inside has the lowest geometric mean of GenPPL over its rows.
         """
-        inside = all(self._inside(row) for row in rows.values())
         score = math.exp(sum(math.log(row["genppl"]) for row in rows.values()) / len(rows))
+        inside = math.isfinite(score) and all(self._inside(row) for row in rows.values())
         best = inside and score < min(
             (e["score"] for e in self.history if e["inside"]), default=1e999
         )
@@ -56,14 +56,13 @@ class Guard:
         return next((e["pair"] for e in reversed(self.history) if e["best"]), None)
 
     def state_dict(self):
+        """What a guard is made from again: ``Guard(bounds, **state)``."""
         return {"teacher": self.teacher, "history": self.history}
 
-    def load_state_dict(self, state):
-        self.teacher, self.history = state["teacher"], state["history"]
-
     def write(self, path):
-        """The history as JSON, through fsspec, complete or not at all."""
+        """The history as JSON, through fsspec, complete or not at all; nan becomes null."""
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
+        finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
         fs, local = fsspec.core.url_to_fs(path)
-        with fs.transaction, fs.open(local, "w") as file:
-            json.dump(document, file, indent=1)
+        fs.pipe_file(f"{local}.tmp", json.dumps(finite, indent=1).encode())
+        fs.mv(f"{local}.tmp", local)

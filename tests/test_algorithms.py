@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from duo_ext import checkpoints
+from duo_ext.trainer import manual_trainer
 
 TEACHERS = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "distillation"}
 RECIPE = (
@@ -36,7 +37,7 @@ def distil(standalone, tiny, tokenizer, teacher, tmp_path, monkeypatch):
         lightning.seed_everything(config.seed, verbose=False)
         model = cls(config, tokenizer)
         train, _ = standalone.module("dataloader").get_dataloaders(config, tokenizer)
-        trainer = algorithms.manual_trainer(
+        trainer = manual_trainer(
             callbacks=[Watch(save_after)],
             accelerator="cpu",
             max_steps=config.trainer.max_steps,

@@ -9,6 +9,7 @@ writes it, with the training log, to OUTPUT_FOLDER/training.json.
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -63,7 +64,8 @@ def main():
     parser.add_argument("--steps", type=int, default=4000)
     options = parser.parse_args()
     torch.manual_seed(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.asset("tokenizers/sotu32"))
+    folder = corpus.asset("tokenizers/sotu32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=LENGTH,
@@ -100,7 +102,7 @@ def main():
                 log.append({"step": step, "nats": round(loss.item(), 4)})
             if step % 500 == 0 or step == options.steps:
                 model.save_pretrained(options.output)
-                tokenizer.save_pretrained(options.output)
+                shutil.copytree(folder, options.output, dirs_exist_ok=True)
             if step == options.steps:
                 break
     nats = held_out_nats(model.eval(), tokenizer)

@@ -19,6 +19,8 @@ import torch
 
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
+LOG_LINEAR = LogLinear()
+
 
 def sample_times(n, eps, device):
     """n times in (eps, 1], one in each of n equal strata, in random order; float64 (n,)."""
@@ -53,10 +55,11 @@ def log_mix(log_f, alpha):
 
 
 def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
-    """(6) without its terms free of f, -dalpha / (V alpha) [V/fbar_z + sum_j r_j log(fbar_z/fbar_j)].
+    """(6) without its terms free of f, (R,).
 
-    r_j = xbar_j / xbar_z carries the gradient to xhat, and sum_j r_j = V / xbar_z.
-    log_fbar, xbar = V alpha xhat + 1 - alpha (R, V); z (R,); alpha, dalpha (R,); result (R,).
+    -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
+    carries the gradient to xhat, and sum_j r_j = V / xbar_z.
+    log_fbar, xbar = V alpha xhat + 1 - alpha (R, V); z, alpha, dalpha (R,).
     """
     V = xbar.shape[-1]
     log_fbar_z = log_fbar.gather(-1, z[:, None])[:, 0]
@@ -76,7 +79,7 @@ class AbsorbingProcess:
 
     vocab_size: int
     mask_index: int
-    schedule: LogLinear = LogLinear()
+    schedule: LogLinear = LOG_LINEAR
     eps: float = 1e-3
 
     def corrupt(self, x0_BL, alpha_B, given_BL):
@@ -106,7 +109,8 @@ class AbsorbingProcess:
         alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
         z_BL = self.corrupt(x0_BL, alpha_t, given_BL)
         hidden_BL = self._hidden(alpha_s, given_BL)
-        return z_BL, alpha_t, hidden_BL, alpha_s, dalpha_s / (1 - alpha_s)
+        weight_B = dalpha_s / (1 - alpha_s)
+        return z_BL, alpha_t, hidden_BL, alpha_s, weight_B[:, None].expand_as(hidden_BL)
 
     def _renoise(self, z_BL, hidden_BL, student, features_BLD):
         """x_s: the student's sampled tokens with the mask at the hidden positions."""
@@ -117,35 +121,33 @@ class AbsorbingProcess:
         x_BL[sampled_BL] = sample_tokens(probs)
         return x_BL
 
-    def _hidden_output(self, student, features_BLD, z_R, hidden_BL):
-        """xhat (R, V) at the hidden positions: soft where z_t is masked, else its token."""
-        features_RD, soft_R = features_BLD[hidden_BL], z_R == self.mask_index
-        probs = self.probs(student.head(features_RD[soft_R]))
-        xhat_RV = one_hot_like(z_R, probs)
-        xhat_RV[soft_R] = probs
-        return xhat_RV
-
     def fake_loss(self, student, fake, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_B = self._draw(x0_BL, given_BL)
+        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(x0_BL, given_BL)
+        free_BL = (z_BL == self.mask_index) & hidden_BL
+        copied_BL = hidden_BL & ~free_BL
         with torch.no_grad():
             features = student.features(z_BL, alpha_t)
             x_BL = self._renoise(z_BL, hidden_BL, student, features)
-            xhat = self._hidden_output(student, features, z_BL[hidden_BL], hidden_BL)
-        log_f = self.log_probs(fake.head(fake.features(x_BL, alpha_s)[hidden_BL]))
-        weight = weight_B[:, None].expand_as(hidden_BL)[hidden_BL].to(log_f.dtype)
-        return absorbing_loss(log_f, xhat, weight).sum() / (~given_BL).sum()
+            xhat = self.probs(student.head(features[free_BL]))
+        features = fake.features(x_BL, alpha_s)
+        log_free = self.log_probs(fake.head(features[free_BL]))
+        soft = absorbing_loss(log_free, xhat, weight_BL[free_BL].to(xhat.dtype))
+        log_copied = self.log_probs(fake.head(features[copied_BL]))
+        log_token = log_copied.gather(-1, z_BL[copied_BL][:, None])[:, 0]
+        hard = weight_BL[copied_BL].to(xhat.dtype) * log_token
+        return (soft.sum() + hard.sum()) / (~given_BL).sum()
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_B = self._draw(x0_BL, given_BL)
-        features = student.features(z_BL, alpha_t)
-        x_BL = self._renoise(z_BL, hidden_BL, student, features)
+        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(x0_BL, given_BL)
         free_BL = (z_BL == self.mask_index) & hidden_BL
+        features = student.features(z_BL, alpha_t)
+        # first with gradient: older autocasts keep the cast weights of the first use
         xhat = self.probs(student.head(features[free_BL]))
+        x_BL = self._renoise(z_BL, hidden_BL, student, features)
         with torch.no_grad():
             log_teacher = self.log_probs(teacher.head(teacher.features(x_BL, alpha_s)[free_BL]))
             log_fake = self.log_probs(fake.head(fake.features(x_BL, alpha_s)[free_BL]))
-        weight = weight_B[:, None].expand_as(free_BL)[free_BL].to(xhat.dtype)
-        loss = absorbing_loss(log_teacher - log_fake, xhat, weight)
+        loss = absorbing_loss(log_teacher - log_fake, xhat, weight_BL[free_BL].to(xhat.dtype))
         return loss.sum() / (~given_BL).sum()
 
 
@@ -158,7 +160,7 @@ class UniformProcess:
     """
 
     vocab_size: int
-    schedule: LogLinear | GaussianSchedule = LogLinear()
+    schedule: LogLinear | GaussianSchedule = LOG_LINEAR
     eps: float = 1e-3
 
     differentiates_input = False

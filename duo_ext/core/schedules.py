@@ -1,6 +1,6 @@
 """Noise schedules: how much of the clean token is left at time t.
 
-A schedule maps times (B,) in (0, 1] to (alpha_t, dalpha_t/dt), both (B,) float64 on the device of t.
+A schedule maps times (B,) in (0, 1] to (alpha_t, dalpha_t/dt), both (B,) float64.
 """
 
 import math

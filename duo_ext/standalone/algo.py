@@ -8,7 +8,6 @@ import copy
 
 import torch
 import trainer_base
-import utils
 
 from duo_ext.core import schedules
 
@@ -59,6 +58,8 @@ class AR(trainer_base.TrainerBase):
 class MDLM(trainer_base.AbsorbingState):
     """Masked diffusion (arXiv 2406.07524) with the SUBS parameterisation."""
 
+    LOSS_TYPES = ("elbo", "low_var")
+
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self._validate_configuration()
@@ -102,6 +103,11 @@ class SEDDAbsorb(trainer_base.AbsorbingState):
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self._validate_configuration()
+
+    def _validate_configuration(self):
+        super()._validate_configuration()
+        if not self.time_conditioning:
+            raise ValueError("algo.time_conditioning is false; algo=sedd needs true")
 
     def _process_model_output(self, model_output, xt, sigma):
         """Log score: logits - log(exp(sigma) - 1) - log(V - 1), and 0 at x_t itself."""
@@ -219,10 +225,6 @@ class Distillation(DUO):
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self.teacher = None
-
-    def _validate_configuration(self):
-        super()._validate_configuration()
-        utils.check_choice("algo.loss_type", self.loss_type, self.LOSS_TYPES)
 
     def on_save_checkpoint(self, checkpoint):
         weights = checkpoint["state_dict"]

@@ -73,6 +73,8 @@ def read_lines(folder, mode):
 
 def wrap(ids_per_line, tokenizer, length, insert_eos):
     """(N, length) blocks; a remainder shorter than a block is dropped."""
+    if length < 3:
+        raise ValueError(f"model.length is {length}; data.wrap needs 3 or more: BOS, a token, EOS")
     eos = [tokenizer.eos_token_id] if insert_eos else []
     stream = numpy.concatenate([numpy.asarray(ids + eos, numpy.int32) for ids in ids_per_line])
     inner = length - 2
@@ -97,7 +99,7 @@ def pad(ids_per_line, tokenizer, length, insert_eos):
 
 
 def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, block_size=1024):
-    """Blocks of one split. Wrapped tokens are kept in ``cache_dir`` under a hash of their source."""
+    """Blocks of one split; wrapped ones are kept in ``cache_dir`` under a hash of their source."""
     lines = read_lines(folder, mode)
     if not do_wrap:
         ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
@@ -120,18 +122,20 @@ def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, bl
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
 
-    Lightning saves ``state_dict`` with the loops, so a resumed run goes on with the next batch.
+    Lightning saves ``state_dict`` with the loops, so a resumed run goes on with the next batch:
+    first comes the rest of the epoch that it stopped in, which may be empty.
     Each process of a data-parallel run takes every ``world``-th block of the same permutation.
     """
 
     def __init__(self, dataset, batch_size, seed, rank=0, world=1, **options):
-        self.seed, self.epoch, self.batches = seed, 0, 0
+        self.seed, self.epoch, self.batches, self.resumed = seed, 0, 0, False
         order = _Order(self, dataset, batch_size, rank, world)
         super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
 
     def __iter__(self):
-        if self.batches == len(self):  # Lightning leaves an epoch without asking for its end
+        if self.batches == len(self) and not self.resumed:
             self.epoch, self.batches = self.epoch + 1, 0
+        self.resumed = False
         for batch in super().__iter__():
             self.batches += 1
             yield batch
@@ -140,7 +144,7 @@ class ResumableLoader(torch.utils.data.DataLoader):
         return {"epoch": self.epoch, "batches": self.batches}
 
     def load_state_dict(self, state):
-        self.epoch, self.batches = state["epoch"], state["batches"]
+        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
 
 
 class _Order(torch.utils.data.DistributedSampler):

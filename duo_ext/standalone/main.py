@@ -84,7 +84,10 @@ def _train(diffusion_model, config, logger, tokenizer):
     resume = config.checkpointing.resume_ckpt_path
     if not (config.checkpointing.resume_from_ckpt and resume and utils.fsspec_exists(resume)):
         resume = None
+    if resume:
+        checkpoints.read(resume, "checkpointing.resume_ckpt_path")
     callbacks = [hydra.utils.instantiate(c) for c in config.get("callbacks", {}).values()]
+    callbacks.append(LastStep(f"{config.checkpointing.save_dir}/checkpoints/last.ckpt"))
     trainer = _trainer(config, logger, callbacks)
     train, valid = dataloader.get_dataloaders(config, tokenizer)
     if config.training.finetune_path:
@@ -93,6 +96,16 @@ def _train(diffusion_model, config, logger, tokenizer):
         model = diffusion_model(config, tokenizer=tokenizer)
     trainer.fit(model, train, valid, ckpt_path=resume, weights_only=True)
     return model
+
+
+class LastStep(lightning.Callback):
+    """Save the end of a training, which need not be one of the steps that are saved regularly."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
 
 
 def _trainer(config, logger, callbacks):
@@ -114,8 +127,20 @@ def check(config):
     utils.check_choice("mode", config.mode, MODES)
     for key in ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size"):
         value = omegaconf.OmegaConf.select(config, key)
-        if value <= 0:
-            raise ValueError(f"{key} is {value}; it must be positive")
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{key} is {value}; it must be a positive number")
+    if not 0 < config.sampling.p_nucleus <= 1:
+        raise ValueError(
+            f"sampling.p_nucleus is {config.sampling.p_nucleus}; it must lie above 0, at most at 1"
+        )
+    loader, trainer = config.loader, config.trainer
+    parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    if config.mode == "train" and loader.batch_size * parts != loader.global_batch_size:
+        raise ValueError(
+            f"loader.global_batch_size is {loader.global_batch_size}; it must be loader.batch_size "
+            "x trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches = "
+            f"{loader.batch_size * parts}"
+        )
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is 'cuda', but no GPU is visible; use 'cpu'")
 

@@ -44,7 +44,7 @@ def sample_categorical(probs):
     The exponential race: argmax of p_i / E_i with E_i ~ Exp(1). In float32 the uniform variate has
     24 bits and rare tokens lose probability; in float64 they do not.
     """
-    waiting_time = -torch.rand_like(probs).clamp_min(1e-10).log() + 1e-10
+    waiting_time = -torch.rand_like(probs).clamp_min(1e-10).log()
     return (probs / waiting_time).argmax(dim=-1)
 
 
@@ -159,7 +159,15 @@ class TrainerBase(lightning.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}]
 
     def training_step(self, batch, batch_idx):
-        accumulation_step = batch_idx % self.trainer.accumulate_grad_batches
+        """The loss of one micro-batch.
+
+        All its randomness (times, noise, dropout) comes from the run's seed and the micro-batch's
+        place in the run, so a resumed run repeats what a straight one does.
+        """
+        accumulate, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        accumulation_step = batch_idx % accumulate
+        place = (self.trainer.global_step * accumulate + accumulation_step) * world
+        torch.manual_seed(self.config.seed * 1_000_003 + place + self.trainer.global_rank)
         losses = self._loss(
             batch["input_ids"], batch["attention_mask"], accumulation_step, train_mode=True
         )
@@ -223,9 +231,11 @@ class Diffusion(TrainerBase):
 
     PREDICTORS = ("ancestral", "ancestral_cache")
     NOISE_REMOVALS = ("ancestral", "greedy", "none")
+    LOSS_TYPES = ("elbo",)
 
     def _validate_configuration(self):
         super()._validate_configuration()
+        utils.check_choice("algo.loss_type", self.loss_type, self.LOSS_TYPES)
         utils.check_choice("sampling.predictor", self.sampler, self.PREDICTORS)
         utils.check_choice(
             "sampling.noise_removal", self.config.sampling.noise_removal, self.NOISE_REMOVALS

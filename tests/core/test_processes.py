@@ -49,7 +49,7 @@ def dense_absorbing(process, student, others, x0, given, signs):
     log_f = sum(
         sign * process.log_probs(f(x, alpha_s)) for sign, f in zip(signs, others, strict=True)
     )
-    per_token = weight[:, None] * (xhat * log_f).sum(-1)
+    per_token = weight * (xhat * log_f).sum(-1)
     return (per_token * hidden).sum() / (~given).sum()
 
 

@@ -1,0 +1,43 @@
+"""Make a shipped teacher from a training run: the EMA weights alone, as a plain Duo checkpoint.
+
+    python -m duo_ext +experiment=sotu_duo hydra.run.dir=runs/teacher-duo
+    python duo_ext/assets/make_teacher.py runs/teacher-duo/checkpoints/last.ckpt OUTPUT.ckpt
+
+The averages are written both as the weights and as the EMA, in one storage: half the size.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from duo_ext import checkpoints
+
+KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hyper_parameters")
+
+
+def slim(checkpoint):
+    """The checkpoint with its EMA as its weights and without optimizer, scheduler, callbacks."""
+    weights, shadow = dict(checkpoint["state_dict"]), checkpoint["ema"]["shadow_params"]
+    # the EMA has the parameters in the order of the state dict, which also holds one buffer
+    trained = [name for name in weights if not name.endswith("inv_freq")]
+    weights.update(zip(trained, shadow, strict=True))
+    average = checkpoint["ema"] | {"shadow_params": [weights[name] for name in trained]}
+    result = {key: checkpoint[key] for key in KEPT}
+    result |= {"state_dict": weights, "ema": average}
+    return result | {"optimizer_states": [], "lr_schedulers": [], "callbacks": {}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args()
+    temporary = options.output.with_suffix(".part")
+    torch.save(slim(checkpoints.read(options.checkpoint, "checkpoint")), temporary)
+    temporary.replace(options.output)
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

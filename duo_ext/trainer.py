@@ -1,0 +1,79 @@
+"""The Lightning trainer of a distillation: progress in pairs, a clean stop at SIGINT."""
+
+import logging
+import signal
+import sys
+import warnings
+
+import lightning
+import tqdm
+
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+
+class PairProgress(lightning.Callback):
+    """A bar of pairs with their rate and the time left."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.bar = tqdm.tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            unit="pair",
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        metrics = trainer.callback_metrics
+        losses = {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("/loss")}
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer, pl_module):
+        self.bar.close()
+
+    def on_exception(self, trainer, pl_module, exception):
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class CleanInterrupt(lightning.Callback):
+    """At SIGINT the micro-batch is finished and saved, so that the run can be resumed exactly."""
+
+    def __init__(self):
+        self.interrupted = False
+        self.previous = None
+
+    def on_train_start(self, trainer, pl_module):
+        self.previous = signal.signal(signal.SIGINT, self._remember)
+
+    def _remember(self, *_):
+        self.interrupted = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.interrupted:
+            path = pl_module.file(LAST)
+            trainer.save_checkpoint(path)
+            tqdm.tqdm.write(f"interrupted after {trainer.global_step} pairs; saved {path}")
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer, pl_module):
+        signal.signal(signal.SIGINT, self.previous)
+
+    def on_exception(self, trainer, pl_module, exception):
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+
+def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches=1, **settings):
+    """A Lightning Trainer for a module that steps, clips and accumulates itself.
+
+    The distiller reads ``gradient_clip_val`` and ``accumulate_grad_batches`` from the config;
+    Lightning refuses them for manual optimisation.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the bar says it all
+    warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*manual optimization")
+    settings.setdefault("enable_progress_bar", False)
+    settings.setdefault("enable_model_summary", False)
+    own = [CleanInterrupt(), PairProgress()]
+    return lightning.Trainer(callbacks=[*callbacks, *own], **settings)

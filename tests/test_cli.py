@@ -1,0 +1,364 @@
+"""python -m duo_ext: an error is one sentence, and a run that was stopped can be taken up again."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import duo_ext.__main__
+from duo_ext import checkpoints, evaluate
+from duo_ext.core import processes
+
+
+@pytest.fixture
+def arguments(tiny, text_folder, tmp_path):
+    """``arguments("algo=mdlm", ...)``: a command line on the small text, run in tmp_path/run."""
+    data = [f"data.train={text_folder}", f"data.cache_dir={tmp_path}/tokens"]
+    base = [*tiny.__kwdefaults__["base"], *data, f"hydra.run.dir={tmp_path}/run"]
+    return lambda *overrides: [*base, *overrides]
+
+
+@pytest.fixture
+def command(arguments, monkeypatch, capfd):
+    """``command("algo=mdlm", ...)`` calls it in this process; the message it ends with, or None."""
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+
+    def call(*overrides):
+        monkeypatch.setattr(sys, "argv", ["duo_ext", *arguments(*quiet, *overrides)])
+        place, handler = os.getcwd(), signal.getsignal(signal.SIGINT)
+        try:
+            duo_ext.__main__.main()
+        except SystemExit as stop:
+            return stop.code
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            assert os.getcwd() == place
+            assert "Traceback" not in "".join(capfd.readouterr())
+
+    return call
+
+
+def is_one_sentence(message, *parts):
+    """One line that is an error and holds the parts, a key first."""
+    assert isinstance(message, str) and "\n" not in message and message.startswith("error: ")
+    for part in parts:
+        assert part in message
+    return True
+
+
+def leftovers(folder):
+    """What a run that has failed must not leave behind."""
+    return [path for path in folder.rglob("*") if re.search(r"ckpt|npy|tmp", path.name)]
+
+
+DISTIL = ("algo=idlm", "algo.teacher_path=unused.ckpt")
+SETTINGS = {
+    "algo=nope": ["'algo/nope'", "duo_base", "idlm_mdlm"],
+    "mode=nope": ["mode is 'nope'", "train, sample_eval, ppl_eval"],
+    "optim.rate=1": ["optim.rate", "rate"],
+    "sampling.steps=0": ["sampling.steps is 0", "positive"],
+    "sampling.predictor=nope": ["sampling.predictor is 'nope'", "ancestral"],
+    "optim.lr=-1": ["optim.lr is -1", "positive"],
+    "optim.lr=fast": ["optim.lr is fast", "positive"],
+    "trainer.max_steps=0": ["trainer.max_steps is 0", "positive"],
+    "training.ema=2": ["training.ema is 2", "between 0 and 1"],
+    "algo.process=nope": ["algo.process is 'nope'", "absorbing, uniform"],
+    "algo.noising=nope": ["algo.noising is 'nope'", "categorical, gaussian"],
+    "algo.fake_ratio=0": ["algo.fake_ratio is 0", "at least 1"],
+    "algo.fake_warmup=-1": ["algo.fake_warmup is -1", "at least 0"],
+    "algo.fake_lr=0": ["algo.fake_lr is 0", "positive or null"],
+    "algo.prompt_length=16": ["algo.prompt_length is 16", "less than model.length 16"],
+    "algo.teacher_path=???": ["algo.teacher_path"],
+    "algo.teacher_path=none.ckpt": ["algo.teacher_path is 'none.ckpt'", "No such file"],
+    "data.tokenizer_name_or_path=/nope": ["data.tokenizer_name_or_path is '/nope'", "folder"],
+    "data.train=/nope": ["data", "'/nope/train.txt' is missing", "train.txt and validation.txt"],
+    "loader.global_batch_size=4000": ["data.train has", "global batch of 4000"],
+    "model.length=4000": ["data", "model.length=4000"],
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_that_cannot_work(command, tmp_path, setting):
+    given = ("algo.noising=gaussian",) if setting == "algo.process=nope" else ()
+    assert is_one_sentence(command(*DISTIL, *given, setting), *SETTINGS[setting])
+    assert not leftovers(tmp_path / "run")
+
+
+def test_a_checkpoint_to_sample_that_is_missing(command):
+    message = command("algo=mdlm", "mode=sample_eval", "eval.checkpoint_path=nope.ckpt")
+    assert is_one_sentence(message, "eval.checkpoint_path is 'nope.ckpt'", "No such file")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"], ids=["empty", "blank"])
+def test_an_empty_corpus(command, tmp_path, text):
+    (tmp_path / "train.txt").write_text(text)
+    message = command(*DISTIL, f"data.train={tmp_path}")
+    assert is_one_sentence(message, "data", f"'{tmp_path}/train.txt' holds no text")
+    assert not leftovers(tmp_path)
+
+
+def test_a_run_folder_that_cannot_be_made(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = command(*DISTIL, f"hydra.run.dir={tmp_path}/file/run")
+    assert is_one_sentence(message, "hydra.run.dir", "must be", f"{tmp_path}/file/run")
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_an_interrupt_before_the_training(command, standalone, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(standalone.module("main"), "main", interrupt)
+    try:
+        assert command(*DISTIL) == "interrupted"
+    except KeyboardInterrupt:
+        pytest.fail("the interrupt goes through")
+
+
+def test_the_place_of_an_error_is_shown_on_request(command, monkeypatch):
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", True)
+    with pytest.raises(ValueError, match=r"optim.lr is -1"):
+        command(*DISTIL, "optim.lr=-1")
+
+
+def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["duo_ext", "--cfg", "job", *arguments(*DISTIL)])
+    duo_ext.__main__.main()
+    assert "teacher_path: unused.ckpt" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ teachers
+
+OTHERS = {
+    "model.length=24": ["model.length 24", "asks for 16"],
+    "model.hidden_size=64": ["model.hidden_size 64", "asks for 32"],
+    "model.n_blocks=1": ["model.n_blocks 1", "asks for 2"],
+    "model.n_heads=4": ["width of a head 8", "asks for 16"],
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_teacher_of_another_shape(command, teacher, tmp_path, other):
+    message = command("algo=idlm", f"algo.teacher_path={teacher('duo_base', other)}")
+    assert is_one_sentence(message, "algo.teacher_path", *OTHERS[other])
+    assert not leftovers(tmp_path / "run")
+
+
+def test_a_teacher_of_another_vocabulary(command, teacher, tmp_path):
+    bpe = "data.tokenizer_name_or_path=${idlm_asset:tokenizers/sotu_bpe2048}"
+    message = command("algo=idlm", f"algo.teacher_path={teacher('duo_base')}", bpe)
+    assert is_one_sentence(message, "algo.teacher_path", "vocabulary 32", "asks for 2048")
+    assert not leftovers(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("algo", "family", "wanted"),
+    [("idlm", "mdlm", "duo_base"), ("idlm_mdlm", "duo_base", "mdlm"), ("idlm_dcd", "sedd", "duo")],
+)
+def test_a_teacher_of_the_wrong_family(command, teacher, algo, family, wanted):
+    sampler = ("sampling.predictor=analytic",) if family == "sedd" else ()
+    path = teacher(family, *sampler)
+    message = command(f"algo={algo}", f"algo.teacher_path={path}")
+    told = f"algo.teacher_path is '{path}', a checkpoint of algo={family}; algo={algo} takes"
+    assert is_one_sentence(message, told)
+    assert wanted in message.partition("takes")[2]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "folder"])
+def test_a_teacher_that_is_no_whole_checkpoint(command, teacher, tmp_path, damage):
+    path = Path(teacher("duo_base"))
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        path = tmp_path
+    told = "Is a directory" if damage == "folder" else "damaged"
+    message = command("algo=idlm", f"algo.teacher_path={path}")
+    assert is_one_sentence(message, f"algo.teacher_path is '{path}'", told)
+
+
+# ----------------------------------------------------------------------------------- resuming
+
+EVERY_PAIR = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
+
+
+@pytest.fixture
+def distil(command, teacher, tmp_path):
+    """``distil(pairs, ...)`` distils in tmp_path/run; the message and the last checkpoint."""
+    path = teacher("duo_base")
+
+    def call(pairs, *overrides, run="run"):
+        folder = tmp_path / run
+        own = (f"algo.teacher_path={path}", f"hydra.run.dir={folder}", f"trainer.max_steps={pairs}")
+        message = command("algo=idlm", *own, EVERY_PAIR, *overrides)
+        return message, folder / "checkpoints" / "last.ckpt"
+
+    return call
+
+
+def student(path):
+    return checkpoints.read(str(path), "path")["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
+    _, last = distil(1)
+    options = evaluate.parse(["--student", str(last), "--samples", "3", "--output", "unused"])
+    subject = evaluate.load("student", str(last), options)
+    assert subject.algo == "idlm"
+    average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
+    assert all(map(torch.equal, subject.model.backbone.parameters(), average))
+    tokens, evaluations, _ = evaluate.sample(
+        subject.model, evaluate.Setting(2, "ancestral", 1.0, 1.0), options
+    )
+    assert tokens.shape == (3, 16) and evaluations == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=2", "belongs to another run"),
+        ("algo.noising=gaussian", "belongs to another run"),
+        ("algo.fake_ratio=2", "belongs to another run"),
+        ("model.n_blocks=1", "model.n_blocks"),
+    ],
+)
+def test_a_changed_run_does_not_resume(distil, teacher, tmp_path, change, told):
+    assert distil(1)[0] is None
+    message, last = distil(2, change)
+    before = last.read_bytes()
+    assert is_one_sentence(message, told)
+    assert last.read_bytes() == before
+
+
+def test_a_run_of_another_teacher_does_not_resume(distil, teacher):
+    _, last = distil(1)
+    before = last.read_bytes()
+    message, _ = distil(2, f"algo.teacher_path={teacher('duo_base', seed=4)}")
+    assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "another run", "teacher")
+    assert last.read_bytes() == before
+    assert distil(2)[0] is None and last.read_bytes() != before
+
+
+def test_a_plain_checkpoint_of_the_host_is_not_resumed(distil, teacher, tmp_path):
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    shutil.copy(teacher("duo_base"), last)
+    before = last.read_bytes()
+    message, _ = distil(2)
+    assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "another run")
+    assert last.read_bytes() == before
+
+
+def test_a_damaged_last_checkpoint_is_named(distil, tmp_path):
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.write_text("hello")
+    message, _ = distil(2)
+    assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "damaged")
+
+
+# --------------------------------------------------------------------------------- non-finite
+
+
+@pytest.mark.parametrize(
+    ("algo", "family", "value"),
+    [("idlm", "duo_base", "nan"), ("idlm", "duo_base", "inf"), ("idlm_mdlm", "mdlm", "nan")],
+)
+def test_a_teacher_with_a_weight_that_is_not_finite(
+    command, teacher, tmp_path, algo, family, value
+):
+    path = teacher(family)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["ema"]["shadow_params"][3].view(-1)[0] = float(value)
+    torch.save(checkpoint, path)
+    own = (f"algo={algo}", f"algo.teacher_path={path}", "trainer.max_steps=2")
+    message = command(*own, EVERY_PAIR)
+    assert is_one_sentence(message, "the fake's loss after 0 pairs is nan", "before the update")
+    assert not leftovers(tmp_path / "run")
+
+
+@pytest.mark.parametrize("network", ["fake", "student"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(distil, monkeypatch, network):
+    """The run ends with the checkpoint of the pair before, from which it goes on as if nothing."""
+    loss, calls = getattr(processes.UniformProcess, f"{network}_loss"), []
+
+    def broken(*arguments):
+        calls.append(1)
+        return loss(*arguments) * (torch.nan if len(calls) == 3 else 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(processes.UniformProcess, f"{network}_loss", broken)
+        message, last = distil(5)
+    assert len(calls) == 3
+    assert is_one_sentence(message, f"the {network}'s loss after 2 pairs is nan", "last checkpoint")
+    assert checkpoints.read(str(last), "path")["global_step"] == 2
+    assert distil(5)[0] is None
+    assert same(student(last), student(distil(5, run="straight")[1]))
+
+
+# -------------------------------------------------------------------------------- as a process
+
+
+@pytest.fixture
+def process(tmp_path):
+    """``process(["algo=mdlm"])`` starts the command line: the process, the file it prints to."""
+    started = []
+
+    def start(arguments):
+        environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+        command = [sys.executable, "-m", "duo_ext", *arguments]
+        path = tmp_path / "printed"
+        with path.open("w") as output:
+            streams = {"stdout": output, "stderr": subprocess.STDOUT}
+            started.append(subprocess.Popen(command, env=environment, **streams))
+        return started[-1], path
+
+    yield start
+    for run in started:
+        run.kill()
+        run.wait()
+
+
+def test_an_error_at_the_command_line(process, arguments):
+    run, printed = process(arguments("algo=idlm", "algo.teacher_path=none.ckpt"))
+    assert run.wait(timeout=120) == 1
+    assert [line for line in printed.read_text().splitlines() if "rror" in line] == [
+        "error: algo.teacher_path is 'none.ckpt'; it cannot be opened: No such file or directory"
+    ]
+
+
+def test_an_interrupted_run_is_saved_and_goes_on_where_it_was(
+    distil, process, arguments, teacher, tmp_path
+):
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    own = ("algo=idlm", f"algo.teacher_path={teacher('duo_base')}", "trainer.max_steps=100000")
+    run, printed = process(arguments(*own))
+    while "pair/s" not in printed.read_text():
+        assert run.poll() is None, printed.read_text()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=120) == 1
+    output = printed.read_text()
+    assert "Traceback" not in output
+    (pairs,) = map(int, re.findall(rf"interrupted after (\d+) pairs; saved {last}\n", output))
+    assert checkpoints.read(str(last), "path")["global_step"] == pairs
+    assert distil(pairs + 2)[0] is None
+    resumed = checkpoints.read(str(last), "path")
+    assert resumed["global_step"] == pairs + 2
+    assert same(resumed["state_dict"], student(distil(pairs + 2, run="straight")[1]))

@@ -1,0 +1,145 @@
+"""Every configuration file composes and resolves; every key of ours is one that something reads."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from duo_ext import ALGORITHMS, corpus, host
+
+GROUPS = ("algo", "data", "model", "lr_scheduler", "noise", "strategy")
+BASES = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "duo_base"}
+OURS = [*host.overlay().glob("algo/idlm*.yaml"), *host.overlay().glob("idlm/*.yaml")]
+READ_BY_HOSTS = {"algo.class_path"}  # by a host's own main.py, with the patch offered to it
+# assets that are trained: a tree without them composes all the same
+TRAINED = ("judge", "teachers/mdlm.ckpt", "teachers/duo.ckpt")
+
+
+def names(group):
+    folders = (host.STANDALONE / "configs" / group, host.overlay() / group)
+    return [path.stem for folder in folders for path in sorted(folder.glob("*.yaml"))]
+
+
+@pytest.fixture
+def resolved(tiny, tmp_path, monkeypatch):
+    """``resolved("algo=mdlm", ...)``: all values of the composition, without a text being made."""
+    ask = corpus.asset
+
+    def asset(name):
+        try:
+            return ask(name)
+        except ValueError:
+            if name not in TRAINED:
+                raise
+            return f"{tmp_path}/{name}"
+
+    def compose(*overrides):
+        config = tiny(*overrides, base=())
+        missing = OmegaConf.missing_keys(config)
+        assert missing <= {"data.tokenizer_name_or_path", "algo.teacher_path"}
+        return OmegaConf.to_container(config, resolve=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "asset", asset)
+        patched.setattr(corpus, "text_dir", lambda name: tmp_path / name)
+        corpus.register_resolvers()
+        yield compose
+    corpus.register_resolvers()
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in names(group)])
+def test_every_choice_of_every_group_composes_and_resolves(resolved, choice):
+    assert resolved(choice)
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_composes_and_resolves(resolved, name):
+    config = resolved(f"+experiment={name}")
+    assert config["data"]["tokenizer_name_or_path"].endswith("tokenizers/sotu32")
+    assert config["trainer"]["accumulate_grad_batches"] == 1
+    if config["algo"]["name"] in ALGORITHMS:
+        assert config["algo"]["teacher_path"].endswith(".ckpt")
+        assert config["algo"]["guard"]["every"] <= config["trainer"]["max_steps"]
+
+
+def flat(config, prefix=""):
+    """{"a.b": value} of a nested dictionary."""
+    values = {}
+    for key, value in config.items():
+        below = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        values |= below or {f"{prefix}{key}": value}
+    return values
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_of_ours_keeps_every_key_of_its_base(tiny, name):
+    ours, base = (
+        OmegaConf.to_container(tiny(f"algo={algo}", base=())) for algo in (name, BASES[name])
+    )
+    ours, base = flat(ours), flat(base)
+    assert base.keys() <= ours.keys()
+    changed = {key for key in base if ours[key] != base[key]}
+    assert changed == {
+        "algo.name",
+        "trainer._target_",
+        "trainer.limit_val_batches",
+        "callbacks.checkpoint_monitor.monitor",
+        "callbacks.checkpoint_monitor.save_top_k",
+    } | ({"sampling.predictor"} if name == "idlm_mdlm" else set())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_class_path_of_a_file_is_the_registered_class(tiny, name):
+    config = tiny(f"algo={name}", base=())
+    assert config.algo.name == name
+    assert hydra.utils.get_class(config.algo.class_path).__name__ == ALGORITHMS[name].split(".")[-1]
+
+
+def declared():
+    """The keys that our own files of algorithms set, as "trainer.limit_val_batches"."""
+    keys = set()
+    for path in OURS:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        config.pop("defaults", None)
+        keys |= flat(config).keys()
+    return sorted(keys)
+
+
+def test_the_declared_keys_are_found():
+    assert {"algo.guard.unigram_kl", "algo.tau", "sampling.predictor"} <= set(declared())
+
+
+@pytest.fixture(scope="module")
+def words():
+    """Every attribute, and the last part of every dotted string, in the sources."""
+    found = set()
+    for path in Path(host.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value.rpartition(".")[2])
+    return found
+
+
+@pytest.fixture(scope="module")
+def idlm(tiny):
+    return tiny("algo=idlm", base=())
+
+
+@pytest.mark.parametrize("key", sorted({*declared()} - READ_BY_HOSTS))
+def test_no_key_of_ours_is_one_that_nothing_reads(idlm, words, key):
+    """A key of an object is a parameter of its class; any other is a word of the sources."""
+    holder, _, leaf = key.rpartition(".")
+    target = OmegaConf.select(idlm, f"{holder}._target_")
+    if leaf == "_target_":
+        assert callable(hydra.utils.get_object(target))
+    elif target:
+        if holder == "trainer":
+            target = "lightning.Trainer"  # what manual_trainer passes its settings on to
+        assert leaf in inspect.signature(hydra.utils.get_object(target)).parameters
+    else:
+        assert leaf in words

@@ -1,0 +1,288 @@
+"""duo_ext.evaluate on random checkpoints: the rows, their settings, the files, the errors."""
+
+import hashlib
+import itertools
+import json
+import math
+import shlex
+import shutil
+
+import fsspec
+import pytest
+import torch
+import transformers
+
+import duo_ext.__main__
+from duo_ext import checkpoints, corpus, evaluate, report
+
+SETTINGS = {
+    "model", "algo", "host", "steps", "evaluations", "noise_removal", "temperature", "nucleus",
+    "precision", "samples", "seed", "seconds", "checkpoint", "checkpoint_sha256",
+}  # fmt: skip
+METRICS = {"genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv"}
+SMALL = ("--samples", "6", "--batch-size", "4", "--judge", "judge", "--output", "out")
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory):
+    """A random GPT-2 of one layer with the tokenizer sotu32."""
+    folder = tmp_path_factory.mktemp("judges") / "judge"
+    shutil.copytree(corpus.asset("tokenizers/sotu32"), folder)
+    torch.manual_seed(0)
+    size = {"vocab_size": 32, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 1}
+    config = transformers.GPT2Config(**size, bos_token_id=0, eos_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, judge_folder, text_folder, monkeypatch):
+    """The working directory: a judge, a text, and room for checkpoints and output."""
+    (tmp_path / "judge").symlink_to(judge_folder)
+    shutil.copytree(text_folder, tmp_path / "text", ignore=shutil.ignore_patterns("tokens"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(place, teacher):
+    """``checkpoint("mdlm", ...)``: the name of a random checkpoint in the working directory.
+
+    Its raw weights sample one token over and over; those of its average do not.
+    """
+
+    def make(name, *overrides, **options):
+        local = ("data.train=text", "data.cache_dir=text/tokens")
+        path = teacher(name, *local, *overrides, **options)
+        saved = checkpoints.read(path, "path")
+        saved["ema"]["shadow_params"] = [0.5 * p for p in saved["ema"]["shadow_params"]]
+        torch.save(saved, path)
+        return str(place.joinpath(path).name)
+
+    return make
+
+
+def run(*arguments):
+    """results.json of an evaluation."""
+    evaluate.main([*SMALL, *map(str, arguments)])
+    with open("out/results.json") as file:
+        return json.load(file, parse_constant=pytest.fail)
+
+
+def timeless(results):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in results["rows"]]
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def test_results_have_every_key_and_a_row_for_every_combination(checkpoint, place):
+    teacher, student = checkpoint("mdlm"), checkpoint("duo_base")
+    given = ["--teacher", teacher, "--student", student, "--steps", "2", "4"]
+    given += ["--noise-removal", "ancestral", "greedy", "none"]
+    given += ["--temperature", "0.5", "1", "--nucleus", "0.9", "1", "--seed", "7"]
+    results = run(*given)
+    assert results.keys() == {"rows", "judge", "data", "commit", "hardware", "command"}
+    assert shlex.split(results["command"]) == ["python", "-m", "duo_ext.evaluate", *SMALL, *given]
+    assert results["judge"]["name"] == "judge" and 1 < results["judge"]["heldout_ppl"] < 100
+    assert results["data"] == {"blocks": 32, "length": 16, "train": "text"}
+    assert results["commit"] and "torch" in results["hardware"]
+    rows = results["rows"]
+    models = [("teacher", "mdlm", teacher), ("student", "duo_base", student)]
+    ways = (2, 4), ("ancestral", "greedy", "none"), (0.5, 1.0), (0.9, 1.0)
+    keys = ("steps", "noise_removal", "temperature", "nucleus")
+    assert [(row["model"], *(row[key] for key in keys)) for row in rows] == [
+        (model, *way) for (model, *_), way in itertools.product(models, itertools.product(*ways))
+    ]
+    for row in rows:
+        _, algo, name = models[row["model"] == "student"]
+        assert row.keys() >= SETTINGS | METRICS
+        assert (row["algo"], row["host"], row["samples"], row["seed"]) == (algo, "standalone", 6, 7)
+        assert row["precision"] == "float64"
+        assert row["checkpoint"] == f"../{name}"
+        content = (place / name).read_bytes()
+        assert row["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
+        assert all(math.isfinite(row[key]) for key in METRICS) and row["seconds"] > 0
+        assert row["genppl_low"] <= row["genppl"] <= row["genppl_high"]
+        removal = row["noise_removal"] != "none"
+        if algo == "duo_base":
+            assert row["evaluations"] == row["steps"] + removal
+        else:  # without time conditioning an evaluation serves until a token changes
+            assert 1 <= row["evaluations"] <= row["steps"] + removal
+    assert str(place) not in (place / "out" / "results.json").read_text()
+
+
+def test_the_files_are_written_and_can_be_rendered_again(checkpoint, place, capsys):
+    names = checkpoint("duo_base"), checkpoint("duo_base", seed=4)
+    run("--student", *names, "--steps", 1, 2)
+    out, printed = place / "out", capsys.readouterr().out
+    files = {path.name for path in out.iterdir()}
+    assert files == {"results.json", "table.md", "figure.png", "samples.md"}
+    assert all(f"out/{name}" in printed for name in files)
+    table = (out / "table.md").read_text()
+    assert table in printed and "Judge judge" in table
+    samples = (out / "samples.md").read_text()
+    for name, steps in itertools.product(names, (1, 2)):
+        assert f"## student duo_base (../{name}), {steps} steps\n" in samples
+    assert samples.count("Sample 3\n") == 4 and "Sample 4" not in samples
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("table.md", "figure.png"):
+        (out / name).unlink()
+    assert report.main([str(out)]) == 0
+    assert (out / "table.md").read_text() == table and (out / "figure.png").exists()
+
+
+def test_the_seed_decides_every_row(checkpoint):
+    given = ("--student", checkpoint("duo_base"), checkpoint("mdlm"), "--steps", 2)
+    first, again, other = (timeless(run(*given, "--seed", seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert all(a["genppl"] != b["genppl"] for a, b in zip(first, other, strict=True))
+
+
+def test_a_row_does_not_depend_on_the_models_beside_it(checkpoint):
+    """Each model is compared with the held-out text at its own length and vocabulary."""
+    short, long = checkpoint("duo_base"), checkpoint("duo_base", "model.length=30", seed=4)
+    apart, together = [], timeless(run("--student", short, long, "--steps", 1))
+    for name in (short, long):
+        apart += timeless(run("--student", name, "--steps", 1))
+    assert together == apart
+
+
+def test_a_lower_temperature_and_a_smaller_nucleus_lower_the_entropy(checkpoint):
+    given = ("--student", checkpoint("duo_base"), checkpoint("mdlm"), "--steps", 4)
+    for option in ("--temperature", "--nucleus"):
+        entropies = [row["entropy"] for row in run(*given, option, 0.1, 1)["rows"]]
+        for low, high in (entropies[:2], entropies[2:]):
+            assert low < high - 0.2
+
+
+def test_an_output_folder_may_lie_elsewhere(checkpoint):
+    name, folder = checkpoint("duo_base"), "memory://evaluate/out"
+    evaluate.main([*SMALL[:-1], folder, "--student", name, "--steps", "1"])
+    assert report.load(folder)["rows"][0]["checkpoint"] == name
+    files = fsspec.filesystem("memory").ls(folder, detail=False)
+    assert {path.rpartition("/")[2] for path in files} == {
+        "results.json", "table.md", "figure.png", "samples.md"
+    }  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------- sampling
+
+
+@pytest.fixture
+def options():
+    """Options as the command line gives them: ``options("--seed", "3")``."""
+    return lambda *given: evaluate.parse([*SMALL, "--student", "unused", *given])
+
+
+@pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
+def test_a_model_is_loaded_with_its_average_in_the_precision_asked_for(checkpoint, options, algo):
+    name = checkpoint(algo)
+    saved = checkpoints.read(name, "name")
+    for precision in ("float64", "float32"):
+        subject = evaluate.load("student", name, options("--precision", precision))
+        assert subject.model.config.sampling.use_float64 == (precision == "float64")
+        shadow, parameters = saved["ema"]["shadow_params"], subject.model.backbone.parameters()
+        assert all(map(torch.equal, parameters, shadow))
+        assert not subject.model.training and not subject.model.backbone.training
+
+
+@pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
+def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, options, algo):
+    given = options("--seed", "3", "--samples", "5", "--batch-size", "3")
+    model = evaluate.load("student", checkpoint(algo), given).model
+    torch.manual_seed(3)
+    plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
+    tokens, evaluations, seconds = evaluate.sample(
+        model, evaluate.Setting(4, "ancestral", 1.0, 1.0), given
+    )
+    assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0
+    for temperature, nucleus in ((0.5, 1.0), (1.0, 0.5)):
+        setting = evaluate.Setting(4, "ancestral", temperature, nucleus)
+        assert not torch.equal(evaluate.sample(model, setting, given)[0], plain)
+    assert not model.backbone._forward_hooks
+
+
+def test_the_commit_is_the_version_where_there_is_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert evaluate.commit().startswith("idlm ")
+
+
+# ------------------------------------------------------------------------------------- errors
+
+
+def error_of(capfd, *arguments):
+    """The one line that an evaluation ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(list(map(str, arguments)))
+    message = stopped.value.code
+    assert isinstance(message, str) and "\n" not in message and message.startswith("error: ")
+    assert "Traceback" not in "".join(capfd.readouterr())
+    return message
+
+
+WRONG = {
+    "--steps 0": "--steps is 0; at least 1",
+    "--samples 0": "--samples is 0; at least 1",
+    "--batch-size -1": "--batch-size is -1; at least 1",
+    "--seed -1": "--seed is -1; at least 0",
+    "--temperature 0": "--temperature is 0.0; above 0",
+    "--temperature nan": "--temperature is nan; above 0",
+    "--nucleus 1.5": "--nucleus is 1.5; above 0, at most 1",
+    "--device nowhere": "--device is 'nowhere'; torch cannot use it here",
+    "--student none.ckpt": "--student is 'none.ckpt'; it cannot be opened: No such file",
+    "--teacher ${idlm_asset:none}": "want a file or folder under duo_ext/assets",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_option_that_cannot_work(place, capfd, wrong):
+    message = error_of(capfd, *SMALL, "--student", "unused.ckpt", *wrong.split(" "))
+    assert WRONG[wrong] in message
+    assert not (place / "out").exists()
+
+
+def test_no_checkpoint_at_all(place, capfd):
+    assert "nothing to evaluate: give --teacher or --student" in error_of(capfd, *SMALL)
+
+
+def test_a_judge_that_does_not_exist(checkpoint, place, capfd):
+    name, missing = checkpoint("duo_base"), place / "nobody"
+    message = error_of(capfd, *SMALL, "--student", name, "--judge", missing)
+    assert "--judge" in message and f"'{missing}'" in message and "config.json" in message
+    assert not (place / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_before_the_sampling(
+    checkpoint, place, capfd, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "sample", pytest.fail)
+    name = checkpoint("duo_base")
+    for folder in ("text/train.txt", "text/train.txt/out"):
+        before = (place / "text" / "train.txt").read_text()
+        message = error_of(capfd, *SMALL, "--student", name, "--output", folder)
+        assert f"--output is '{folder}'; it must be a folder that can be written" in message
+        assert (place / "text" / "train.txt").read_text() == before
+
+
+def test_a_checkpoint_that_no_sampler_here_is_for(checkpoint, place, capfd):
+    name = checkpoint("ar")
+    assert f"'{name}' is a checkpoint of algo=ar" in error_of(capfd, *SMALL, "--teacher", name)
+
+
+def test_a_checkpoint_without_its_configuration(checkpoint, place, capfd):
+    name = checkpoint("duo_base")
+    saved = checkpoints.read(name, "name")
+    del saved["hyper_parameters"]
+    torch.save(saved, name)
+    message = error_of(capfd, *SMALL, "--student", name)
+    assert f"--student is '{name}'; it carries no configuration" in message
+
+
+def test_a_text_that_is_gone_is_told_before_the_sampling(checkpoint, place, capfd, monkeypatch):
+    monkeypatch.setattr(evaluate, "sample", pytest.fail)
+    first = checkpoint("duo_base")
+    second = checkpoint("duo_base", "data.train=elsewhere", seed=4)
+    message = error_of(capfd, *SMALL, "--student", first, second)
+    assert "'elsewhere/validation.txt' is missing" in message
