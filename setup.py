@@ -19,7 +19,7 @@ setup(
     package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
     install_requires=[
         "torch>=2.4",
-        "lightning>=2.4,!=2.6.2,!=2.6.3",
+        "lightning>=2.6,!=2.6.2,!=2.6.3",
         "hydra-core>=1.3.2",
         "omegaconf>=2.3,<2.4",
         "transformers>=4.38,<6",

@@ -65,7 +65,7 @@ def parse(arguments):
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
     parser.add_argument("--nucleus", nargs="+", type=float, default=[1.0])
     parser.add_argument("--samples", type=int, default=1024, help="samples a row")
-    parser.add_argument("--batch-size", type=int, default=128, help="samples at a time")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples at a time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
     parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")

@@ -1,6 +1,5 @@
 """Files through fsspec, learning-rate schedules, and checks with one clear sentence."""
 
-import logging
 import math
 
 import fsspec
@@ -10,17 +9,6 @@ import torch
 def fsspec_exists(filename):
     fs, path = fsspec.core.url_to_fs(filename)
     return fs.exists(path)
-
-
-def fsspec_mkdirs(dirname, exist_ok=True):
-    fs, path = fsspec.core.url_to_fs(dirname)
-    fs.makedirs(path, exist_ok=exist_ok)
-
-
-def get_logger(name=__name__, level=logging.INFO):
-    logger = logging.getLogger(name)
-    logger.setLevel(level)
-    return logger
 
 
 class CosineDecayWarmupLRScheduler(torch.optim.lr_scheduler.LambdaLR):

@@ -8,7 +8,7 @@ import omegaconf
 import pytest
 import torch
 
-STEPS = {"sedd": "sampling.predictor=analytic"}
+NEEDS = {"sedd": "sampling.predictor=analytic"}
 
 
 class ToyTokenizer:
@@ -45,7 +45,7 @@ def build(standalone, composed):
     """``build("mdlm", 3, ...)`` is an algorithm over 3 tokens with random weights."""
 
     def make(algorithm, tokens=3, *overrides, seed=0):
-        fixed = [STEPS[algorithm]] if algorithm in STEPS else []
+        fixed = [NEEDS[algorithm]] if algorithm in NEEDS else []
         config = composed(algorithm, *fixed, *overrides)
         torch.manual_seed(seed)
         model = standalone.module("main").ALGORITHMS[algorithm](config, ToyTokenizer(tokens))
