@@ -33,7 +33,10 @@ class Family:
 
 
 def _absorbing(model):
-    return processes.AbsorbingProcess(model.vocab_size, model.mask_index)
+    on_policy = model.config.algo.on_policy
+    if not 0 <= on_policy <= 1:
+        raise ValueError(f"algo.on_policy is {on_policy}; it must lie between 0 and 1")
+    return processes.AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
 
 
 def _categorical(model):

@@ -75,12 +75,17 @@ class AbsorbingProcess:
     The network puts no mass on the mask and copies visible tokens, so the loss lives at the
     positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
+
+    A share ``on_policy`` of the z_t are not noised data but states of the student's own sampling,
+    on which a few-step sampler is used; the paper has 0. It slows the drift of the marginals.
     """
 
     vocab_size: int
     mask_index: int
     schedule: LogLinear = LOG_LINEAR
     eps: float = 1e-3
+    on_policy: float = 0.0
+    rollout_steps: int = 4
 
     def corrupt(self, x0_BL, alpha_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
@@ -102,15 +107,42 @@ class AbsorbingProcess:
     def _outside(self, logits):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
 
-    def _draw(self, x0_BL, given_BL):
+    def _draw(self, student, x0_BL, given_BL):
         """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
         B, device = len(x0_BL), x0_BL.device
         alpha_t, _ = self.schedule(sample_times(B, self.eps, device))
         alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
         z_BL = self.corrupt(x0_BL, alpha_t, given_BL)
         hidden_BL = self._hidden(alpha_s, given_BL)
+        if self.on_policy > 0:
+            chosen_B = torch.rand(B, device=device) < self.on_policy
+            states = self.rollout(student, x0_BL[chosen_B], given_BL[chosen_B])
+            z_BL[chosen_B], alpha_t[chosen_B] = states
         weight_B = dalpha_s / (1 - alpha_s)
         return z_BL, alpha_t, hidden_BL, alpha_s, weight_B[:, None].expand_as(hidden_BL)
+
+    @torch.no_grad()
+    def rollout(self, student, x0_BL, given_BL):
+        """States (B, L) of the student's own sampling in ``rollout_steps`` steps, and alpha_t (B,).
+
+        Each sequence stops before a step drawn at random, so its t is 1, ..., 1 / rollout_steps.
+        """
+        K, B, device = self.rollout_steps, len(x0_BL), x0_BL.device
+        alphas, _ = self.schedule(1 - torch.arange(K, device=device) / K)
+        stop_B = torch.randint(K, (B,), device=device)
+        z_BL = torch.where(given_BL, x0_BL, self.mask_index)
+        for step in range(K - 1):
+            going_B = stop_B > step
+            z = z_BL[going_B]
+            features = student.features(z, alphas[step].expand(len(z)))
+            unmasked = torch.rand(z.shape, device=device) < (
+                (alphas[step + 1] - alphas[step]) / (1 - alphas[step])
+            )
+            unmasked &= z == self.mask_index
+            z[unmasked] = sample_tokens(self.probs(student.head(features[unmasked])))
+            z_BL[going_B] = z
+        torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
+        return z_BL, alphas[stop_B]
 
     def _renoise(self, z_BL, hidden_BL, student, features_BLD):
         """x_s: the student's sampled tokens with the mask at the hidden positions."""
@@ -122,7 +154,7 @@ class AbsorbingProcess:
         return x_BL
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(x0_BL, given_BL)
+        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
         free_BL = (z_BL == self.mask_index) & hidden_BL
         copied_BL = hidden_BL & ~free_BL
         with torch.no_grad():
@@ -138,7 +170,7 @@ class AbsorbingProcess:
         return (soft.sum() + hard.sum()) / (~given_BL).sum()
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(x0_BL, given_BL)
+        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
         free_BL = (z_BL == self.mask_index) & hidden_BL
         features = student.features(z_BL, alpha_t)
         # first with gradient: older autocasts keep the cast weights of the first use

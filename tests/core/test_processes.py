@@ -41,7 +41,7 @@ def same(actual, expected):
 
 def dense_absorbing(process, student, others, x0, given, signs):
     """sum over masked positions of w <xhat, sum_i sign_i log f_i>, every tensor (B, L, V)."""
-    z, alpha_t, hidden, alpha_s, weight = process._draw(x0, given)
+    z, alpha_t, hidden, alpha_s, weight = process._draw(student, x0, given)
     logits = student(z, alpha_t)
     with torch.no_grad():
         x = process._renoise(z, hidden, student, student.features(z, alpha_t))
@@ -76,7 +76,7 @@ def test_absorbing_heads_run_only_where_needed(networks, batch):
     """The student's differentiated rows are those masked in z_t and in x_s."""
     process, (student, fake, teacher) = PROCESSES["absorbing"], networks
     torch.manual_seed(1)
-    z, _, hidden, _, _ = process._draw(*batch)
+    z, _, hidden, _, _ = process._draw(student, *batch)
     torch.manual_seed(1)
     process.student_loss(student, fake, teacher, *batch)
     both = ((z == MASK) & hidden).sum().item()
@@ -196,6 +196,55 @@ def test_corruption_frequencies():
     assert abs(kept - (alpha + (1 - alpha) / V)) < 0.01
     masked = (PROCESSES["absorbing"].corrupt(x0, alpha, given) == MASK).double().mean()
     assert abs(masked - (1 - alpha)) < 0.01
+
+
+class TestRollout:
+    """States of the student's own sampling in place of noised data."""
+
+    process = processes.AbsorbingProcess(V, MASK, on_policy=1.0, rollout_steps=4)
+
+    def states(self, toy, n=4000):
+        """With a student that says the same everywhere."""
+        student = toy(V, L)
+        with torch.no_grad():
+            student.backbone.w2.zero_()
+            student.head = lambda features: torch.arange(V).double().expand(*features.shape[:-1], V)
+        torch.manual_seed(0)
+        x0 = torch.zeros(n, L, dtype=torch.long)
+        given = torch.zeros(n, L, dtype=torch.bool)
+        given[:, 0] = True
+        return *self.process.rollout(student, x0, given), given
+
+    def test_share_of_masks_is_the_process_own(self, toy):
+        z, alpha, given = self.states(toy)
+        levels, _ = self.process.schedule(torch.tensor([1.0, 0.75, 0.5, 0.25]))
+        assert set(alpha.tolist()) == set(levels.tolist())
+        for level in levels:
+            masked = (z[alpha == level] == MASK)[~given[alpha == level]].double().mean()
+            assert abs(masked - (1 - level)) < 0.02
+
+    def test_visible_tokens_are_the_students_and_the_given_ones(self, toy):
+        z, _, given = self.states(toy)
+        assert (z[given] == 0).all()
+        tokens = z[~given][z[~given] != MASK]
+        expected = self.process.probs(torch.arange(V).double())[:MASK]
+        shares = tokens.bincount(minlength=MASK).double() / len(tokens)
+        torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
+
+    def test_the_chosen_share_is_replaced(self, networks):
+        process = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
+        x0 = torch.randint(0, MASK, (600, L))
+        torch.manual_seed(0)
+        _, alpha, *_ = process._draw(networks[0], x0, torch.zeros(600, L, dtype=torch.bool))
+        levels, _ = process.schedule(torch.tensor([1.0, 0.75, 0.5, 0.25]))
+        assert 0.4 < torch.isin(alpha, levels).double().mean() < 0.6
+
+    @pytest.mark.parametrize("bf16", [False, True])
+    def test_all_student_weights_get_their_gradient(self, networks, batch, bf16):
+        student, fake, teacher = networks
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            self.process.student_loss(student, fake, teacher, *batch).backward()
+        assert all(p.grad.abs().max() > 0 for p in student.backbone.parameters())
 
 
 def test_times_are_stratified():
