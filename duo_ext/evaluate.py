@@ -26,6 +26,7 @@ import tqdm
 
 from duo_ext import checkpoints, corpus, host, metrics, report
 from duo_ext.__main__ import one_sentence
+from duo_ext.files import write_whole
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
@@ -292,8 +293,7 @@ def main(arguments=None):
         results, readable = evaluate(options)
         report.save(results, options.output)
         report.render(options.output)
-        with fsspec.open(f"{options.output}/samples.md", "w") as file:
-            file.write(report.samples_markdown(readable))
+        write_whole(f"{options.output}/samples.md", report.samples_markdown(readable).encode())
     print(report.page(results))
     names = ("results.json", "table.md", "figure.png", "samples.md")
     print("written: " + ", ".join(f"{options.output}/{name}" for name in names))

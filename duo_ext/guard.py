@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 
-import fsspec
+from duo_ext.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,4 @@ class Guard:
         """The history as JSON, through fsspec, complete or not at all; nan becomes null."""
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
         finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
-        fs, local = fsspec.core.url_to_fs(path)
-        fs.pipe_file(f"{local}.tmp", json.dumps(finite, indent=1).encode())
-        fs.mv(f"{local}.tmp", local)
+        write_whole(path, json.dumps(finite, indent=1).encode())

@@ -11,12 +11,13 @@ import json
 import math
 import sys
 import textwrap
-import uuid
 from collections import defaultdict
 from collections.abc import Callable
 
 import fsspec
 import numpy as np
+
+from duo_ext.files import write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
 SETTINGS = ("noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
@@ -58,13 +59,13 @@ def save(results: dict, folder: str) -> None:
     ``folder`` is a path or any URL that fsspec writes; it is made where it is missing.
     """
     text = json.dumps(_finite(results), indent=1, allow_nan=False)
-    _write(f"{folder}/results.json", text.encode())
+    write_whole(f"{folder}/results.json", text.encode())
 
 
 def render(folder: str) -> None:
     """Rewrite ``folder``/table.md and ``folder``/figure.png from ``folder``/results.json."""
     results = load(folder)
-    _write(f"{folder}/table.md", page(results).encode())
+    write_whole(f"{folder}/table.md", page(results).encode())
     figure(results, f"{folder}/figure.png")
 
 
@@ -99,20 +100,6 @@ def _finite(value):
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: str, content: bytes) -> None:
-    """Write to a new name beside ``path``, then move it there: a reader never sees half a file."""
-    files, path = fsspec.core.url_to_fs(str(path))
-    files.makedirs(path.rpartition("/")[0], exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        files.pipe_file(temporary, content)
-        files.mv(temporary, path)
-    except BaseException:
-        if files.exists(temporary):
-            files.rm(temporary)
-        raise
 
 
 # ---------------------------------------------------------------------------------- comparisons
@@ -365,7 +352,7 @@ def figure(results: dict, path: str) -> None:
     """
     buffer = io.BytesIO()
     _draw(results).savefig(buffer, format="png", dpi=150)
-    _write(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _draw(results: dict):

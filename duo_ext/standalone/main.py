@@ -9,7 +9,6 @@ import os
 
 import algo
 import dataloader
-import fsspec
 import hydra
 import lightning
 import omegaconf
@@ -17,6 +16,7 @@ import torch
 import utils
 
 from duo_ext import checkpoints
+from duo_ext.files import write_whole
 
 ALGORITHMS = {
     "ar": algo.AR,
@@ -27,10 +27,14 @@ ALGORITHMS = {
     "distillation": algo.Distillation,
 }
 
-omegaconf.OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
-omegaconf.OmegaConf.register_new_resolver("div_up", lambda a, b: -(-a // b), replace=True)
-omegaconf.OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
-omegaconf.OmegaConf.register_new_resolver("minus", lambda a, b: a - b, replace=True)
+RESOLVERS = {
+    "cwd": os.getcwd,
+    "div_up": lambda a, b: -(-a // b),
+    "mul": lambda a, b: a * b,
+    "minus": lambda a, b: a - b,
+}
+for _name, _resolver in RESOLVERS.items():
+    omegaconf.OmegaConf.register_new_resolver(_name, _resolver, replace=True)
 
 
 def _load(diffusion_model, config, tokenizer, key):
@@ -64,8 +68,7 @@ def _generate_samples(diffusion_model, config, logger, tokenizer):
         "generated_seqs": texts,
     }
     print(f"GenPPL {result['generative_ppl']:.3f}  entropy {result['entropy']:.4f}")
-    with fsspec.open(config.eval.generated_samples_path, "w") as file:
-        json.dump(result, file, indent=1)
+    write_whole(config.eval.generated_samples_path, json.dumps(result, indent=1).encode())
     return result
 
 

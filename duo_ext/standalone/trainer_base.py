@@ -270,6 +270,9 @@ class Diffusion(TrainerBase):
     def _sigma_from_alphat(self, alpha_t):
         return -alpha_t.log()
 
+    def _sigma(self, t):
+        return self._sigma_from_alphat(self.noise(t)[1])
+
     def nll(self, x0, output_tokens, current_accumulation_step=None, train_mode=False):
         """The bound at one random time for each sequence, (B, L) nats per token."""
         t = self._sample_t(x0.shape[0], current_accumulation_step)
@@ -328,7 +331,7 @@ class Diffusion(TrainerBase):
         if removal == "none":
             return x
         if removal == "greedy":
-            return self.forward(x, self._sigma_from_alphat(self.noise(t)[1])).argmax(dim=-1)
+            return self.forward(x, self._sigma(t)).argmax(dim=-1)
         if self.sampler == "analytic":
             return self._denoiser_update(x, t)
         return self._ancestral_update(x, t, None, p_x0, noise_removal_step=True)[1]
@@ -368,14 +371,12 @@ class AbsorbingState(Diffusion):
 
     def _analytic_update(self, x, t, dt):
         """Tweedie tau-leaping of SEDD (arXiv 2310.16834, theorem 4.2), from t to t - dt."""
-        sigma_t = self._sigma_from_alphat(self.noise(t)[1])
-        sigma_s = self._sigma_from_alphat(self.noise(t - dt)[1])
+        sigma_t, sigma_s = self._sigma(t), self._sigma(t - dt)
         return sample_categorical(self._tweedie(x, sigma_t, sigma_t - sigma_s))
 
     def _denoiser_update(self, x, t):
         """The same from t to clean data, where no mask may remain."""
-        sigma_t = self._sigma_from_alphat(self.noise(t)[1])
-        probs = self._tweedie(x, sigma_t, sigma_t)
+        probs = self._tweedie(x, self._sigma(t), self._sigma(t))
         probs[..., self.mask_index] = 0
         return sample_categorical(probs)
 
