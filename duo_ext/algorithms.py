@@ -232,12 +232,9 @@ class IDLM(trainer_base.Diffusion):
         settings = self.config.algo.guard
         if not settings.every:
             return None
-        settings_of_judge = self.config.eval
-        self.judge = metrics.Judge(
-            settings_of_judge.gen_ppl_eval_model_name_or_path,
-            self.device,
-            settings_of_judge.perplexity_batch_size,
-        )
+        evaluation = self.config.eval
+        judge = evaluation.gen_ppl_eval_model_name_or_path
+        self.judge = metrics.Judge(judge, self.device, evaluation.perplexity_batch_size)
         _, valid = dataloader.get_dataloaders(self.config, self.tokenizer, skip_train=True)
         held_out = torch.cat([batch["input_ids"] for batch in valid])
         self.reference = metrics.Reference(held_out, self.vocab_size)

@@ -79,6 +79,23 @@ def test_the_two_ways_of_attention_give_the_same_logits(dit):
     torch.testing.assert_close(model(x, sigma), fused, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attention_is_given_its_layout(standalone, causal):
+    """A stand-in that works on (B, L, H, K), as flash-attn does, gives what attention gives."""
+    dit = standalone.module("models").dit
+
+    def flash(q_BLHK, k_BLHK, v_BLHK, causal):
+        assert q_BLHK.shape == (2, 5, 3, 4)
+        scores = torch.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK) / 2
+        if causal:
+            scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+        return torch.einsum("bhlm,bmhk->blhk", scores.softmax(-1), v_BLHK)
+
+    q, k, v = torch.randn(3, 2, 3, 5, 4, dtype=torch.float64).unbind()
+    given = dit.in_flash_layout(flash, q, k, v, causal)
+    torch.testing.assert_close(given, dit.attention(q, k, v, causal))
+
+
 def reach(model, sigma):
     """Which positions of the output change when the token at position 2 of five does."""
     x, _ = tokens_and_noise(size=V, batch=1)

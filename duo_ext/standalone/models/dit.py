@@ -6,6 +6,8 @@ V vocabulary.
 """
 
 import contextlib
+import functools
+import importlib.util
 import math
 
 import huggingface_hub
@@ -18,16 +20,33 @@ TIME_FREQUENCIES = 256
 MLP_RATIO = 4
 
 
+@functools.cache
+def flash_attention():
+    """flash-attn's function on (B, L, H, K) where the package is installed, else None."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return None
+    return importlib.import_module("flash_attn").flash_attn_func
+
+
 def attention(q_BHLK, k_BHLK, v_BHLK, causal):
     """softmax(q k^T / sqrt(K)) v, the fastest way the device has.
 
     On a CPU the backward pass of the fused kernel is slower than two plain products, so the fused
     one serves the CPU only where no gradient is asked for.
     """
+    half = q_BHLK.dtype in (torch.bfloat16, torch.float16)
+    if q_BHLK.is_cuda and half and flash_attention():
+        return in_flash_layout(flash_attention(), q_BHLK, k_BHLK, v_BHLK, causal)
     if q_BHLK.is_cuda or causal or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
     scores_BHLL = q_BHLK @ k_BHLK.transpose(-1, -2) / math.sqrt(q_BHLK.shape[-1])
     return scores_BHLL.softmax(-1) @ v_BHLK
+
+
+def in_flash_layout(function, q_BHLK, k_BHLK, v_BHLK, causal):
+    """A function on (B, L, H, K) applied to (B, H, L, K)."""
+    mixed_BLHK = function(*(x.transpose(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK)), causal=causal)
+    return mixed_BLHK.transpose(1, 2)
 
 
 class Rotary(nn.Module):
