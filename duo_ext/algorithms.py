@@ -45,10 +45,9 @@ def _categorical(model):
 
 def _gaussian(model):
     settings = model.config.algo
-    gammas = (settings.gamma_min, settings.gamma_max)
-    if None in gammas:
-        gammas = schedules.matching_gammas(model.vocab_size)
-    schedule = schedules.GaussianSchedule(model.vocab_size, *gammas)
+    schedule = schedules.GaussianSchedule.configured(
+        model.vocab_size, settings.gamma_min, settings.gamma_max
+    )
     return processes.GaussianUniformProcess(model.vocab_size, schedule, tau=settings.tau)
 
 
@@ -69,6 +68,7 @@ class Opponents:
 
     teacher: torch.nn.Module
     fake: torch.nn.Module
+    teacher_sha256: str
 
 
 class IDLM(trainer_base.Diffusion):
@@ -118,7 +118,8 @@ class IDLM(trainer_base.Diffusion):
         if stage != "fit":
             return
         teacher = self._load_teacher()
-        self.opponents = Opponents(teacher, copy.deepcopy(teacher))
+        sha256 = checkpoints.fingerprint(teacher)
+        self.opponents = Opponents(teacher, copy.deepcopy(teacher), sha256)
         self.backbone.load_state_dict(teacher.state_dict())
         if self.ema:
             self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
@@ -297,7 +298,7 @@ class IDLM(trainer_base.Diffusion):
         """What must be the same for a checkpoint to be this run's."""
         config = self.config
         return {
-            "teacher": checkpoints.fingerprint(self.opponents.teacher),
+            "teacher": self.opponents.teacher_sha256,
             "process": config.algo.process,
             "noising": config.algo.noising,
             "fake_ratio": config.algo.fake_ratio,

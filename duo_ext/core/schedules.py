@@ -75,6 +75,13 @@ class GaussianSchedule:
     gamma_min: float
     gamma_max: float
 
+    @classmethod
+    def configured(cls, vocab_size, gamma_min, gamma_max):
+        """The schedule of a configuration, where a range with a null is ``matching_gammas``."""
+        if gamma_min is None or gamma_max is None:
+            gamma_min, gamma_max = matching_gammas(vocab_size)
+        return cls(vocab_size, gamma_min, gamma_max)
+
     def gamma(self, t_B):
         return self.gamma_min + t_B.double() * (self.gamma_max - self.gamma_min)
 

@@ -175,11 +175,9 @@ class DUO(DUO_BASE):
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
-        algo = config.algo
-        gammas = (algo.gamma_min, algo.gamma_max)
-        if None in gammas:
-            gammas = schedules.matching_gammas(self.vocab_size)
-        self.gaussian = schedules.GaussianSchedule(self.vocab_size, *gammas)
+        self.gaussian = schedules.GaussianSchedule.configured(
+            self.vocab_size, config.algo.gamma_min, config.algo.gamma_max
+        )
 
     def _compute_gumbel_tau_inverse(self):
         """1 / tau: log10 tau goes linearly from its start to its end within the curriculum."""
@@ -198,7 +196,7 @@ class DUO(DUO_BASE):
     def nll(self, x0, output_tokens, current_accumulation_step=None, train_mode=False):
         if not self.training or self.trainer.global_step >= self.config.algo.curriculum_end:
             return super().nll(x0, output_tokens, current_accumulation_step, train_mode)
-        t = self._sample_t(x0.shape[0], current_accumulation_step)
+        t = self._sample_t(len(x0), current_accumulation_step)
         alpha_t, dalpha_t = (value.float()[:, None] for value in self.gaussian(t))
         one_hot = torch.nn.functional.one_hot(x0, self.vocab_size).float()
         w = self._q_xt_gaussian(one_hot, t)
@@ -270,7 +268,7 @@ class Distillation(DUO):
         if not self.training:
             return DUO_BASE.nll(self, x0, output_tokens, current_accumulation_step, train_mode)
         dt = self._compute_dt()
-        t = dt + (1 - dt) * self._sample_t(x0.shape[0], current_accumulation_step)
+        t = dt + (1 - dt) * self._sample_t(len(x0), current_accumulation_step)
         s = t - dt
         xt, xs = self._sample_trajectory(x0, t, s)
         log_student = self.forward(xt, self._gaussian_sigma(t))

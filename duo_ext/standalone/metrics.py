@@ -34,10 +34,9 @@ def _likelihoods(prefix):
 
 
 class Metrics:
-    """Running likelihoods of training and validation; GenPPL and entropy of samples."""
+    """Running likelihoods of validation; GenPPL and entropy of samples."""
 
     def __init__(self, gen_ppl_eval_model_name_or_path=None, eval_ppl_batch_size=None):
-        self.train_nlls = _likelihoods("train/")
         self.valid_nlls = _likelihoods("val/")
         self.judge_name = gen_ppl_eval_model_name_or_path
         self.judge_batch_size = eval_ppl_batch_size
@@ -45,23 +44,17 @@ class Metrics:
         self.sample_entropy = torchmetrics.MeanMetric()
 
     def to(self, *args, **kwargs):
-        for name in ("train_nlls", "valid_nlls", "gen_ppl", "sample_entropy"):
+        for name in ("valid_nlls", "gen_ppl", "sample_entropy"):
             setattr(self, name, getattr(self, name).to(*args, **kwargs))
 
     def reset(self):
-        for metric in (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy):
+        for metric in (self.valid_nlls, self.gen_ppl, self.sample_entropy):
             metric.reset()
 
-    @staticmethod
-    def _update(collection, nll, count):
-        for metric in collection.values():
-            metric.update(nll / count, count)
-
-    def update_train(self, nll, aux_loss, num_tokens):
-        self._update(self.train_nlls, nll.detach() + aux_loss, num_tokens)
-
     def update_valid(self, nll, aux_loss, num_tokens):
-        self._update(self.valid_nlls, nll.detach() + aux_loss, num_tokens)
+        """Take in the summed likelihood of ``num_tokens`` tokens, in nats."""
+        for metric in self.valid_nlls.values():
+            metric.update((nll.detach() + aux_loss) / num_tokens, num_tokens)
 
     def record_entropy(self, tokens):
         """tokens (B, L); the mean over sequences of the entropy of their token counts, nats."""

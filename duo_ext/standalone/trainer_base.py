@@ -172,7 +172,6 @@ class TrainerBase(lightning.LightningModule):
             batch["input_ids"], batch["attention_mask"], accumulation_step, train_mode=True
         )
         utils.stop_if_not_finite(losses.loss, "loss", self.trainer.global_step)
-        self.metrics.update_train(losses.nlls, losses.prior_loss, losses.num_tokens)
         self.log("trainer/loss", losses.loss.detach(), prog_bar=True, sync_dist=True)
         return losses.loss
 
@@ -182,7 +181,6 @@ class TrainerBase(lightning.LightningModule):
         self.log("trainer/grad_norm", norm)
 
     def on_train_epoch_start(self):
-        self.metrics.reset()
         self.backbone.train()
 
     def on_validation_epoch_start(self):
@@ -275,7 +273,7 @@ class Diffusion(TrainerBase):
 
     def nll(self, x0, output_tokens, current_accumulation_step=None, train_mode=False):
         """The bound at one random time for each sequence, (B, L) nats per token."""
-        t = self._sample_t(x0.shape[0], current_accumulation_step)
+        t = self._sample_t(len(x0), current_accumulation_step)
         dalpha_t, alpha_t = self.noise(t[:, None])
         xt = self.q_xt(x0, alpha_t)
         log_x_theta = self.forward(xt, sigma=self._sigma_from_alphat(alpha_t))
