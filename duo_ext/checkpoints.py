@@ -1,25 +1,88 @@
 """Checkpoints: read without running foreign code, compared with a model before they are used."""
 
+import contextlib
 import hashlib
+import os
 import re
+import typing
+from dataclasses import dataclass, field
 
 import fsspec
+import omegaconf
 import torch
 
+from duo_ext import files
 
-def read(path, key):
-    """A checkpoint of tensors and plain values; ``key`` is the setting that named the path.
 
-    Raises ValueError if the file is missing, is no checkpoint, or holds other objects.
+@dataclass(frozen=True)
+class Saved:
+    """A trained denoiser as a file holds it.
+
+    ``weights``: the raw weights under the DIT's own names; ``average``: their EMA, a list in the
+    order of the DIT's parameters, or None; ``config``: Duo's configuration as plain values, as far
+    as the file carries it.
     """
+
+    weights: dict
+    average: list | None = None
+    config: dict = field(default_factory=dict)
+
+
+class Tokenizer:
+    """Stands for the tokenizers in Duo's checkpoints: they are not made, and nobody needs them."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def plain_dict(*_):
+    """Instead of OmegaConf's defaultdicts, which torch.load makes but does not fill."""
+    return {}
+
+
+# What Duo's checkpoints hold besides tensors and plain values.
+CONFIG_TYPES = {
+    "omegaconf.dictconfig.DictConfig": omegaconf.DictConfig,
+    "omegaconf.listconfig.ListConfig": omegaconf.ListConfig,
+    "omegaconf.base.ContainerMetadata": omegaconf.base.ContainerMetadata,
+    "omegaconf.base.Metadata": omegaconf.base.Metadata,
+    "omegaconf.nodes.AnyNode": omegaconf.AnyNode,
+    "typing.Any": typing.Any,
+    "collections.defaultdict": plain_dict,
+    "builtins.dict": dict,
+    "builtins.list": list,
+    "builtins.int": int,
+}
+TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
+
+
+def types(file):
+    """The types beyond torch's own that a checkpoint names: [(type, name)] of those that are safe
+    to make, [name] of the others."""
     try:
-        opened = fsspec.open(path, "rb").open()
-    except Exception as error:  # fsspec's file systems each raise their own
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{key} is '{path}'; it cannot be opened: {reason}") from error
-    with opened as file:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # torch.load will say what is wrong with the file
+        names = []
+    file.seek(0)
+    known = [(CONFIG_TYPES[name], name) for name in names if name in CONFIG_TYPES]
+    known += [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
+    return known, sorted(set(names) - {name for _, name in known})
+
+
+def read(path, key, trust=False):
+    """A checkpoint of tensors, plain values and known types; ``key`` is the setting that named it.
+
+    Raises ValueError if the file is missing, is no Duo checkpoint, or holds other objects, unless
+    ``trust`` says that whatever it holds may be made.
+    """
+    with opened(path, key) as file:
         try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            known, _ = types(file)
+            with torch.serialization.safe_globals(known):
+                checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
             raise ValueError(f"{key} is '{path}'; {_refusal(error)}") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
@@ -28,24 +91,42 @@ def read(path, key):
     return checkpoint
 
 
+@contextlib.contextmanager
+def opened(path, key):
+    """A file that fsspec opens, or a ValueError that says why not."""
+    try:
+        file = fsspec.open(path, "rb").open()
+    except Exception as error:  # fsspec's file systems each raise their own
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key} is '{path}'; it cannot be opened: {reason}") from error
+    with file:
+        yield file
+
+
 def _refusal(error):
     """Why torch.load refused a file, without torch's advice to load it all the same."""
-    foreign = re.search(r"GLOBAL (\S+)", str(error))
-    if foreign:
-        return f"it holds '{foreign[1]}', but only tensors and plain values are loaded"
-    return "it is damaged, or no file of torch.save"
+    unknown = re.search(r"GLOBAL (\S+)", str(error))
+    return mistrust(unknown[1]) if unknown else "it is damaged, or no file of torch.save"
 
 
-def saved_config(checkpoint):
-    """The configuration that a checkpoint carries, as plain values; {} where there is none."""
-    return checkpoint.get("hyper_parameters", {}).get("config", {})
+def mistrust(name):
+    return (
+        f"it holds '{name}', which could run code: only tensors, plain values and Duo's own types "
+        "are loaded, unless ++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate and "
+        "export) says that you trust the file"
+    )
 
 
-def backbone_weights(checkpoint):
-    """The raw weights of the denoiser, by their names in it."""
+def denoiser(checkpoint):
+    """The denoiser in a Lightning checkpoint of Duo's, as ``Saved``."""
     prefix = "backbone."
     weights = checkpoint["state_dict"].items()
-    return {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)}
+    average = checkpoint["ema"]["shadow_params"] if "ema" in checkpoint else None
+    config = checkpoint.get("hyper_parameters", {}).get("config", {})
+    if omegaconf.OmegaConf.is_config(config):
+        config = omegaconf.OmegaConf.to_container(config, resolve=False)
+    return Saved(weights, average, config)
 
 
 def dimensions(weights):
@@ -55,24 +136,31 @@ def dimensions(weights):
         "vocabulary": embedding.shape[0],
         "model.hidden_size": embedding.shape[1],
         "model.n_blocks": sum(key.endswith("attn_out.weight") for key in weights),
-        "width of a head": 2 * len(weights["rotary_emb.inv_freq"]),
     }
+    if "rotary_emb.inv_freq" in weights:
+        sizes["width of a head"] = 2 * len(weights["rotary_emb.inv_freq"])
     if "sigma_map.mlp.0.weight" in weights:
         sizes["model.cond_dim"] = len(weights["sigma_map.mlp.0.weight"])
     return sizes
 
 
-def check(checkpoint, backbone, key):
-    """Raise a ValueError that names the first dimension in which checkpoint and model differ."""
-    weights, state = backbone_weights(checkpoint), backbone.state_dict()
-    if "vocab_embed.embedding" not in weights or "rotary_emb.inv_freq" not in weights:
+def check(saved, backbone, key):
+    """Raise a ValueError that names the first dimension in which file and model differ."""
+    state = backbone.state_dict()
+    if "vocab_embed.embedding" not in saved.weights:
         raise ValueError(f"{key}: the checkpoint holds no DIT (no backbone.vocab_embed.embedding)")
+    weights = {name: state[name] for name in _computed(saved, state)} | saved.weights
     _compare(key, dimensions(weights), dimensions(state))
     _compare(key, _shapes(weights), _shapes(state))
-    if "ema" in checkpoint:
-        shadow = [tuple(average.shape) for average in checkpoint["ema"]["shadow_params"]]
+    if saved.average is not None:
+        shadow = [tuple(average.shape) for average in saved.average]
         if shadow != [tuple(parameter.shape) for parameter in backbone.parameters()]:
             raise ValueError(f"{key}: the checkpoint's EMA has other shapes than its weights")
+
+
+def _computed(saved, state):
+    """Names of a DIT's buffer of frequencies where a file leaves it out: no training changes it."""
+    return {"rotary_emb.inv_freq"} & state.keys() - saved.weights.keys()
 
 
 def _compare(key, theirs, ours):
@@ -88,24 +176,38 @@ def _shapes(weights):
     return {f"backbone.{name}": tuple(value.shape) for name, value in weights.items()}
 
 
-def check_length(checkpoint, length, key):
-    """Raise a ValueError if the checkpoint says that it was trained at another length."""
-    trained = saved_config(checkpoint).get("model", {}).get("length", length)
-    if trained != length:
-        raise ValueError(
-            f"{key}: the checkpoint was trained with model.length {trained}, "
-            f"this configuration asks for {length}"
-        )
+TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape shows these
 
 
-def load_average(backbone, checkpoint):
-    """Load the EMA weights where the checkpoint has them, the raw ones otherwise."""
-    backbone.load_state_dict(backbone_weights(checkpoint))
-    if "ema" in checkpoint:
+def check_config(saved, config, key):
+    """Raise a ValueError if the file says that what no shape shows is other than in ``config``."""
+    trained = omegaconf.OmegaConf.create(saved.config)
+    for name in TOLD:
+        theirs, ours = (omegaconf.OmegaConf.select(c, name) for c in (trained, config))
+        if theirs is not None and theirs != ours:
+            raise ValueError(
+                f"{key}: the checkpoint was trained with {name} {theirs}, "
+                f"this configuration asks for {ours}"
+            )
+
+
+def load(backbone, saved, average=True):
+    """Load the EMA weights, the raw ones where there are none or ``average`` is false."""
+    state = backbone.state_dict()
+    kept = {name: state[name] for name in _computed(saved, state)}
+    backbone.load_state_dict(saved.weights | kept)
+    if average and saved.average is not None:
         with torch.no_grad():
-            shadow = checkpoint["ema"]["shadow_params"]
-            for parameter, average in zip(backbone.parameters(), shadow, strict=True):
-                parameter.copy_(average)
+            for parameter, value in zip(backbone.parameters(), saved.average, strict=True):
+                parameter.copy_(value)
+
+
+def sha256(path, backbone):
+    """Of a checkpoint's bytes; of the weights where they lie in a folder or on the hub."""
+    if os.path.isdir(path) or not files.exists(path):
+        return fingerprint(backbone)
+    with fsspec.open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def fingerprint(backbone):

@@ -1,0 +1,215 @@
+"""A denoiser from whatever a user has: a checkpoint, a folder or a model of the Hugging Face hub.
+
+A folder holds config.json and the weights of one DIT: as ``write_folder`` writes it, as Duo's own
+``DIT.save_pretrained`` does, or as the published models of Duo and MDLM. It is read as tensors and
+JSON alone; code that comes with a model is neither fetched nor run.
+"""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+import huggingface_hub
+import safetensors.torch
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from duo_ext import checkpoints
+from duo_ext.checkpoints import Saved
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+
+CONFIG = "config.json"
+CARD = "README.md"
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"  # beside the weights where they lie in shards
+WANTED = [CONFIG, SAFETENSORS, "model-*.safetensors", PICKLE, "pytorch_model-*.bin", f"*{INDEX}"]
+
+EMBEDDING, FREQUENCIES = "vocab_embed.embedding", "rotary_emb.inv_freq"
+
+# config.json of the published models -> section and name in Duo's configuration
+PUBLISHED = {
+    "model_length": ("model", "length"),
+    "hidden_dim": ("model", "hidden_size"),
+    "cond_dim": ("model", "cond_dim"),
+    "n_blocks": ("model", "n_blocks"),
+    "n_heads": ("model", "n_heads"),
+    "dropout": ("model", "dropout"),
+    "time_conditioning": ("algo", "time_conditioning"),
+}
+
+
+def load(path, key, trust=False):
+    """The denoiser at ``path``: a folder, a hub id (owner/name) or a checkpoint, as ``Saved``.
+
+    ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
+    Raises ValueError where there is none.
+    """
+    if isinstance(path, str) and os.path.isdir(path):
+        return read_folder(path, key)
+    if isinstance(path, str) and _is_hub_id(path):
+        return read_folder(_download(path, key), key)
+    return checkpoints.denoiser(checkpoints.read(path, key, trust))
+
+
+def _is_hub_id(path):
+    legal = HUB_ID.fullmatch(path) and not path.endswith(FILE_ENDINGS)
+    return legal and not os.path.exists(path)
+
+
+def _download(name, key):
+    """The local folder with the files of a model on the hub."""
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=WANTED)
+    except Exception as error:  # the hub's client raises its own errors and its transport's
+        raise ValueError(
+            f"{key} is '{name}'; there is no such file or folder, and {_hub_refusal(error)}; "
+            "wanted: a checkpoint file, a folder or a hub id"
+        ) from error
+
+
+def _hub_refusal(error):
+    if isinstance(error, GatedRepoError):
+        return "the hub's model of that name is gated: its owner has to grant you access"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no model of that name, or a private one"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the hub cannot be reached, nor is a copy of such a model in its cache"
+    reason = str(error).strip().partition("\n")[0]
+    return f"the hub does not give a model of that name ({reason})"
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_folder(folder, key):
+    """The DIT in a folder of config.json and safetensors or pytorch_model.bin, whole or in shards.
+
+    Weights keep their precision. Raises ValueError where a file is missing, damaged or holds
+    anything else.
+    """
+    folder = Path(folder)
+    try:
+        described = _read_json(folder / CONFIG)
+        return Saved(_dit(_read_weights(folder)), config=_duo_config(described))
+    except ValueError as error:
+        raise ValueError(f"{key} is '{folder}'; {error}") from error
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be opened: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} must hold a JSON object")
+    return content
+
+
+def _read_weights(folder):
+    """{name: tensor}, from safetensors where there are some, else from pytorch_model.bin."""
+    for name in (SAFETENSORS, PICKLE):
+        if (folder / name).exists():
+            return _read_tensors(folder / name)
+        if (folder / f"{name}{INDEX}").exists():
+            parts = [_read_tensors(part) for part in _shards(folder / f"{name}{INDEX}")]
+            return {name: value for part in parts for name, value in part.items()}
+    raise ValueError(f"it has neither {SAFETENSORS} nor {PICKLE}, whole or in shards")
+
+
+def _shards(index):
+    """The files that an index names; they lie beside it."""
+    table = _read_json(index).get("weight_map")
+    names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+    if not names or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        raise ValueError(f"{index.name} must have a weight_map to files beside it")
+    return [index.with_name(name) for name in names]
+
+
+def _read_tensors(path):
+    try:
+        if path.suffix == ".safetensors":
+            weights = safetensors.torch.load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+            raise TypeError("not only tensors")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.name} is missing") from error
+    except Exception as error:  # what the readers raise depends on the bytes that they meet
+        raise ValueError(
+            f"{path.name} is damaged or holds other things than named tensors, which alone are read"
+        ) from error
+    return weights
+
+
+def _dit(weights):
+    """The weights under the DIT's own names, without what comes before them or lies beside it."""
+    found = [name for name in weights if f".{name}".endswith(f".{EMBEDDING}")]
+    if len(found) != 1:
+        raise ValueError(
+            f"its weights must hold one DIT, hence one {EMBEDDING}, and hold {len(found)}"
+        )
+    prefix = found[0].removesuffix(EMBEDDING)
+    dit = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    if FREQUENCIES in dit and dit[FREQUENCIES].element_size() < 4:
+        del dit[FREQUENCIES]  # half precision turns far positions by radians; they are computed
+    return dit
+
+
+def _duo_config(described):
+    """Duo's configuration, as far as a config.json tells it."""
+    if isinstance(described.get("config"), dict):
+        return described["config"]
+    if isinstance(described.get("model"), dict):  # so the mixin saves a DIT made from a plain dict
+        return {name: value for name, value in described.items() if name != "vocab_size"}
+    config = {}
+    for name, (section, ours) in PUBLISHED.items():
+        if name in described:
+            config.setdefault(section, {})[ours] = described[name]
+    return config
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def write_folder(folder, weights, config, vocab_size, card):
+    """Write a DIT's ``weights`` in float32, its arguments and a model card as a new folder.
+
+    The folder appears whole or not at all. Raises ValueError, which names --output, where it cannot
+    be written or already holds something.
+    """
+    weights = {name: w.detach().cpu().float().contiguous() for name, w in weights.items()}
+    described = {"config": config, "vocab_size": vocab_size}
+    content = {
+        SAFETENSORS: safetensors.torch.save(weights, metadata={"format": "pt"}),
+        CONFIG: json.dumps(described, indent=2).encode(),
+        CARD: card.encode(),
+    }
+    if "://" in str(folder):
+        raise ValueError(f"--output is '{folder}'; it must be a local folder")
+    target = Path(folder).resolve()
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        if target.exists() and any(target.iterdir()):
+            raise ValueError(f"--output is '{folder}'; it must be a new or an empty folder")
+        temporary.mkdir(parents=True)
+        for name, data in content.items():
+            (temporary / name).write_bytes(data)
+        temporary.replace(target)
+    except OSError as error:
+        raise ValueError(
+            f"--output is '{folder}'; the folder cannot be written: {error.strerror}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
