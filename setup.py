@@ -14,7 +14,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=[*find_namespace_packages(include=["duo_ext*", "sedd_ext*"]), *CONFIGS],
+    packages=[
+        *find_namespace_packages(include=["duo_ext*", "sedd_ext*", "hydra_plugins"]),
+        *CONFIGS,
+    ],
     package_dir=CONFIGS,
     package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
     install_requires=[

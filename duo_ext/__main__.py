@@ -1,5 +1,6 @@
-"""``python -m duo_ext key=value ...``: Duo's command line with the registered algorithms."""
+"""``python -m duo_ext [--host PATH] [--check] key=value ...``: Duo's command line, extended."""
 
+import argparse
 import contextlib
 import os
 import sys
@@ -8,7 +9,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from duo_ext import ALGORITHMS, corpus, host
+from duo_ext import ALGORITHMS, compat, host
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -34,17 +35,36 @@ def run(config):
     name = config.algo.name
     with one_sentence():
         algorithm = hydra.utils.get_class(ALGORITHMS[name]) if name in ALGORITHMS else None
-        host.find().module("main").main(config, algorithm)
+        host.active().run(config, algorithm)
+
+
+def own_arguments(arguments):
+    """(what is ours, what is Duo's): --host and --check go before Hydra sees the rest."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", metavar="PATH")
+    parser.add_argument("--check", action="store_true")
+    return parser.parse_known_args(arguments)
+
+
+def report(tree):
+    """What --check prints: the host and each remedy with what became of it."""
+    print(f"host: {tree}")
+    for remedy in (*compat.BEFORE, *compat.AFTER):
+        state = "applied" if remedy in tree.remedies else "not needed"
+        print(f"{state:>10}  {remedy.name}: {remedy.cause}")
 
 
 def main():
-    """Compose the configuration, make the run folder and run."""
+    """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
     with one_sentence(about_files="hydra.run.dir must be a folder that can be made: "):
-        tree = host.find().activate()
-        tree.module("main")
-        corpus.register_resolvers()
-        sys.argv.insert(1, f"--config-dir={host.overlay()}")
+        own, sys.argv[1:] = own_arguments(sys.argv[1:])
+        tree = host.find(own.host).activate()
+        if own.check:
+            return report(tree)
+        os.environ["DUO_ROOT"] = str(tree.root)  # for the other processes of a DDP run
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"host: {tree}", flush=True)
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
 
 

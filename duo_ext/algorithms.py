@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import algo
 import dataloader
 import hydra
+import omegaconf
 import torch
 import tqdm
 import trainer_base
 
-from duo_ext import checkpoints, metrics
+from duo_ext import checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Bounds, Guard
+from duo_ext.order import ResumableLoader
+from duo_ext.settings import choose
 from duo_ext.trainer import BEST, LAST
 
 
@@ -80,14 +83,14 @@ class IDLM(trainer_base.Diffusion):
 
     def __new__(cls, config, tokenizer):
         """An instance of this class and of the host's class for ``algo.process``."""
-        family = _choose("algo.process", config.algo.process, FAMILIES)
+        family = choose("algo.process", config.algo.process, FAMILIES)
         joined = type(cls.__name__, (cls, family.host_class), {"family": family})
         return super().__new__(joined)
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
-        self.process = _choose("algo.noising", config.algo.noising, self.family.noisings)(self)
+        self.process = choose("algo.noising", config.algo.noising, self.family.noisings)(self)
         self.opponents = self.distiller = self.guard = self._resumed = None
         self._check_settings()
 
@@ -123,24 +126,41 @@ class IDLM(trainer_base.Diffusion):
         self.backbone.load_state_dict(teacher.state_dict())
         if self.ema:
             self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
+        self._order_blocks()
+
+    def _order_blocks(self):
+        """Give the host's data the order of ``duo_ext.order``, with which a resumed run goes on."""
+        source, settings = self.trainer.fit_loop._data_source, self.config.loader
+        source.instance = ResumableLoader(
+            source.instance.dataset,
+            settings.batch_size,
+            self.config.seed,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            num_workers=settings.num_workers,
+            pin_memory=settings.pin_memory,
+            persistent_workers=settings.num_workers > 0,
+        )
 
     def _load_teacher(self):
-        key, path = "algo.teacher_path", self.config.algo.teacher_path
-        checkpoint = checkpoints.read(path, key)
-        trained_as = checkpoints.saved_config(checkpoint).get("algo", {}).get("name")
+        settings, key = self.config.algo, "algo.teacher_path"
+        saved = pretrained.load(settings.teacher_path, key, settings.trust_checkpoint)
+        trained_as = saved.config.get("algo", {}).get("name")
         if trained_as is not None and trained_as not in self.family.teachers:
             raise ValueError(
-                f"{key} is '{path}', a checkpoint of algo={trained_as}; "
-                f"algo={self.config.algo.name} takes {', '.join(self.family.teachers)}"
+                f"{key} is '{settings.teacher_path}', a checkpoint of algo={trained_as}; "
+                f"algo={settings.name} takes {', '.join(self.family.teachers)}"
             )
-        checkpoints.check(checkpoint, self.backbone, key)
-        checkpoints.check_length(checkpoint, self.num_tokens, key)
+        checkpoints.check(saved, self.backbone, key)
+        checkpoints.check_config(saved, self.config, key)
         teacher = copy.deepcopy(self.backbone)
-        checkpoints.load_average(teacher, checkpoint)
+        checkpoints.load(teacher, saved, average=settings.teacher_ema)
         return teacher
 
     def on_train_start(self):
-        super().on_train_start()
+        loaders = self.trainer.fit_loop._combined_loader.flattened
+        super().on_train_start()  # Duo puts loaders of its own there
+        self.trainer.fit_loop._combined_loader.flattened = loaders
         self.opponents.teacher.to(self.device)
         self.opponents.fake.to(self.device)
         self.distiller = self._make_distiller()
@@ -204,7 +224,7 @@ class IDLM(trainer_base.Diffusion):
         self._pair_done = update is not None and update.phase == distiller.STUDENT
         if update is None:
             return
-        self.log(f"{update.phase}/loss", update.loss)
+        self.log(f"{update.phase}/loss", update.loss, sync_dist=True)
         self.log(f"{update.phase}/grad_norm", update.gradient_norm)
         if self._pair_done and self.ema:
             self.ema.update(self._get_parameters())
@@ -274,7 +294,15 @@ class IDLM(trainer_base.Diffusion):
     # checkpoints -----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint):
+        """The student as a plain checkpoint of the host's, and what a resumed run needs besides.
+
+        Duo counts progress by the optimizer steps of automatic optimisation, which are none here,
+        and pickles its configuration: Lightning's counts and plain values stay in their place.
+        """
+        loops = copy.deepcopy(checkpoint["loops"])
         super().on_save_checkpoint(checkpoint)
+        config = omegaconf.OmegaConf.to_container(self.config, resolve=False)
+        checkpoint |= {"loops": loops, "hyper_parameters": {"config": config}}
         checkpoint["idlm"] = {
             "run": self._identity(),
             "distiller": self.distiller.state_dict(),
@@ -310,9 +338,3 @@ class IDLM(trainer_base.Diffusion):
 
 class IDLMDCD(IDLM):
     """IDLM on a teacher that discrete consistency distillation (Duo-DCD) has made."""
-
-
-def _choose(key, name, options):
-    if name not in options:
-        raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(options)}")
-    return options[name]

@@ -7,16 +7,13 @@ removal, temperature and nucleus, from the same seed.
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import fsspec
@@ -24,12 +21,13 @@ import omegaconf
 import torch
 import tqdm
 
-from duo_ext import checkpoints, corpus, host, metrics, report
+from duo_ext import checkpoints, corpus, host, metrics, pretrained, report
 from duo_ext.__main__ import one_sentence
 from duo_ext.files import write_whole
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
+SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,18 @@ class Setting:
 
 @dataclass
 class Subject:
-    """A checkpoint to sample: its role in the report, the path as given, the model itself."""
+    """A checkpoint to sample: its role in the report, the path as given, the model itself.
+
+    ``constructed`` is the state of the CPU's generator behind the seed and the model's making, from
+    which the host's own sample_eval starts to sample.
+    """
 
     role: str
     given: str
     algo: str
     sha256: str
     model: torch.nn.Module
+    constructed: torch.Tensor
 
 
 def parse(arguments):
@@ -72,6 +75,14 @@ def parse(arguments):
     parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
+    parser.add_argument("--host", metavar="PATH", help="the Duo tree to sample in")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="Duo's settings, for checkpoints that carry none",
+    )
     options = parser.parse_args(arguments)
     _check(options)
     return options
@@ -104,21 +115,48 @@ def resolve(text):
 
 def load(role, given, options):
     """The model of a checkpoint, in the host's class of its family, ready to sample."""
-    path = resolve(given)
-    checkpoint = checkpoints.read(path, f"--{role}")
-    saved = checkpoints.saved_config(checkpoint)
-    if not saved:
-        raise ValueError(f"--{role} is '{given}'; it carries no configuration to sample it with")
-    config = omegaconf.OmegaConf.create(saved)
-    config.sampling.use_float64 = options.precision == "float64"
-    config.sampling.predictor = "ancestral" if config.algo.time_conditioning else "ancestral_cache"
-    tokenizer = host.find().module("dataloader").get_tokenizer(config)
+    path, key = resolve(given), f"--{role}"
+    tree = host.active()
+    saved = pretrained.load(path, key, options.trust_checkpoint)
+    config = _config(tree, saved, options)
+    tokenizer = tree.module("dataloader").get_tokenizer(config)
+    torch.manual_seed(options.seed)
     model = _family(config.algo.name, given).host_class(config, tokenizer)
-    checkpoints.check(checkpoint, model.backbone, f"--{role}")
-    checkpoints.load_average(model.backbone, checkpoint)
+    constructed = torch.get_rng_state()
+    checkpoints.check(saved, model.backbone, key)
+    checkpoints.check_config(saved, config, key)
+    checkpoints.load(model.backbone, saved)
     model.ema = None
     model = model.to(options.device).eval()
-    return Subject(role, given, config.algo.name, _sha256(path), model)
+    return Subject(
+        role, given, config.algo.name, checkpoints.sha256(path, model.backbone), model, constructed
+    )
+
+
+def _config(tree, saved, options):
+    """The host's configuration with what the checkpoint says of its model and its data.
+
+    Overrides of the command line stand in for a checkpoint that says nothing, and win over one
+    that does.
+    """
+    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
+    if "algo" not in given and "name" not in saved.config.get("algo", {}):
+        raise ValueError(
+            "a checkpoint carries no configuration to sample it with; give Duo's settings: "
+            "algo=mdlm or algo=duo_base, data=..., model=..."
+        )
+    config = tree.compose(options.overrides)
+    for section in SECTIONS:
+        if section not in given:
+            config[section] = omegaconf.OmegaConf.merge(
+                config[section], saved.config.get(section, {})
+            )
+    dotted = [override for override in options.overrides if "." in override.partition("=")[0]]
+    config.merge_with_dotlist([override.lstrip("+~") for override in dotted])
+    config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
+    config.sampling.use_float64 = options.precision == "float64"
+    config.sampling.predictor = "ancestral" if config.algo.time_conditioning else "ancestral_cache"
+    return config
 
 
 def _family(name, given):
@@ -130,18 +168,16 @@ def _family(name, given):
     raise ValueError(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
 
 
-def _sha256(path):
-    with fsspec.open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
 @contextlib.contextmanager
-def sampled_as(model, setting, calls):
+def sampled_as(model, setting, precision, calls):
     """The model under one setting; ``calls`` grows by one with each network evaluation."""
+    masked = not model.time_conditioning
+    widen = precision == "float64" and masked and host.active().samples_masked_in_float32
 
     def after(module, inputs, logits):
         calls.append(1)
-        return logits / setting.temperature if setting.temperature != 1 else None
+        logits = logits.double() if widen else logits
+        return logits / setting.temperature if setting.temperature != 1 else logits
 
     model.config.sampling.noise_removal = setting.noise_removal
     model.p_nucleus = setting.nucleus
@@ -152,13 +188,18 @@ def sampled_as(model, setting, calls):
         hook.remove()
 
 
-def sample(model, setting, options):
-    """(tokens (N, L) on the CPU, network evaluations of a sample, seconds)."""
+def sample(subject, setting, options):
+    """(tokens (N, L) on the CPU, network evaluations of a sample, seconds).
+
+    With ``--batch-size`` as loader.eval_batch_size these are the tokens of the host's sample_eval.
+    """
+    model = subject.model
     torch.manual_seed(options.seed)
+    torch.set_rng_state(subject.constructed)
     calls, parts, start = [], [], time.perf_counter()
     sizes = [options.batch_size] * (options.samples // options.batch_size)
     sizes += [options.samples % options.batch_size] * bool(options.samples % options.batch_size)
-    with sampled_as(model, setting, calls):
+    with sampled_as(model, setting, options.precision, calls):
         for size in sizes:
             parts.append(model.generate_samples(size, num_steps=setting.steps).cpu())
     return torch.cat(parts), round(len(calls) / len(sizes)), time.perf_counter() - start
@@ -168,7 +209,7 @@ class HeldOut:
     """The validation text of a model's own data: reference statistics and texts for the judge."""
 
     def __init__(self, model, count):
-        dataloader = host.find().module("dataloader")
+        dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
         tokens_NL = torch.cat([batch["input_ids"] for batch in valid])
         self.reference = metrics.Reference(tokens_NL, model.vocab_size)
@@ -202,7 +243,7 @@ def evaluate(options):
     bar = tqdm.tqdm(list(itertools.product(subjects, settings)), unit="row")
     for subject, setting in bar:
         bar.set_postfix_str(f"{subject.role}, {setting.steps} steps")
-        tokens_NL, evaluations, seconds = sample(subject.model, setting, options)
+        tokens_NL, evaluations, seconds = sample(subject, setting, options)
         texts = subject.model.tokenizer.batch_decode(tokens_NL)
         reference = held_out[_data(subject.model)].reference
         measured = metrics.measure(tokens_NL, texts, judge, reference, options.seed)
@@ -216,7 +257,7 @@ def evaluate(options):
         "rows": rows,
         "judge": {"name": judge.name, "heldout_ppl": heldout_ppl},
         "data": first.description,
-        "commit": commit(),
+        "commit": host.own_commit(),
         "hardware": hardware(options.device),
         "command": shlex.join(["python", "-m", "duo_ext.evaluate", *options.command]),
     }
@@ -247,7 +288,7 @@ def _row(subject, setting, options, evaluations, seconds):
     return {
         "model": subject.role,
         "algo": subject.algo,
-        "host": host.find().name,
+        "host": host.active().name,
         "steps": setting.steps,
         "evaluations": evaluations,
         "noise_removal": setting.noise_removal,
@@ -260,17 +301,6 @@ def _row(subject, setting, options, evaluations, seconds):
         "checkpoint": os.path.relpath(given, options.output) if local else given,
         "checkpoint_sha256": subject.sha256,
     }
-
-
-def commit():
-    """The commit of a checkout (marked if it was changed), or the installed version."""
-    root = Path(__file__).parents[1]
-    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    if (root / ".git").exists():
-        with contextlib.suppress(FileNotFoundError):  # no git here
-            command = ["git", "-C", str(root), *describe]
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return f"idlm {version('idlm')}"
 
 
 def hardware(device):
@@ -288,7 +318,7 @@ def main(arguments=None):
         arguments = sys.argv[1:] if arguments is None else arguments
         options = parse(arguments)
         options.command = arguments
-        host.find().activate().module("main")
+        host.find(options.host).activate()
         corpus.register_resolvers()
         results, readable = evaluate(options)
         report.save(results, options.output)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, on any file system that fsspec opens."""
+"""Files on any file system that fsspec opens, written whole or not at all."""
 
 import uuid
 
@@ -17,3 +17,8 @@ def write_whole(path, content):
         if files.exists(temporary):
             files.rm(temporary)
         raise
+
+
+def exists(path):
+    files, path = fsspec.core.url_to_fs(str(path))
+    return files.exists(path)

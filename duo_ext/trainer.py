@@ -11,6 +11,16 @@ import tqdm
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
+class LastStep(lightning.Callback):
+    """Saves the end of a training, which need not be one of the steps that are saved regularly."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
 class PairProgress(lightning.Callback):
     """A bar of pairs with their rate and the time left."""
 

@@ -1,6 +1,7 @@
 """A tiny world for the tests: a text, a model of a few thousand weights, the standalone host."""
 
 import contextlib
+import os
 
 import hydra
 import pytest
@@ -26,12 +27,25 @@ TINY = (
 )
 
 
+# For tests/upstream alone: everything else runs in the standalone tree, submodules or not.
+CHECKOUTS = {
+    "duo ch-1": ("DUO_ROOT", os.environ.pop("DUO_ROOT", None)),
+    "duo main": ("DUO_MAIN_ROOT", os.environ.pop("DUO_MAIN_ROOT", None)),
+}
+os.environ["DUO_ROOT"] = str(host.STANDALONE)
+
+
+@pytest.fixture(scope="session")
+def checkouts():
+    """{name of the host: (the variable that names a real checkout, its value or None)}."""
+    return CHECKOUTS
+
+
 @pytest.fixture(scope="session", autouse=True)
 def standalone():
     """The standalone tree, active in this process as for a command."""
     torch.set_num_threads(1)
-    tree = host.find().activate()
-    tree.module("main")
+    tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     return tree
 
@@ -57,10 +71,9 @@ def tiny(standalone, text_folder):
     """``tiny("algo=mdlm", ...)`` is a small configuration on the small text."""
 
     def compose(*overrides, base=TINY):
-        search = f"hydra.searchpath=[file://{host.overlay()}]"
         data = [f"data.train={text_folder}", f"data.cache_dir={text_folder}/tokens"]
         with _composition(standalone):
-            return hydra.compose("config", [search, *base, *data, *overrides])
+            return hydra.compose("config", [*base, *data, *overrides])
 
     return compose
 

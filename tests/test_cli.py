@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import duo_ext.__main__
-from duo_ext import checkpoints, evaluate
+from duo_ext import checkpoints, compat, evaluate, host
 from duo_ext.core import processes
 
 
@@ -114,10 +114,10 @@ def test_a_run_folder_that_cannot_be_made(command, tmp_path):
 
 
 def test_an_interrupt_before_the_training(command, standalone, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(**given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(standalone.module("main"), "main", interrupt)
+    monkeypatch.setattr(standalone.module("main"), "_train", interrupt)
     try:
         assert command(*DISTIL) == "interrupted"
     except KeyboardInterrupt:
@@ -135,6 +135,69 @@ def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["duo_ext", "--cfg", "job", *arguments(*DISTIL)])
     duo_ext.__main__.main()
     assert "teacher_path: unused.ckpt" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------- hosts
+
+
+@pytest.fixture
+def plain(monkeypatch, capfd):
+    """``plain("--check")`` calls the command line with these words alone; what it prints."""
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["duo_ext", *words])
+        duo_ext.__main__.main()
+        return capfd.readouterr().out
+
+    return call
+
+
+@pytest.mark.parametrize("given", ["--host", "DUO_ROOT"])
+def test_a_host_that_is_no_duo_tree(plain, tmp_path, monkeypatch, given):
+    (tmp_path / "main.py").write_text("")
+    if given == "DUO_ROOT":
+        monkeypatch.setenv("DUO_ROOT", str(tmp_path))
+    words = ["--host", str(tmp_path)] if given == "--host" else []
+    with pytest.raises(SystemExit) as stopped:
+        plain("algo=mdlm", *words)
+    told = f"{given} is '{tmp_path}'; it is no Duo tree: it lacks algo.py, "
+    assert is_one_sentence(stopped.value.code, told, "configs/config.yaml")
+
+
+@pytest.mark.parametrize("words", [["--host", str(host.STANDALONE)], []])
+def test_check_says_the_host_and_that_the_standalone_tree_needs_no_remedy(plain, words):
+    first, *rest = plain("--check", "algo=nope", *words).splitlines()
+    assert first.startswith("host: standalone, commit ")
+    remedies = [*compat.BEFORE, *compat.AFTER]
+    assert rest == [f"not needed  {remedy.name}: {remedy.cause}" for remedy in remedies]
+
+
+def test_check_says_which_remedies_were_applied(capsys, tmp_path):
+    one, *others = compat.AFTER
+    duo_ext.__main__.report(host.Host(tmp_path, "duo ch-1", "0123abc", [one]))
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"host: duo ch-1 in {tmp_path}, commit 0123abc"
+    assert f"   applied  {one.name}: {one.cause}" in rest
+    assert {f"not needed  {remedy.name}: {remedy.cause}" for remedy in others} <= set(rest)
+
+
+def test_a_run_says_its_host_and_hands_it_to_the_processes_that_it_starts(
+    plain, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DUO_ROOT", "")
+    ran = []
+    monkeypatch.setattr(host.Host, "run", lambda *given: ran.append(given))
+    words = arguments("hydra/job_logging=none", "hydra/hydra_logging=none", "algo=idlm")
+    printed = plain("--host", str(host.STANDALONE), *words)
+    assert printed.startswith("host: standalone, commit ") and len(printed.splitlines()) == 1
+    assert os.environ["DUO_ROOT"] == str(host.STANDALONE)
+    [(tree, config, algorithm)] = ran
+    assert tree is host.active() and algorithm.__name__ == "IDLM" and config.model.length == 16
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert plain(*words, "algo=mdlm") == ""
+    assert ran[1][2] is None
 
 
 # ------------------------------------------------------------------------------------ teachers
@@ -183,9 +246,31 @@ def test_a_teacher_that_is_no_whole_checkpoint(command, teacher, tmp_path, damag
         path.write_text("hello")
     else:
         path = tmp_path
-    told = "Is a directory" if damage == "folder" else "damaged"
+    told = "config.json cannot be opened: No such file" if damage == "folder" else "damaged"
     message = command("algo=idlm", f"algo.teacher_path={path}")
     assert is_one_sentence(message, f"algo.teacher_path is '{path}'", told)
+
+
+class Foreign:
+    """Made from a file it makes a folder."""
+
+    def __init__(self, proof):
+        self.proof = str(proof)
+
+    def __reduce__(self):
+        return os.mkdir, (self.proof,)
+
+
+def test_a_teacher_of_other_types_is_refused_unless_it_is_trusted(command, teacher, tmp_path):
+    path, proof = teacher("duo_base"), tmp_path / "proof"
+    torch.save(torch.load(path, weights_only=True) | {"callback": Foreign(proof)}, path)
+    given = ("algo=idlm", f"algo.teacher_path={path}", "trainer.max_steps=1")
+    message = command(*given)
+    told = f"algo.teacher_path is '{path}'; it holds '{os.mkdir.__module__}.mkdir', which could run"
+    assert is_one_sentence(message, told, "algo.trust_checkpoint=true")
+    assert not proof.exists() and not leftovers(tmp_path / "run")
+    assert command(*given, "algo.trust_checkpoint=true") is None
+    assert proof.exists()
 
 
 # ----------------------------------------------------------------------------------- resuming
@@ -222,10 +307,16 @@ def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     assert subject.algo == "idlm"
     average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
-    tokens, evaluations, _ = evaluate.sample(
-        subject.model, evaluate.Setting(2, "ancestral", 1.0, 1.0), options
-    )
+    setting = evaluate.Setting(2, "ancestral", 1.0, 1.0)
+    tokens, evaluations, _ = evaluate.sample(subject, setting, options)
     assert tokens.shape == (3, 16) and evaluations == 3
+
+
+def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
+    message, last = distil(3, "callbacks.checkpoint_every_n_steps.every_n_train_steps=2")
+    assert message is None
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+    assert checkpoints.read(str(last), "path")["global_step"] == 3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every configuration file composes and resolves; every key of ours is one that something reads."""
 
 import ast
+import importlib.resources
 import inspect
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from duo_ext import ALGORITHMS, corpus, host
 
 GROUPS = ("algo", "data", "model", "lr_scheduler", "noise", "strategy")
 BASES = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "duo_base"}
-OURS = [*host.overlay().glob("algo/idlm*.yaml"), *host.overlay().glob("idlm/*.yaml")]
+OVERLAY = Path(str(importlib.resources.files("duo_ext.configs")))
+OURS = [*OVERLAY.glob("algo/idlm*.yaml"), *OVERLAY.glob("idlm/*.yaml")]
 READ_BY_HOSTS = {"algo.class_path"}  # by a host's own main.py, with the patch offered to it
 # assets that are trained: a tree without them composes all the same
 TRAINED = ("judge", "teachers/mdlm.ckpt", "teachers/duo.ckpt")
 
 
 def names(group):
-    folders = (host.STANDALONE / "configs" / group, host.overlay() / group)
+    folders = (host.STANDALONE / "configs" / group, OVERLAY / group)
     return [path.stem for folder in folders for path in sorted(folder.glob("*.yaml"))]
 
 
@@ -57,12 +59,34 @@ def test_every_choice_of_every_group_composes_and_resolves(resolved, choice):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_composes_and_resolves(resolved, name):
-    config = resolved(f"+experiment={name}")
+    """Those of OpenWebText on data of the standalone tree, which has no such data."""
+    shipped = name.startswith("sotu_")
+    config = resolved(f"+experiment={name}", *() if shipped else ("data=sotu",))
     assert config["data"]["tokenizer_name_or_path"].endswith("tokenizers/sotu32")
-    assert config["trainer"]["accumulate_grad_batches"] == 1
-    if config["algo"]["name"] in ALGORITHMS:
-        assert config["algo"]["teacher_path"].endswith(".ckpt")
+    ours = config["algo"]["name"] in ALGORITHMS
+    if ours:
         assert config["algo"]["guard"]["every"] <= config["trainer"]["max_steps"]
+        assert config["algo"]["teacher_path"].endswith(".ckpt") == shipped
+    if shipped:
+        assert config["trainer"]["accumulate_grad_batches"] == 1
+        assert config["trainer"]["accelerator"] == "cpu" and config["wandb"] is None
+    else:
+        assert config["mode"] == ("train" if ours else "sample_eval")
+        assert "wandb" not in config  # a machine is the user's choice
+
+
+def test_a_machine_is_chosen_alone(resolved):
+    assert names("machine") == ["cpu"]
+    config = resolved("+machine=cpu")
+    assert (config["trainer"]["accelerator"], config["trainer"]["devices"]) == ("cpu", 1)
+    assert config["loader"]["pin_memory"] is False and config["wandb"] is None
+
+
+@pytest.mark.parametrize("name", names("machine"))
+def test_a_machine_says_nothing_that_no_host_asks_for(tiny, name):
+    known = flat(OmegaConf.to_container(tiny(base=()))).keys() | {"wandb"}  # Duo's own, not ours
+    machine = OmegaConf.to_container(OmegaConf.load(OVERLAY / f"machine/{name}.yaml"))
+    assert flat(machine).keys() <= known
 
 
 def flat(config, prefix=""):

@@ -1,5 +1,7 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
+import contextlib
+
 import torch
 
 
@@ -31,12 +33,24 @@ class Denoiser:
 
         hook = self._last_layer.register_forward_pre_hook(capture)
         try:
-            self.backbone(x, self._sigma(alpha_B))
+            with self._dropout_apart():
+                self.backbone(x, self._sigma(alpha_B))
         except _Captured as captured:
             return captured.args[0]
         finally:
             hook.remove()
         raise AssertionError("the backbone did not call output_layer.linear")
+
+    @contextlib.contextmanager
+    def _dropout_apart(self):
+        """Dropout has random numbers of its own, because hosts differ in how many they draw."""
+        if not self.backbone.training:
+            yield
+            return
+        device = next(self.backbone.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(torch.initial_seed() ^ 1 << 31)  # a CPU takes 32 bits of a seed
+            yield
 
     def head(self, features):
         """Logits (..., V) of features (..., D), at least float32."""

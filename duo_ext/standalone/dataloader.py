@@ -15,6 +15,8 @@ import torch
 import transformers
 from lightning.pytorch.utilities import rank_zero_only
 
+from duo_ext.order import ResumableLoader
+
 
 def get_tokenizer(config):
     """``data.tokenizer_name_or_path`` through AutoTokenizer, with BOS, EOS and PAD."""
@@ -117,61 +119,6 @@ def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, bl
             numpy.save(file, blocks.astype(numpy.uint16 if len(tokenizer) < 65536 else numpy.int32))
         os.replace(temporary, path)
     return Blocks(numpy.load(path, mmap_mode="r"))
-
-
-class ResumableLoader(torch.utils.data.DataLoader):
-    """A loader whose order depends on the seed and the epoch alone, and which knows its place.
-
-    Lightning saves ``state_dict`` with the loops, so a resumed run goes on with the next batch:
-    first comes the rest of the epoch that it stopped in, which may be empty.
-    Each process of a data-parallel run takes every ``world``-th block of the same permutation.
-    """
-
-    def __init__(self, dataset, batch_size, seed, rank=0, world=1, **options):
-        self.seed, self.epoch, self.batches, self.resumed = seed, 0, 0, False
-        order = _Order(self, dataset, batch_size, rank, world)
-        super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
-
-    def __iter__(self):
-        if self.batches == len(self) and not self.resumed:
-            self.epoch, self.batches = self.epoch + 1, 0
-        self.resumed = False
-        for batch in super().__iter__():
-            self.batches += 1
-            yield batch
-
-    def state_dict(self):
-        return {"epoch": self.epoch, "batches": self.batches}
-
-    def load_state_dict(self, state):
-        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
-
-
-class _Order(torch.utils.data.DistributedSampler):
-    """This process's blocks of one epoch from the loader's place on, as many as fill its batches.
-
-    As a DistributedSampler it is not replaced by Lightning's own.
-    """
-
-    def __init__(self, loader, dataset, batch_size, rank, world):
-        super().__init__(dataset, num_replicas=world, rank=rank)
-        self.loader, self.batch = loader, batch_size
-        self.count = len(dataset) // (batch_size * world) * batch_size
-        if self.count == 0:
-            raise ValueError(
-                f"data.train has {len(dataset)} blocks, less than one global batch of "
-                f"{batch_size * world}"
-            )
-
-    def __len__(self):
-        return self.count
-
-    def __iter__(self):
-        loader = self.loader
-        generator = torch.Generator().manual_seed(loader.seed + 1_000_003 * loader.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator)
-        mine = order[self.rank :: self.num_replicas][: self.count]
-        return iter(mine[loader.batches * self.batch :].tolist())
 
 
 def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None):

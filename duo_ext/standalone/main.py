@@ -1,7 +1,7 @@
 """The three modes of Duo's command line: train, sample_eval, ppl_eval.
 
-``main`` is called with a composed configuration by duo_ext's own command line, which also knows the
-registered algorithms that this tree does not.
+``main`` is called with a composed configuration by duo_ext's own command line, which calls the
+modes themselves for the registered algorithms that this tree does not know.
 """
 
 import json
@@ -12,7 +12,6 @@ import dataloader
 import hydra
 import lightning
 import omegaconf
-import torch
 import utils
 
 from duo_ext import checkpoints
@@ -75,7 +74,7 @@ def _generate_samples(diffusion_model, config, logger, tokenizer):
 def _eval_ppl(diffusion_model, config, logger, tokenizer):
     """The likelihood bound on the validation data."""
     model = _load_from_checkpoint(diffusion_model, config, tokenizer)
-    trainer = _trainer(config, logger, callbacks=[])
+    trainer = _trainer(config, callbacks=[])
     _, valid = dataloader.get_dataloaders(
         config, tokenizer, skip_train=True, valid_seed=config.seed
     )
@@ -90,8 +89,7 @@ def _train(diffusion_model, config, logger, tokenizer):
     if resume:
         checkpoints.read(resume, "checkpointing.resume_ckpt_path")
     callbacks = [hydra.utils.instantiate(c) for c in config.get("callbacks", {}).values()]
-    callbacks.append(LastStep(f"{config.checkpointing.save_dir}/checkpoints/last.ckpt"))
-    trainer = _trainer(config, logger, callbacks)
+    trainer = _trainer(config, callbacks)
     train, valid = dataloader.get_dataloaders(config, tokenizer)
     if config.training.finetune_path:
         model = _load(diffusion_model, config, tokenizer, "training.finetune_path")
@@ -101,59 +99,27 @@ def _train(diffusion_model, config, logger, tokenizer):
     return model
 
 
-class LastStep(lightning.Callback):
-    """Save the end of a training, which need not be one of the steps that are saved regularly."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_end(self, trainer, pl_module):
-        trainer.save_checkpoint(self.path)
-
-
-def _trainer(config, logger, callbacks):
+def _trainer(config, callbacks):
     one_device = config.trainer.devices * config.trainer.num_nodes == 1
     return hydra.utils.instantiate(
         config.trainer,
         default_root_dir=os.getcwd(),
         callbacks=callbacks,
         strategy="auto" if one_device else hydra.utils.instantiate(config.strategy),
-        logger=logger,
     )
 
 
 MODES = {"train": _train, "sample_eval": _generate_samples, "ppl_eval": _eval_ppl}
 
 
-def check(config):
-    """Raise a ValueError that names the first key whose value cannot work."""
-    utils.check_choice("mode", config.mode, MODES)
-    for key in ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size"):
-        value = omegaconf.OmegaConf.select(config, key)
-        if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{key} is {value}; it must be a positive number")
-    if not 0 < config.sampling.p_nucleus <= 1:
-        raise ValueError(
-            f"sampling.p_nucleus is {config.sampling.p_nucleus}; it must lie above 0, at most at 1"
-        )
-    loader, trainer = config.loader, config.trainer
-    parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
-    if config.mode == "train" and loader.batch_size * parts != loader.global_batch_size:
-        raise ValueError(
-            f"loader.global_batch_size is {loader.global_batch_size}; it must be loader.batch_size "
-            "x trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches = "
-            f"{loader.batch_size * parts}"
-        )
-    if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator is 'cuda', but no GPU is visible; use 'cpu'")
-
-
-def main(config, diffusion_model=None):
-    """Run ``config.mode`` with a class, by default the one that ``algo.name`` names."""
-    check(config)
-    if diffusion_model is None:
-        utils.check_choice("algo.name", config.algo.name, ALGORITHMS)
-        diffusion_model = ALGORITHMS[config.algo.name]
+def main(config):
+    """Run ``config.mode`` with the algorithm that ``algo.name`` names."""
+    utils.check_choice("algo.name", config.algo.name, ALGORITHMS)
     lightning.seed_everything(config.seed, verbose=False)
     tokenizer = dataloader.get_tokenizer(config)
-    return MODES[config.mode](diffusion_model, config, None, tokenizer)
+    return MODES[config.mode](
+        diffusion_model=ALGORITHMS[config.algo.name],
+        config=config,
+        logger=None,
+        tokenizer=tokenizer,
+    )

@@ -127,7 +127,7 @@ class TrainerBase(lightning.LightningModule):
         checkpoint["hyper_parameters"] = {"config": config}
 
     def on_load_checkpoint(self, checkpoint):
-        checkpoints.check(checkpoint, self.backbone, "the checkpoint")
+        checkpoints.check(checkpoints.denoiser(checkpoint), self.backbone, "the checkpoint")
         if self.ema:
             if "ema" not in checkpoint:
                 raise ValueError(

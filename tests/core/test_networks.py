@@ -47,3 +47,67 @@ def test_hook_is_gone_after_an_error(backbone):
     with pytest.raises(IndexError):
         Denoiser(backbone, True).features(torch.full((1, 16), 99), torch.ones(1))
     assert not backbone.output_layer.linear._forward_pre_hooks
+
+
+# random numbers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dropping(standalone, tiny):
+    """A denoiser of a network that drops, in training."""
+    torch.manual_seed(0)
+    config = tiny("algo=duo_base", "model.dropout=0.5")
+    network = standalone.module("models").dit.DIT(config, vocab_size=32)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return Denoiser(network.train(), True)
+
+
+INPUT = (torch.arange(32).view(2, 16), torch.tensor([0.9, 0.4]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_forward_pass_does_not_move_the_random_numbers_outside(dropping, training):
+    dropping.backbone.train(training)
+    torch.manual_seed(5)
+    undisturbed = torch.rand(4)
+    torch.manual_seed(5)
+    dropping(*INPUT)
+    assert torch.equal(torch.rand(4), undisturbed)
+
+
+def test_nor_does_one_that_fails(dropping):
+    torch.manual_seed(5)
+    with pytest.raises(IndexError):
+        dropping(torch.full((1, 16), 99), torch.ones(1))
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_follows_the_seed_and_not_what_was_drawn_since(dropping):
+    def pass_after(seed, drawn=0):
+        torch.manual_seed(seed)
+        torch.rand(drawn)
+        return dropping.features(*INPUT)
+
+    assert torch.equal(pass_after(5), pass_after(5, drawn=3))
+    assert not torch.equal(pass_after(5), pass_after(6))
+    dropping.backbone.eval()
+    assert torch.equal(pass_after(5), pass_after(6))
+
+
+def test_what_is_dropped_is_not_what_the_seed_draws_outside(dropping):
+    """The noise of a micro-batch and its dropout come from one seed; they must not be the same."""
+    inside = []
+
+    def draw(*_):
+        inside.append(torch.rand(16))
+
+    hook = dropping.backbone.blocks[0].register_forward_pre_hook(draw)
+    torch.manual_seed(5)
+    outside = torch.rand(16)
+    torch.manual_seed(5)
+    dropping(*INPUT)
+    hook.remove()
+    assert len(inside) == 1 and not torch.isclose(inside[0], outside).any()

@@ -1,15 +1,10 @@
-"""Blocks of text token by token, and loaders that resume, share and shuffle as they say."""
-
-import itertools
-import json
+"""Blocks of text token by token, and the loaders of a configuration."""
 
 import numpy
 import pytest
 import tokenizers
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 
 BOS, EOS, PAD = 1, 2, 3  # the toy tokenizer's
@@ -131,91 +126,6 @@ def test_a_tokenizer_that_cannot_serve_is_refused(dataloader, composed, tmp_path
     setting = f"data.tokenizer_name_or_path={tmp_path / 'none'}"
     with pytest.raises(ValueError, match=r"tokenizer_name_or_path is .* must be a tokenizer's"):
         dataloader.get_tokenizer(composed("mdlm", setting))
-
-
-# order -----------------------------------------------------------------------------------------
-
-
-def loader_of(dataloader, size, batch_size, **place):
-    """A loader of blocks whose only token is their number."""
-    blocks = dataloader.Blocks(numpy.arange(size)[:, None])
-    return dataloader.ResumableLoader(blocks, batch_size, seed=1, **place)
-
-
-def many(loader):
-    """Batches as Lightning takes them: it never asks an epoch for more than ``len(loader)``."""
-    for _ in range(99):
-        for batch in itertools.islice(loader, len(loader)):
-            yield batch["input_ids"][:, 0].tolist()
-
-
-def take(count, iterator):
-    return list(itertools.islice(iterator, count))
-
-
-def epochs_of(loader, count):
-    batches = many(loader)
-    return [take(len(loader), batches) for _ in range(count)]
-
-
-def test_each_epoch_is_another_permutation_in_full_batches(dataloader):
-    loader = loader_of(dataloader, 50, 7)
-    assert len(loader) == 7
-    epochs = epochs_of(loader, 3)
-    for epoch in epochs:
-        assert [len(batch) for batch in epoch] == [7] * 7
-        assert len(set(itertools.chain(*epoch))) == 49
-    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    assert epochs != epochs_of(dataloader.ResumableLoader(loader.dataset, 7, seed=2), 3)
-    asked_to_the_end = loader_of(dataloader, 50, 7)
-    for epoch in epochs:
-        assert [batch["input_ids"][:, 0].tolist() for batch in asked_to_the_end] == epoch
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    size=st.integers(12, 40),
-    batch_size=st.integers(1, 4),
-    world=st.integers(1, 3),
-    taken=st.integers(0, 60),
-)
-def test_a_resumed_loader_goes_on_where_it_stopped(dataloader, size, batch_size, world, taken):
-    for rank in range(world):
-        straight, stopped, resumed = (
-            loader_of(dataloader, size, batch_size, rank=rank, world=world) for _ in range(3)
-        )
-        take(taken, many(stopped))
-        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-        assert take(15, many(resumed)) == take(taken + 15, many(straight))[taken:]
-
-
-def test_a_loader_resumed_at_the_end_of_an_epoch_first_ends_it(dataloader):
-    """Lightning, resumed there, may ask for one more batch of the old epoch."""
-    loader = loader_of(dataloader, 12, 3)
-    loader.load_state_dict({"epoch": 0, "batches": 4})
-    assert list(loader) == []
-    assert take(4, many(loader)) == epochs_of(loader_of(dataloader, 12, 3), 2)[1]
-
-
-@settings(max_examples=50, deadline=None)
-@given(size=st.integers(12, 40), batch_size=st.integers(1, 4), world=st.integers(2, 3))
-def test_processes_share_the_permutation_of_one(dataloader, size, batch_size, world):
-    """Their k-th batches together, interleaved, are the k-th batch of one process alone."""
-    alone = loader_of(dataloader, size, batch_size * world)
-    shares = [
-        loader_of(dataloader, size, batch_size, rank=rank, world=world) for rank in range(world)
-    ]
-    assert {len(share) for share in shares} == {len(alone)}
-    count = 2 * len(alone)
-    together = zip(*(take(count, many(share)) for share in shares), strict=True)
-    interleaved = [list(itertools.chain(*zip(*parts, strict=True))) for parts in together]
-    assert interleaved == take(count, many(alone))
-
-
-def test_less_than_one_global_batch_is_refused(dataloader):
-    assert len(loader_of(dataloader, 6, 3, world=2)) == 1
-    with pytest.raises(ValueError, match=r"data.train has 5 blocks, less than one .* of 6"):
-        loader_of(dataloader, 5, 3, world=2)
 
 
 # from a configuration --------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The name that Duo imports of timm, for machines without it."""

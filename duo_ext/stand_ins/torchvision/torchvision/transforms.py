@@ -1,0 +1,1 @@
+"""Nothing of torchvision.transforms is there."""

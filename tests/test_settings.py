@@ -1,0 +1,86 @@
+"""duo_ext.settings: values that cannot work in any host, each refused in a sentence."""
+
+import omegaconf
+import pytest
+import torch
+
+from duo_ext import host, settings
+
+CONFIG = {
+    "mode": "train",
+    "optim": {"lr": 3e-4},
+    "sampling": {"steps": 8, "p_nucleus": 1.0},
+    "loader": {"batch_size": 2, "global_batch_size": 8},
+    "trainer": {
+        "max_steps": 10, "accelerator": "cpu",
+        "devices": 2, "num_nodes": 1, "accumulate_grad_batches": 2,
+    },
+}  # fmt: skip
+
+
+def config_of(*changes):
+    changed = omegaconf.OmegaConf.from_dotlist(list(changes))
+    return omegaconf.OmegaConf.merge(CONFIG, changed)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+REFUSED = {
+    "optim.lr=-1e-3": "optim.lr is -0.001; it must be a positive number",
+    "optim.lr=fast": "optim.lr is fast; it must be a positive number",
+    "optim.lr=nan": "optim.lr is nan; it must be a positive number",
+    "optim.lr=null": "optim.lr is None; it must be a positive number",
+    "optim=null": "optim.lr is None; it must be a positive number",
+    "sampling.steps=0": "sampling.steps is 0; it must be a positive number",
+    "trainer.max_steps=0": "trainer.max_steps is 0; it must be a positive number",
+    "loader.batch_size=0": "loader.batch_size is 0; it must be a positive number",
+    "sampling.p_nucleus=0": "sampling.p_nucleus is 0; it must lie above 0, at most at 1",
+    "sampling.p_nucleus=1.5": "sampling.p_nucleus is 1.5; it must lie above 0, at most at 1",
+    "sampling.p_nucleus=most": "sampling.p_nucleus is most; it must lie above 0, at most at 1",
+    "sampling.p_nucleus=null": "sampling.p_nucleus is None; it must lie above 0, at most at 1",
+    "loader.global_batch_size=6": "loader.global_batch_size is 6; it must be loader.batch_size x "
+    "trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches = 8",
+    "loader.batch_size=3": "loader.global_batch_size is 8; it must be .* = 12",
+    "trainer.devices=1": "loader.global_batch_size is 8; it must be .* = 4",
+    "trainer.num_nodes=3": "loader.global_batch_size is 8; it must be .* = 24",
+    "trainer.accumulate_grad_batches=1": "loader.global_batch_size is 8; it must be .* = 4",
+    "trainer.accelerator=cuda": "trainer.accelerator is 'cuda', but no GPU is visible; use "
+    "trainer.accelerator=cpu",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_a_value_that_cannot_work_is_refused_in_a_sentence(change):
+    with pytest.raises(ValueError, match=f"^{REFUSED[change]}$"):
+        settings.check(config_of(change))
+
+
+def test_what_can_work_passes(monkeypatch):
+    settings.check(config_of())
+    settings.check(config_of("sampling.p_nucleus=0.1", "optim.lr=1", "loader.batch_size=2"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings.check(config_of("trainer.accelerator=cuda"))
+
+
+@pytest.mark.parametrize("mode", ["sample_eval", "ppl_eval"])
+def test_the_batch_of_the_training_is_of_no_concern_to_an_evaluation(mode):
+    settings.check(config_of(f"mode={mode}", "loader.global_batch_size=3"))
+    with pytest.raises(ValueError, match=r"optim.lr is 0"):
+        settings.check(config_of(f"mode={mode}", "optim.lr=0"))
+
+
+def test_a_choice_is_one_of_the_options():
+    assert settings.choose("algo.process", "b", {"a": 1, "b": 2}) == 2
+    with pytest.raises(ValueError, match=r"^algo.process is 'c'; it must be one of a, b$"):
+        settings.choose("algo.process", "c", {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("algorithm", [None, pytest.fail], ids=["the host's", "ours"])
+@pytest.mark.parametrize("setting", ["optim.lr=-1", "mode=fly"])
+def test_a_host_refuses_before_it_loads_anything(tiny, standalone, monkeypatch, setting, algorithm):
+    monkeypatch.setattr(standalone.module("dataloader"), "get_tokenizer", pytest.fail)
+    with pytest.raises(ValueError, match=f"{setting.partition('=')[0]} is '?{setting[-1:]}?"):
+        host.active().run(tiny("algo=mdlm", setting), algorithm)

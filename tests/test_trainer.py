@@ -1,0 +1,78 @@
+"""duo_ext.trainer: how a training ends, and what is saved of it."""
+
+import signal
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos import boring_classes
+
+from duo_ext.trainer import LastStep, manual_trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module that is boring
+
+
+class Boring(boring_classes.ManualOptimBoringModel):
+    """A module that steps itself; ``before_step[n]()`` is called before step n."""
+
+    val_dataloader = test_dataloader = None
+
+    def __init__(self, path, before_step):
+        super().__init__()
+        self.path, self.before_step = path, before_step
+
+    def file(self, name):
+        return str(self.path)
+
+    def training_step(self, batch, batch_idx):
+        self.before_step.get(self.global_step, int)()
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """``fit(3)`` trains three steps, saving every second and the end; the path of last.ckpt."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+
+    def run(steps, before_step=None):
+        regular = ModelCheckpoint(
+            path.parent, save_last=True, save_top_k=0, every_n_train_steps=2,
+            enable_version_counter=False,
+        )  # fmt: skip
+        trainer = manual_trainer(
+            [regular, LastStep(str(path))],
+            accelerator="cpu", max_steps=steps, logger=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(Boring(path, before_step or {}))
+        return path
+
+    return run
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_the_end_is_saved_whether_or_not_it_is_a_regular_step(fit, steps):
+    path = fit(steps)
+    assert step_of(path) == steps
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def fail():
+    raise ValueError("no")
+
+
+def test_a_training_that_fails_has_no_end_to_save(fit, tmp_path):
+    with pytest.raises(ValueError, match="no"):
+        fit(9, {3: fail})
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 2
+
+
+def test_an_interrupt_saves_the_step_that_it_came_in_and_no_other_end(fit, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(9, {4: lambda: signal.raise_signal(signal.SIGINT)})
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 5
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -1,0 +1,265 @@
+"""Whole runs in the real checkouts: the command lines of README, teachers, students, processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from duo_ext import checkpoints, host
+
+REPOSITORY = Path(host.__file__).parents[1]
+TINY = (
+    "data=sotu",
+    "model=sotu",
+    "model.hidden_size=32",
+    "model.cond_dim=16",
+    "model.n_blocks=2",
+    "model.n_heads=2",
+    "model.length=16",
+    "+machine=cpu",
+    "loader.global_batch_size=8",
+    "loader.eval_global_batch_size=8",
+    "lr_scheduler.num_warmup_steps=1",
+    "trainer.precision=32",
+    "trainer.max_steps=2",
+    "training.ema=0.5",
+    "optim.lr=1e-3",
+    "eval.gen_ppl_eval_model_name_or_path=${idlm_asset:judge}",
+)
+BASES = {
+    "idlm": ("duo_base", "sampling.predictor=ancestral"),
+    "idlm_mdlm": ("mdlm", "sampling.predictor=ancestral_cache"),
+}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """Overrides for a small text in a folder of its own."""
+    folder = tmp_path_factory.mktemp("upstream")
+    (folder / "text").mkdir()
+    line = "we the people of the united states, in order to form a more perfect union, "
+    (folder / "text" / "train.txt").write_text("\n".join(line * 3 for _ in range(8)) + "\n")
+    (folder / "text" / "validation.txt").write_text(line * 6 + "\n")
+    return (f"data.train={folder}/text", f"data.cache_dir={folder}/tokens")
+
+
+@pytest.fixture
+def run(text, tmp_path):
+    """``run("-m duo_ext", "algo=idlm", ...)``: python with these arguments in the tiny setting; its
+    output. It fails unless the exit code is ``code``."""
+
+    def call(program, *overrides, out="run", cwd=tmp_path, code=0, tiny=TINY):
+        place = f"hydra.run.dir={tmp_path / out}"
+        command = [sys.executable, *program.split(), *tiny, *text, place, *overrides]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture
+def weights(standalone, tiny, tmp_path):
+    """``weights("idlm")``: the path of a teacher of random weights for an algorithm of ours."""
+
+    def make(algorithm):
+        name, _ = BASES[algorithm]
+        config = standalone.compose([setting for setting in TINY if "machine" not in setting])
+        vocabulary = 33 if name == "mdlm" else 32
+        torch.manual_seed(1)
+        backbone = standalone.module("models").dit.DIT(config, vocabulary)
+        for parameter in backbone.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+        path = tmp_path / f"{name}.ckpt"
+        torch.save({"state_dict": state}, path)
+        return f"algo.teacher_path={path}"
+
+    return make
+
+
+def student(folder):
+    """The average weights of a run's last checkpoint."""
+    return checkpoints.denoiser(checkpoints.read(f"{folder}/checkpoints/last.ckpt", "last")).average
+
+
+@pytest.fixture(params=BASES)
+def algorithm(request):
+    return request.param
+
+
+def test_the_host_and_its_remedies_are_listed(run, checkout):
+    listed = run(f"-m duo_ext --host {checkout.root} --check")
+    assert listed.startswith(f"host: {checkout.name} in {checkout.root}, commit {checkout.commit}")
+    assert "stand-in for flash_attn" in listed and "known types in checkpoints" in listed
+
+
+def test_a_student_is_trained_resumed_and_sampled_by_the_hosts_own_program(
+    run, checkout, weights, algorithm, tmp_path
+):
+    """Resumed = straight, bit for bit; main.py and evaluate draw the same samples from one seed."""
+    program, own = f"-m duo_ext --host {checkout.root}", (f"algo={algorithm}", weights(algorithm))
+    assert f"host: {checkout}" in run(program, *own, "trainer.max_steps=4", out="straight")
+    run(program, *own)
+    assert "4/4" in run(program, *own, "trainer.max_steps=4")
+    straight, resumed = student(tmp_path / "straight"), student(tmp_path / "run")
+    assert all(map(torch.equal, straight, resumed))
+    base, sampler = BASES[algorithm]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    sampling = (
+        "mode=sample_eval",
+        f"algo={base}",
+        sampler,
+        "sampling.steps=3",
+        f"eval.checkpoint_path={last}",
+        f"eval.generated_samples_path={tmp_path}/samples.json",
+    )
+    run("-m duo_ext.compat main.py", *sampling, cwd=checkout.root, out="sampled")
+    theirs = json.loads((tmp_path / "samples.json").read_text())["generated_seqs"]
+    precision = "float32" if checkout.samples_masked_in_float32 and base == "mdlm" else "float64"
+    ours = evaluated(checkout, last, precision, tmp_path)
+    assert len(theirs) == 16 and ours == theirs
+    run(program, "mode=ppl_eval", f"algo={base}", sampler, f"eval.checkpoint_path={last}")
+
+
+def evaluated(checkout, path, precision, folder):
+    """The texts that evaluate draws in a checkout, with the settings of ``sampling`` above."""
+    script = """if True:
+        import json, sys
+        from duo_ext import corpus, evaluate, host
+        root, path, precision, output = sys.argv[1:]
+        host.find(root).activate()
+        corpus.register_resolvers()
+        options = evaluate.parse(["--student", path, "--samples", "16", "--batch-size", "8",
+                                  "--seed", "1", "--precision", precision, "--output", "unused"])
+        subject = evaluate.load("student", path, options)
+        setting = evaluate.Setting(3, "ancestral", 1.0, 1.0)
+        tokens, _, _ = evaluate.sample(subject, setting, options)
+        json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
+    """
+    output = folder / "ours.json"
+    arguments = [str(checkout.root), str(path), precision, str(output)]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)
+    return json.loads(output.read_text())
+
+
+def test_a_teacher_of_duos_own_training(run, checkout, tmp_path):
+    """Its checkpoint holds the configuration and the tokenizer; both are known types."""
+    program = f"-m duo_ext --host {checkout.root}"
+    every = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
+    quick = ("trainer.limit_val_batches=0", "trainer.num_sanity_val_steps=0", every)
+    run(program, "algo=duo_base", *quick, out="teacher")
+    path = tmp_path / "teacher" / "checkpoints" / "last.ckpt"
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    run(program, "algo=duo_base", *quick, "trainer.max_steps=3", out="teacher")  # resumes
+    run(program, "mode=ppl_eval", "algo=duo_base", f"eval.checkpoint_path={path}")
+    given = f"algo.teacher_path={path}"
+    run(program, "algo=idlm", given, out="average")
+    run(program, "algo=idlm", given, "algo.teacher_ema=false", out="raw")
+    assert not all(map(torch.equal, student(tmp_path / "average"), student(tmp_path / "raw")))
+    message = run(program, "algo=idlm_mdlm", given, code=1)
+    assert "a checkpoint of algo=duo_base; algo=idlm_mdlm takes mdlm" in message
+
+
+def test_a_checkpoint_of_unknown_types_is_refused_and_not_executed(run, checkout, tmp_path):
+    class Foreign:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "proof"),)
+
+    path = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}, "x": Foreign()}, path)
+    for setting in ("mode=ppl_eval eval.checkpoint_path", "training.finetune_path"):
+        overrides = f"algo=duo_base {setting}={path}".split()
+        message = run(f"-m duo_ext --host {checkout.root}", *overrides, code=1)
+        assert "algo.trust_checkpoint=true" in message and "mkdir" in message
+        assert "Traceback" not in message
+    assert not (tmp_path / "proof").exists()
+
+
+def test_an_exported_student_is_read_by_duos_dit_as_a_teacher_and_by_evaluate(
+    run, checkout, weights, tmp_path
+):
+    program = f"-m duo_ext --host {checkout.root}"
+    run(program, "algo=idlm", weights("idlm"))
+    last, folder = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "hf"
+    export = f"-m duo_ext.export {last} --output {folder} --host {checkout.root}"
+    subprocess.run([sys.executable, *export.split()], check=True, capture_output=True)
+    script = """if True:
+        import sys, torch
+        from duo_ext import corpus, evaluate, host
+        root, folder, output = sys.argv[1:]
+        models = host.find(root).activate().module("models")
+        theirs = models.dit.DIT.from_pretrained(folder).parameters()
+        options = evaluate.parse(["--student", folder, "--output", "unused"])
+        corpus.register_resolvers()
+        ours = evaluate.load("student", folder, options).model.backbone.parameters()
+        torch.save([[p.detach() for p in found] for found in (theirs, ours)], output)
+    """
+    arguments = [str(checkout.root), str(folder), str(tmp_path / "read.pt")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+    for found in torch.load(tmp_path / "read.pt", weights_only=True):
+        assert all(map(torch.equal, found, student(tmp_path / "run")))
+    run(program, "algo=idlm", f"algo.teacher_path={folder}", out="again")
+
+
+def test_what_duo_asserts_is_a_sentence(run, checkout):
+    overrides = ("algo=mdlm", "sampling.predictor=ancestral")
+    message = run(f"-m duo_ext --host {checkout.root}", *overrides, code=1)
+    assert "error: Duo refuses this: assert self.sampler" in message
+    assert "Traceback" not in message
+
+
+def test_a_patched_checkout_trains_a_registered_class(run, checkout, weights, algorithm, tmp_path):
+    """``python main.py algo=idlm`` with the first patch; with all, without any remedy of ours."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(checkout.root), str(clone)], check=True)
+    shutil.copytree(checkout.root / "integral", clone / "integral", dirs_exist_ok=True)
+    apply = [sys.executable, str(REPOSITORY / "patches" / "apply.py"), str(clone), "--only", "0001"]
+    own = (f"algo={algorithm}", weights(algorithm))
+    message = run("-m duo_ext.compat main.py", *own, cwd=clone, code=1)
+    assert f"Invalid algorithm name: {algorithm}" in message
+    subprocess.run(apply, check=True)
+    run("-m duo_ext.compat main.py", *own, cwd=clone, out="patched")
+    run(f"-m duo_ext --host {checkout.root}", *own, out="ours")
+    assert all(map(torch.equal, student(tmp_path / "patched"), student(tmp_path / "ours")))
+
+
+@pytest.mark.parametrize("experiment", ["owt_idlm_mdlm", "owt_idlm_duo", "owt_idlm_dcd"])
+def test_the_published_settings_compose_in_the_hosts_own_program(run, checkout, experiment):
+    program = "-m duo_ext.compat main.py --cfg job"
+    devices = ("trainer.accelerator=cpu", "trainer.devices=8")
+    shown = run(program, f"+experiment={experiment}", *devices, cwd=checkout.root, tiny=())
+    for line in ("lr: 1.0e-06", "ema: 0.9999", "num_warmup_steps: 2500", "global_batch_size: 512"):
+        assert line in shown
+    assert ("noising: gaussian" in shown) == (experiment != "owt_idlm_mdlm")
+
+
+@pytest.mark.parametrize("experiment", ["owt_eval_mdlm", "owt_eval_duo"])
+def test_the_published_evaluation_composes(run, checkout, experiment):
+    program = "-m duo_ext.compat main.py --cfg all"
+    devices = ("trainer.accelerator=cpu", "trainer.devices=1")
+    shown = run(program, f"+experiment={experiment}", *devices, cwd=checkout.root, tiny=())
+    assert "sampling.steps: 4,8,16,32" in shown and "mode: sample_eval" in shown
+
+
+def test_two_processes_are_one_with_accumulation(run, checkout, weights, algorithm, tmp_path):
+    program = f"-m duo_ext --host {checkout.root}"
+    check_two_processes(run, program, (f"algo={algorithm}", weights(algorithm)), tmp_path)
+
+
+def test_two_processes_in_the_standalone_tree(run, weights, algorithm, tmp_path):
+    check_two_processes(run, "-m duo_ext", (f"algo={algorithm}", weights(algorithm)), tmp_path)
+
+
+def check_two_processes(run, program, own, folder):
+    run(program, *own, "loader.batch_size=4", "trainer.devices=1", out="one")
+    run(program, *own, "loader.batch_size=4", "trainer.devices=2", out="two")
+    assert (folder / "two" / "train_ddp_process_1.log").exists()  # there were two
+    for one, two in zip(student(folder / "one"), student(folder / "two"), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
