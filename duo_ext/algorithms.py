@@ -137,6 +137,7 @@ class IDLM(trainer_base.Diffusion):
             self.config.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
+            accumulate=self.config.trainer.accumulate_grad_batches,
             num_workers=settings.num_workers,
             pin_memory=settings.pin_memory,
             persistent_workers=settings.num_workers > 0,

@@ -13,6 +13,23 @@ import torch
 
 from duo_ext import files
 
+# What a value in a file's configuration may refer to: other values, our assets, folders.
+REFERENCE = re.compile(r"\$\{(?:[\w.]+|(?:idlm_asset|idlm_text|cwd|hydra):[\w./-]*)\}")
+
+
+def inert(config):
+    """A configuration without the values that call another resolver: Duo has one for Python's
+    eval, and a file must not run it."""
+    if isinstance(config, dict):
+        return {key: inert(value) for key, value in config.items() if not _calls(value)}
+    if isinstance(config, list):
+        return [inert(value) for value in config if not _calls(value)]
+    return config
+
+
+def _calls(value):
+    return isinstance(value, str) and value.count("${") != len(REFERENCE.findall(value))
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -26,6 +43,9 @@ class Saved:
     weights: dict
     average: list | None = None
     config: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "config", inert(self.config))
 
 
 class Tokenizer:
@@ -59,17 +79,15 @@ CONFIG_TYPES = {
 TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
 
 
-def types(file):
-    """The types beyond torch's own that a checkpoint names: [(type, name)] of those that are safe
-    to make, [name] of the others."""
+def known_types(file):
+    """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # torch.load will say what is wrong with the file
         names = []
     file.seek(0)
     known = [(CONFIG_TYPES[name], name) for name in names if name in CONFIG_TYPES]
-    known += [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
-    return known, sorted(set(names) - {name for _, name in known})
+    return known + [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
 
 
 def read(path, key, trust=False):
@@ -80,8 +98,7 @@ def read(path, key, trust=False):
     """
     with opened(path, key) as file:
         try:
-            known, _ = types(file)
-            with torch.serialization.safe_globals(known):
+            with torch.serialization.safe_globals(known_types(file)):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
             raise ValueError(f"{key} is '{path}'; {_refusal(error)}") from error
@@ -106,14 +123,12 @@ def opened(path, key):
 def _refusal(error):
     """Why torch.load refused a file, without torch's advice to load it all the same."""
     unknown = re.search(r"GLOBAL (\S+)", str(error))
-    return mistrust(unknown[1]) if unknown else "it is damaged, or no file of torch.save"
-
-
-def mistrust(name):
+    if not unknown:
+        return "it is damaged, or no file of torch.save"
     return (
-        f"it holds '{name}', which could run code: only tensors, plain values and Duo's own types "
-        "are loaded, unless ++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate and "
-        "export) says that you trust the file"
+        f"it holds '{unknown[1]}', which could run code: only tensors, plain values and Duo's own "
+        "types are loaded, unless ++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate "
+        "and export) says that you trust the file"
     )
 
 
@@ -122,11 +137,11 @@ def denoiser(checkpoint):
     prefix = "backbone."
     weights = checkpoint["state_dict"].items()
     weights = {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)}
-    average = checkpoint["ema"]["shadow_params"] if "ema" in checkpoint else None
-    config = checkpoint.get("hyper_parameters", {}).get("config", {})
+    hyper, ema = (checkpoint.get(name) or {} for name in ("hyper_parameters", "ema"))
+    config = hyper.get("config") if isinstance(hyper, dict) else None
     if omegaconf.OmegaConf.is_config(config):
         config = omegaconf.OmegaConf.to_container(config, resolve=False)
-    return Saved(weights, average, config)
+    return Saved(weights, ema.get("shadow_params"), config if isinstance(config, dict) else {})
 
 
 def dimensions(weights):

@@ -199,11 +199,9 @@ def _admit(config, key, may_be_missing=False):
     if config.algo.get("trust_checkpoint", False):
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         return
+    checkpoints.read(path, key)
     with checkpoints.opened(path, key) as file:
-        known, unknown = checkpoints.types(file)
-    if unknown:
-        raise ValueError(f"{key} is '{path}'; {checkpoints.mistrust(unknown[0])}")
-    torch.serialization.add_safe_globals(known)
+        torch.serialization.add_safe_globals(checkpoints.known_types(file))
 
 
 def _moves_hub_models_to_cuda(host):
@@ -260,11 +258,14 @@ def main():
     from duo_ext import host
 
     del sys.argv[0]
+    if not sys.argv:
+        sys.exit("usage: python -m duo_ext.compat SCRIPT [key=value ...]")
     root = Path(sys.argv[0]).absolute().parent
     tree = host.Host(root, "", None)
     tree.apply(BEFORE)
     sys.path.insert(0, str(root))
-    tree.apply(remedy for remedy in AFTER if remedy.module != "main")
+    there = [remedy for remedy in AFTER if (root / f"{remedy.module}.py").is_file()]
+    tree.apply(remedy for remedy in there if remedy.module != "main")
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -27,6 +28,7 @@ from duo_ext.files import write_whole
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
+OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@]*=")
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
 
 
@@ -58,7 +60,10 @@ class Subject:
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m duo_ext.evaluate", description=__doc__.split("\n\n")[1]
+        prog="python -m duo_ext.evaluate",
+        usage="%(prog)s [options] [key=value ...]",
+        description=__doc__.split("\n\n")[1],
+        epilog="key=value: Duo's settings, for checkpoints that carry none",
     )
     paths = {"nargs": "+", "default": [], "metavar": "CKPT"}
     parser.add_argument("--teacher", help="checkpoints to compare with", **paths)
@@ -77,13 +82,8 @@ def parse(arguments):
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
     parser.add_argument("--host", metavar="PATH", help="the Duo tree to sample in")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="Duo's settings, for checkpoints that carry none",
-    )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args([a for a in arguments if not OVERRIDE.match(a)])
+    options.overrides = [a for a in arguments if OVERRIDE.match(a)]
     _check(options)
     return options
 
@@ -118,7 +118,7 @@ def load(role, given, options):
     path, key = resolve(given), f"--{role}"
     tree = host.active()
     saved = pretrained.load(path, key, options.trust_checkpoint)
-    config = _config(tree, saved, options)
+    config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
     model = _family(config.algo.name, given).host_class(config, tokenizer)
@@ -133,7 +133,7 @@ def load(role, given, options):
     )
 
 
-def _config(tree, saved, options):
+def _config(tree, saved, options, named):
     """The host's configuration with what the checkpoint says of its model and its data.
 
     Overrides of the command line stand in for a checkpoint that says nothing, and win over one
@@ -142,15 +142,14 @@ def _config(tree, saved, options):
     given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
     if "algo" not in given and "name" not in saved.config.get("algo", {}):
         raise ValueError(
-            "a checkpoint carries no configuration to sample it with; give Duo's settings: "
+            f"{named}; it carries no configuration to sample it with; give Duo's settings: "
             "algo=mdlm or algo=duo_base, data=..., model=..."
         )
     config = tree.compose(options.overrides)
     for section in SECTIONS:
         if section not in given:
-            config[section] = omegaconf.OmegaConf.merge(
-                config[section], saved.config.get(section, {})
-            )
+            trained = saved.config.get(section, {})
+            config[section] = omegaconf.OmegaConf.merge(config[section], trained)
     dotted = [override for override in options.overrides if "." in override.partition("=")[0]]
     config.merge_with_dotlist([override.lstrip("+~") for override in dotted])
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)

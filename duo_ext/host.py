@@ -35,7 +35,7 @@ class Host:
 
     root: Path
     name: str
-    commit: str | None
+    commit: str | None = field(compare=False)
     remedies: list = field(default_factory=list, compare=False)
 
     def __str__(self):
@@ -70,7 +70,7 @@ class Host:
             compat.withdraw_stand_ins()
             self.apply(compat.AFTER)
             _active = self
-        return self
+        return _active
 
     def apply(self, remedies):
         """Apply those of the remedies that this host needs on this machine."""
@@ -116,7 +116,8 @@ class Host:
     def _as_value_error(self, error):
         """What Duo asserts of a configuration, as a sentence; any other assertion stays one."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        if self.name == "standalone" or not frame.filename.startswith(f"{self.root}{os.sep}"):
+        inside = frame.filename.startswith(f"{self.root}{os.sep}")
+        if self.name == "standalone" or not inside or "site-packages" in frame.filename:
             return error
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
         return ValueError(f"Duo refuses this: {frame.line} ({place}) {error}".strip())

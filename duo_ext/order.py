@@ -7,15 +7,16 @@ class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
 
     ``state_dict`` is that place: a resumed run goes on with the next batch. First comes the rest of
-    the epoch that it stopped in, which may be empty. A global batch is ``world`` neighbouring
-    batches of one permutation, so two processes see what one with twice the accumulation sees.
+    the epoch that it stopped in, which may be empty. An epoch is a whole number of global batches,
+    each ``world * accumulate`` neighbouring batches of one permutation, so two processes see what
+    one with twice the accumulation sees.
 
     Raises ValueError if the data is less than one global batch.
     """
 
-    def __init__(self, dataset, batch_size, seed, rank=0, world=1, **options):
+    def __init__(self, dataset, batch_size, seed, rank=0, world=1, accumulate=1, **options):
         self.seed, self.epoch, self.batches, self.resumed = seed, 0, 0, False
-        order = _Order(self, dataset, batch_size, rank, world)
+        order = _Order(self, dataset, batch_size, rank, world, accumulate)
         super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
 
     def __iter__(self):
@@ -39,14 +40,14 @@ class _Order(torch.utils.data.DistributedSampler):
     As a DistributedSampler it is not replaced by Lightning's own.
     """
 
-    def __init__(self, loader, dataset, batch_size, rank, world):
+    def __init__(self, loader, dataset, batch_size, rank, world, accumulate):
         super().__init__(dataset, num_replicas=world, rank=rank)
         self.loader, self.batch = loader, batch_size
-        self.count = len(dataset) // (batch_size * world) * batch_size
+        whole = batch_size * world * accumulate
+        self.count = len(dataset) // whole * batch_size * accumulate
         if self.count == 0:
             raise ValueError(
-                f"data.train has {len(dataset)} blocks, less than one global batch of "
-                f"{batch_size * world}"
+                f"data.train has {len(dataset)} blocks, less than one global batch of {whole}"
             )
 
     def __len__(self):

@@ -31,6 +31,8 @@ def check(config):
 
 
 def _check_batch(loader, trainer):
+    if not isinstance(trainer.devices, int):
+        raise ValueError(f"trainer.devices is {trainer.devices}; it must be a number of devices")
     parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
     if loader.batch_size * parts != loader.global_batch_size:
         raise ValueError(

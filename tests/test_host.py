@@ -137,8 +137,10 @@ def test_one_process_serves_one_host(standalone, tmp_path):
     assert host.active() is standalone and sys.path == path
 
 
-def test_to_activate_a_host_again_changes_nothing(standalone):
+def test_to_activate_a_host_again_changes_nothing(standalone, monkeypatch):
     path = sys.path[:]
+    assert host.find(host.STANDALONE).activate() == standalone
+    monkeypatch.setattr(host, "own_commit", lambda: "made in the meantime")
     assert host.find(host.STANDALONE).activate() == standalone
     assert host.active() is standalone and sys.path == path and standalone.remedies == []
 

@@ -109,7 +109,7 @@ def test_folders_of_the_mixin_that_duos_dit_is(dit, tiny, tmp_path):
         saved = pretrained.load(str(tmp_path / name), KEY)
         assert torch.equal(logits(loaded(saved, dit(seed=1))), logits(own))
         # the mixin drops a configuration that is not plain
-        assert saved.config == (config if name == "plain" else {})
+        assert saved.config == (checkpoints.inert(config) if name == "plain" else {})
 
 
 def test_safetensors_come_before_a_pickle(dit, tmp_path):
@@ -375,7 +375,7 @@ def test_what_is_written_is_a_folder_of_duos_dit(dit, tiny, tmp_path):
         assert file.metadata() == {"format": "pt"} and set(file.keys()) == weights.keys()
     assert torch.equal(logits(type(own).from_pretrained(out)), logits(own))
     saved = pretrained.load(str(out), KEY)
-    assert saved.config == config and saved.average is None
+    assert saved.config == checkpoints.inert(config) and saved.average is None
     assert torch.equal(logits(loaded(saved, dit(seed=1))), logits(own))
 
 

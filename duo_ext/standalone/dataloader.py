@@ -140,6 +140,7 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid
             config.seed,
             rank=rank_zero_only.rank,
             world=config.trainer.devices * config.trainer.num_nodes,
+            accumulate=config.trainer.accumulate_grad_batches,
             **options,
         )
     if not skip_valid:
