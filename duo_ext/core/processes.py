@@ -13,6 +13,7 @@ Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``ne
 ``given_BL`` marks positions that keep their token everywhere and carry no loss.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,14 @@ class AbsorbingProcess:
     def _outside(self, logits):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
 
+    def log_f(self, logits, alpha_R):
+        """What (5) multiplies xhat by, (R, V): the network's log-probabilities."""
+        return self.log_probs(logits)
+
+    def mass(self, log_f, alpha_R, weight_R):
+        """The terms of the loss without xhat, (R,) or 0."""
+        return 0.0
+
     def _draw(self, student, x0_BL, given_BL):
         """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
         B, device = len(x0_BL), x0_BL.device
@@ -162,12 +171,18 @@ class AbsorbingProcess:
             x_BL = self._renoise(z_BL, hidden_BL, student, features)
             xhat = self.probs(student.head(features[free_BL]))
         features = fake.features(x_BL, alpha_s)
-        log_free = self.log_probs(fake.head(features[free_BL]))
-        soft = absorbing_loss(log_free, xhat, weight_BL[free_BL].to(xhat.dtype))
-        log_copied = self.log_probs(fake.head(features[copied_BL]))
+        log_free, alpha, weight = self._rows(fake, features, free_BL, alpha_s, weight_BL)
+        soft = absorbing_loss(log_free, xhat, weight) + self.mass(log_free, alpha, weight)
+        log_copied, alpha, weight = self._rows(fake, features, copied_BL, alpha_s, weight_BL)
         log_token = log_copied.gather(-1, z_BL[copied_BL][:, None])[:, 0]
-        hard = weight_BL[copied_BL].to(xhat.dtype) * log_token
+        hard = weight * log_token + self.mass(log_copied, alpha, weight)
         return (soft.sum() + hard.sum()) / (~given_BL).sum()
+
+    def _rows(self, network, features_BLD, chosen_BL, alpha_B, weight_BL):
+        """log_f (R, V), alpha and weight (R,) at the chosen positions."""
+        logits = network.head(features_BLD[chosen_BL])
+        alpha = alpha_B[:, None].expand_as(chosen_BL)[chosen_BL].to(logits.dtype)
+        return self.log_f(logits, alpha), alpha, weight_BL[chosen_BL].to(logits.dtype)
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
@@ -177,10 +192,40 @@ class AbsorbingProcess:
         xhat = self.probs(student.head(features[free_BL]))
         x_BL = self._renoise(z_BL, hidden_BL, student, features)
         with torch.no_grad():
-            log_teacher = self.log_probs(teacher.head(teacher.features(x_BL, alpha_s)[free_BL]))
-            log_fake = self.log_probs(fake.head(fake.features(x_BL, alpha_s)[free_BL]))
-        loss = absorbing_loss(log_teacher - log_fake, xhat, weight_BL[free_BL].to(xhat.dtype))
-        return loss.sum() / (~given_BL).sum()
+            (log_teacher, _, weight), (log_fake, _, _) = (
+                self._rows(network, network.features(x_BL, alpha_s), free_BL, alpha_s, weight_BL)
+                for network in (teacher, fake)
+            )
+        return absorbing_loss(log_teacher - log_fake, xhat, weight).sum() / (~given_BL).sum()
+
+
+@dataclass
+class ScoreProcess(AbsorbingProcess):
+    """The absorbing process with SEDD's network: log s_y, estimates of log p_t(y) / p_t(x_t).
+
+    At a masked position s_y = r f_y for the ideal network, r = alpha / (1 - alpha), so the
+    student's output is the softmax of its log-scores over the tokens, and the loss (4) is
+
+        dalpha / (1 - alpha) [<xhat, log s> - sum_y s_y / r - log r + 1].
+
+    ``scaled``: log s is the last layer's output + log r - log n, n the number of tokens
+    (model.scale_by_sigma); otherwise that output itself.
+    """
+
+    scaled: bool = True
+
+    def log_f(self, logits, alpha_R):
+        """log s; 0 at the mask."""
+        if self.scaled:
+            log_r_R = torch.log(alpha_R) - torch.log1p(-alpha_R)
+            logits = logits + (log_r_R - math.log(self.vocab_size - 1))[:, None]
+        return logits.masked_fill(self._outside(logits), 0.0)
+
+    def mass(self, log_f, alpha_R, weight_R):
+        """-dalpha / (1 - alpha) [sum_y s_y / r + log r - 1]."""
+        r_R = alpha_R / (1 - alpha_R)
+        total_R = log_f.masked_fill(self._outside(log_f), -torch.inf).exp().sum(-1)
+        return -weight_R * (total_R / r_R + r_R.log() - 1)
 
 
 @dataclass

@@ -24,6 +24,20 @@ class LogLinear:
         return alpha_B, torch.full_like(alpha_B, self.eps - 1)
 
 
+@dataclass(frozen=True)
+class Geometric:
+    """alpha_t = exp(-sigma_t) with SEDD's geometric sigma_t = sigma_min^(1-t) sigma_max^t."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __call__(self, t_B):
+        log_ratio = math.log(self.sigma_max / self.sigma_min)
+        sigma_B = self.sigma_min * torch.exp(t_B.double() * log_ratio)
+        alpha_B = torch.exp(-sigma_B)
+        return alpha_B, -alpha_B * sigma_B * log_ratio
+
+
 def gaussian_alpha(gamma_B, vocab_size):
     """alpha and d alpha / d gamma of the uniform process that argmax(w) follows (Duo, section 3).
 
