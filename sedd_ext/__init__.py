@@ -1,1 +1,1 @@
-"""IDLM for SEDD. Its rooms are those of duo_ext; the method is duo_ext.core."""
+"""IDLM for SEDD: python -m sedd_ext, standalone or in a SEDD checkout."""

@@ -1,0 +1,57 @@
+"""``python -m sedd_ext [--host PATH] [--check] key=value ...``: SEDD's settings, with IDLM."""
+
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from duo_ext import compat
+from duo_ext.__main__ import one_sentence, own_arguments
+from duo_ext.settings import choose
+from sedd_ext import host
+
+GROUPS = ("algo", "data")  # ours, which SEDD's defaults do not list
+
+
+def hydra_arguments(arguments):
+    """``algo=idlm`` and ``data=sotu`` as Hydra takes groups that are added.
+
+    The algorithm (algo=sedd if none is named) comes first: others change what it declares.
+    """
+    arguments = [f"+{a}" if a.partition("=")[0] in GROUPS else a for a in arguments]
+    named = [a for a in arguments if a.startswith("+algo=")] or ["+algo=sedd"]
+    return named + [a for a in arguments if a not in named]
+
+
+def run(config):
+    from sedd_ext import modes  # imports the host, which is active by now
+
+    with one_sentence():
+        mode = choose("mode", config.mode, modes.MODES)
+        mode(config, os.path.abspath(HydraConfig.get().run.dir))
+
+
+def main():
+    """Find the host, compose the configuration, make the run folder and run."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
+    with one_sentence(about_files="hydra.run.dir must be a folder that can be made: "):
+        own, rest = own_arguments(sys.argv[1:])
+        sys.argv[1:] = hydra_arguments(rest)
+        tree = host.find(own.host).activate()
+        if own.check:
+            return report(tree)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"host: {tree}", flush=True)
+        hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
+
+
+def report(tree):
+    print(f"host: {tree}")
+    for remedy in compat.BEFORE:
+        state = "applied" if remedy in tree.remedies else "not needed"
+        print(f"{state:>10}  {remedy.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What is trained: SEDD itself, or IDLM with a SEDD teacher. Both fill SEDD's checkpoint.
+
+A ``state`` is SEDD's: {optimizer, scaler, model, noise, ema, step}. ``step(x_BL)`` takes one
+micro-batch and returns what a person would plot when it completes an update that counts.
+"""
+
+import copy
+import itertools
+
+import torch
+
+from duo_ext import checkpoints, pretrained
+from duo_ext.core import distiller, processes, schedules
+from duo_ext.core.networks import Denoiser
+from sedd_ext import host, program, runs
+
+SEED_STRIDE = 1_000_003
+
+
+def new_state(parts):
+    """SEDD's training state of a model."""
+    config, tree = parts.config, host.active()
+    parameters = itertools.chain(parts.model.parameters(), parts.noise.parameters())
+    average = tree.module("model.ema").ExponentialMovingAverage
+    return {
+        "optimizer": tree.module("losses").get_optimizer(config, parameters),
+        "scaler": torch.amp.GradScaler("cuda", enabled=False),
+        "model": parts.model,
+        "noise": parts.noise,
+        "ema": average(parts.model.parameters(), decay=config.training.ema),
+        "step": 0,
+    }
+
+
+class Score:
+    """SEDD's own training step, its gradients averaged over the processes."""
+
+    def __init__(self, parts, state, world):
+        self.parts, self.state, self.world = parts, state, world
+        losses = host.active().module("losses")
+        self.optimize = losses.optimization_manager(parts.config)
+        accum = parts.config.training.accum
+        self.train = losses.get_step_fn(parts.noise, parts.graph, True, self._optimize, accum)
+        self.micro = 0
+
+    def _optimize(self, optimizer, scaler, params, step):
+        params = list(params)
+        self.world.average([p.grad for p in params])
+        self.norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        self.optimize(optimizer, scaler, params, step=step)
+
+    def step(self, x_BL):
+        before, accum = self.state["step"], self.parts.config.training.accum
+        place = (before * accum + self.micro) * self.world.world + self.world.rank
+        torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)
+        loss = self.train(self.state, x_BL)
+        self.micro = (self.micro + 1) % accum
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss at step {before} is {loss.item()}; the last checkpoint is kept"
+            )
+        if self.state["step"] == before:
+            return None
+        return {"training_loss": loss.item(), "gradient_norm": self.norm.item()}
+
+    @property
+    def whole(self):
+        """Whether a checkpoint would hold all: SEDD's has no place for half an update."""
+        return self.micro == 0
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """SEDD's checkpoint holds all."""
+
+
+class IDLM:
+    """Inverse distillation of ``teacher`` into a student of the same shape."""
+
+    whole = True  # half an update is saved as well
+
+    def __init__(self, parts, state, world):
+        self.parts, self.state = parts, state
+        teacher, self.teacher_sha256 = load_teacher(parts)
+        self.teacher = teacher
+        parts.model.load_state_dict(teacher.state_dict())
+        state["ema"].shadow_params = [p.detach().clone() for p in parts.model.parameters()]
+        self.distiller = self._make_distiller(world)
+
+    def _make_distiller(self, world):
+        config, parts = self.parts.config, self.parts
+        fake = copy.deepcopy(self.teacher)
+        fake_optimizer = host.active().module("losses").get_optimizer(config, fake.parameters())
+        for group in fake_optimizer.param_groups:
+            group["lr"] = config.algo.fake_lr or config.optim.lr
+        recipe = distiller.Recipe(
+            fake_ratio=config.algo.fake_ratio,
+            fake_warmup=config.algo.fake_warmup,
+            accumulate=config.training.accum,
+            clip=max(0.0, config.optim.grad_clip),
+            seed=config.seed,
+        )
+        return distiller.Distiller(
+            make_process(parts),
+            student=(Denoiser(parts.model, True), *self._scheduled(self.state["optimizer"])),
+            fake=(Denoiser(fake, True), *self._scheduled(fake_optimizer)),
+            teacher=Denoiser(self.teacher, True),
+            recipe=recipe,
+            processes=world,
+        )
+
+    def _scheduled(self, optimizer):
+        """The optimizer with SEDD's schedule: linear warm-up, then constant."""
+        warmup = self.parts.config.optim.warmup
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, 1.0) if warmup > 0 else 1.0
+        )
+
+    def step(self, x_BL):
+        given_BL = torch.zeros_like(x_BL, dtype=torch.bool)
+        given_BL[:, : self.parts.config.algo.prompt_length] = True
+        update = self.distiller.step(x_BL, given_BL)
+        if update is None:
+            return None
+        logs = {
+            f"{update.phase}/loss": update.loss,
+            f"{update.phase}/grad_norm": update.gradient_norm,
+        }
+        if update.phase == distiller.STUDENT:
+            self.state["step"] += 1
+            self.state["ema"].update(self.parts.model.parameters())
+        return logs
+
+    def state_dict(self):
+        return {
+            "run": self._identity(),
+            "distiller": self.distiller.state_dict(),
+            "student_scheduler": self.distiller.schedulers[distiller.STUDENT].state_dict(),
+        }
+
+    def load_state_dict(self, state):
+        if state is None or state["run"] != self._identity():
+            raise ValueError(
+                "the run folder holds a checkpoint of another run (its teacher, batch or fake "
+                "updates differ); use another hydra.run.dir"
+            )
+        self.distiller.load_state_dict(state["distiller"])
+        self.distiller.schedulers[distiller.STUDENT].load_state_dict(state["student_scheduler"])
+
+    def _identity(self):
+        config = self.parts.config
+        return {
+            "teacher": self.teacher_sha256,
+            "fake_ratio": config.algo.fake_ratio,
+            "fake_warmup": config.algo.fake_warmup,
+            "on_policy": config.algo.on_policy,
+            "batch_size": config.training.batch_size,
+            "seed": config.seed,
+        }
+
+
+ALGORITHMS = {"sedd": Score, "idlm": IDLM}
+
+
+def make_process(parts):
+    """The core's process for SEDD's graph and noise."""
+    config = parts.config
+    if not parts.graph.absorb:
+        raise ValueError(
+            "graph.type is 'uniform'; algo=idlm takes absorb: a network of scores of the uniform "
+            "graph gives no distribution of clean tokens"
+        )
+    if config.noise.type == "geometric":
+        schedule = schedules.Geometric(config.noise.sigma_min, config.noise.sigma_max)
+    else:
+        schedule = schedules.LogLinear()
+    return processes.ScoreProcess(
+        vocab_size=parts.graph.dim,
+        mask_index=parts.graph.dim - 1,
+        schedule=schedule,
+        on_policy=config.algo.on_policy,
+        scaled=config.model.scale_by_sigma,
+    )
+
+
+def load_teacher(parts):
+    """(the teacher's network with its EMA weights, its fingerprint)."""
+    config = parts.config
+    saved = read(config.teacher, "teacher")
+    program.check(saved, parts, "teacher")
+    teacher = copy.deepcopy(parts.model)
+    checkpoints.load(teacher, saved)
+    return teacher, checkpoints.fingerprint(teacher)
+
+
+def read(path, key):
+    """A SEDD run folder, checkpoint file, or a folder or hub id in HF format, as ``Saved``."""
+    if runs.is_run(path) or path.endswith((".pth", ".pt", ".ckpt")):
+        return runs.denoiser(path, key)
+    return pretrained.load(path, key)

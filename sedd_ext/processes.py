@@ -1,0 +1,48 @@
+"""The data-parallel processes of a run: torchrun's, with gloo or nccl, or this one alone."""
+
+import os
+
+import torch
+
+from duo_ext.core.distiller import Processes
+
+
+def join(device_name):
+    """(device, Processes) of this process; under torchrun it joins the others."""
+    world, rank = (int(os.environ.get(key, default)) for key, default in SIZES)
+    device = _device(device_name)
+    if world > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend)
+    return device, Processes(rank, world, average if world > 1 else _nothing)
+
+
+SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
+
+
+def _device(name):
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise ValueError(f"device is '{name}'; torch cannot use it here") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _nothing(tensors):
+    """One process is its own mean."""
+
+
+def average(tensors):
+    """Make tensors their mean over the processes, in one message."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

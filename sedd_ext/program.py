@@ -1,0 +1,136 @@
+"""What every mode builds of a configuration: graph, noise and model, the data, the sampler."""
+
+from dataclasses import dataclass
+
+import torch
+import transformers
+
+from duo_ext import checkpoints
+from sedd_ext import host
+
+
+@dataclass
+class Parts:
+    """SEDD's objects for one configuration, on one device."""
+
+    config: object
+    device: torch.device
+    graph: object
+    noise: torch.nn.Module
+    model: torch.nn.Module
+
+
+def build(config, device):
+    """Graph, noise and a fresh model. Raises ValueError if SEDD knows no such graph or noise."""
+    tree = host.active()
+    graph = tree.module("graph_lib").get_graph(config, device)
+    noise = tree.module("noise_lib").get_noise(config).to(device)
+    model = tree.module("model").SEDD(config).to(device)
+    return Parts(config, device, graph, noise, model)
+
+
+def tokenizer_of(config):
+    """``data.tokenizer``, whose length must be ``tokens``; SEDD's data module is given it as well.
+
+    SEDD names the hub's gpt2 in its source, which is found nowhere offline.
+    """
+    name = config.data.tokenizer
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"data.tokenizer is '{name}'; it must be a tokenizer's folder or hub name "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if tokenizer.eos_token is None:
+        raise ValueError(f"data.tokenizer is '{name}': it has no EOS token")
+    if len(tokenizer) != config.tokens:
+        raise ValueError(f"tokens is {config.tokens}; data.tokenizer '{name}' has {len(tokenizer)}")
+    host.active().module("data").GPT2TokenizerFast = _Given(tokenizer)
+    return tokenizer
+
+
+class _Given:
+    """Has ``from_pretrained`` of a tokenizer class and gives the one tokenizer."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def from_pretrained(self, name):
+        return self.tokenizer
+
+
+def blocks(config, split):
+    """The blocks (L,) of ``data.train`` or ``data.valid`` by SEDD's own data module."""
+    folder = config.data.train if split == "train" else config.data.valid
+    return (
+        host.active()
+        .module("data")
+        .get_dataset(
+            folder,
+            split,
+            cache_dir=config.data.cache_dir,
+            block_size=config.model.length,
+            num_proc=1,
+        )
+    )
+
+
+class Scores(torch.nn.Module):
+    """A model as the sampler sees it: its log-scores in another precision, at a temperature,
+    and with ``renormalise`` with the mass that the process has at a masked position.
+
+    ``evaluations`` counts the calls.
+    """
+
+    def __init__(self, parts, float64=True, temperature=1.0, renormalise=False):
+        super().__init__()
+        self.parts, self.float64 = parts, float64
+        self.temperature, self.renormalise = temperature, renormalise
+        self.evaluations = 0
+
+    def forward(self, x_BL, sigma_B):
+        self.evaluations += 1
+        log_s = self.parts.model(x_BL, sigma_B)
+        log_s = log_s.double() if self.float64 else log_s
+        if self.temperature == 1 and not self.renormalise:
+            return log_s
+        return self._tempered(log_s, x_BL, sigma_B.to(log_s.dtype))
+
+    def _tempered(self, log_s, x_BL, sigma_B):
+        """The tokens' log-scores sharpened at masked positions, their sum kept or made r."""
+        mask = self.parts.graph.dim - 1
+        total = log_s[..., :mask].logsumexp(-1, keepdim=True)
+        if self.renormalise:
+            total = -torch.expm1(sigma_B).log()[:, None, None].expand_as(total)
+        tokens = (log_s[..., :mask] / self.temperature).log_softmax(-1) + total
+        return torch.where((x_BL == mask)[..., None], _with_last(tokens, log_s), log_s)
+
+
+def _with_last(tokens, log_s):
+    return torch.cat([tokens, log_s[..., -1:]], -1)
+
+
+def sample(parts, scores, count, steps, predictor, denoise, project=lambda x: x):
+    """Tokens (count, L) by SEDD's own sampler."""
+    sampler = (
+        host.active()
+        .module("sampling")
+        .get_pc_sampler(
+            parts.graph,
+            parts.noise,
+            (count, parts.config.model.length),
+            predictor,
+            steps,
+            denoise=denoise,
+            device=parts.device,
+            proj_fun=project,
+        )
+    )
+    return project(sampler(scores))
+
+
+def check(saved, parts, key):
+    """Raise a ValueError if a file's weights do not fit the model."""
+    checkpoints.check(saved, parts.model, key)
+    checkpoints.check_config(saved, parts.config, key)

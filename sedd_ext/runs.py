@@ -1,0 +1,84 @@
+"""Run folders and checkpoints in SEDD's layout.
+
+A run is a folder with .hydra/config.yaml, checkpoints-meta/checkpoint.pth (the last step),
+checkpoints/checkpoint_N.pth, samples and logs. A checkpoint is {optimizer, model, ema, step}, which
+SEDD's own load_model reads, and ``idlm`` where a distillation wrote it.
+"""
+
+import io
+import os
+
+import numpy
+import omegaconf
+import torch
+
+from duo_ext import checkpoints, files
+from duo_ext.checkpoints import Saved
+
+LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
+CONFIG = ".hydra/config.yaml"
+
+# SEDD's learning rate is a numpy number, which its optimizer state carries along.
+NUMPY_TYPES = [
+    numpy.dtype,
+    type(numpy.dtype(numpy.float64)),
+    (numpy._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
+
+
+def save(path, state, extra=None):
+    """Write SEDD's checkpoint of a training state, whole or not at all."""
+    optimizer = state["optimizer"].state_dict()
+    for group in optimizer["param_groups"]:
+        group["lr"] = float(group["lr"])
+    content = {
+        "optimizer": optimizer,
+        "model": state["model"].state_dict(),
+        "ema": state["ema"].state_dict(),
+        "step": state["step"],
+    }
+    buffer = io.BytesIO()
+    torch.save(content | ({"idlm": extra} if extra else {}), buffer)
+    files.write_whole(path, buffer.getvalue())
+
+
+def read(path, key):
+    """A checkpoint file of SEDD's. Raises ValueError if it is none, or holds other types."""
+    with checkpoints.opened(path, key) as file:
+        try:
+            with torch.serialization.safe_globals(NUMPY_TYPES):
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch.load raises depends on the bytes that it meets
+            raise ValueError(
+                f"{key} is '{path}'; it is damaged, no file of torch.save, or holds other things "
+                "than tensors and plain values, which alone are read"
+            ) from error
+    if not isinstance(checkpoint, dict) or not {"model", "ema", "step"} <= checkpoint.keys():
+        raise ValueError(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
+    return checkpoint
+
+
+def restore(path, state):
+    """Load SEDD's part of a checkpoint into a training state; what it holds of ours, or None."""
+    checkpoint = read(path, "hydra.run.dir")
+    state["optimizer"].load_state_dict(checkpoint["optimizer"])
+    state["model"].load_state_dict(checkpoint["model"])
+    state["ema"].load_state_dict(checkpoint["ema"])
+    state["step"] = checkpoint["step"]
+    return checkpoint.get("idlm")
+
+
+def denoiser(path, key):
+    """The denoiser of a run folder or of a checkpoint file of SEDD's, as ``Saved``."""
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.dirname(path))
+    checkpoint = read(f"{path}/{LAST}" if os.path.isdir(path) else path, key)
+    config, described = {}, os.path.join(folder, CONFIG)
+    if os.path.exists(described):
+        config = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(described))
+    return Saved(checkpoint["model"], checkpoint["ema"]["shadow_params"], config)
+
+
+def is_run(path):
+    """Whether a path is a run folder, rather than a folder in HF format or a hub id."""
+    return os.path.exists(os.path.join(path, LAST))

@@ -1,0 +1,103 @@
+"""mode=sample: tokens by SEDD's own sampler, beginnings and ends given, scored by the judge."""
+
+import json
+
+import torch
+
+from duo_ext import checkpoints, metrics
+from duo_ext.files import write_whole
+from sedd_ext import algorithms, processes, program
+
+
+def load(config, key="checkpoint"):
+    """(parts with the EMA weights of ``config.checkpoint``, the tokenizer)."""
+    device, _ = processes.join(config.device)
+    tokenizer = program.tokenizer_of(config)
+    parts = program.build(config, device)
+    saved = algorithms.read(config.checkpoint, key)
+    program.check(saved, parts, key)
+    checkpoints.load(parts.model, saved)
+    parts.model.eval()
+    return parts, tokenizer
+
+
+def projector(config, tokenizer, device):
+    """Puts ``sampling.prefix`` and ``sampling.suffix`` back in their places, as SEDD's does.
+
+    Raises ValueError if they leave no room.
+    """
+    ends = [_ids(tokenizer, config.sampling[name]) for name in ("prefix", "suffix")]
+    length, taken = config.model.length, sum(map(len, ends))
+    if taken >= length:
+        raise ValueError(
+            f"sampling.prefix and sampling.suffix have {taken} tokens; together they must have "
+            f"less than model.length {length}"
+        )
+    places = [*range(len(ends[0])), *range(length - len(ends[1]), length)]
+    given = torch.tensor(ends[0] + ends[1], dtype=torch.int64, device=device)
+
+    def project(x_BL):
+        x_BL[:, places] = given
+        return x_BL
+
+    return project
+
+
+def _ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def sample(config, folder):
+    """Write ``sampling.samples`` texts to samples/samples.json, with GenPPL and entropy."""
+    parts, tokenizer = load(config)
+    settings = config.sampling
+    torch.manual_seed(config.seed)
+    scores = program.Scores(parts, renormalise=settings.renormalise)
+    project = projector(config, tokenizer, parts.device)
+    drawn = []
+    for start in range(0, settings.samples, config.eval.batch_size):
+        count = min(config.eval.batch_size, settings.samples - start)
+        with torch.no_grad():
+            tokens = program.sample(
+                parts,
+                scores,
+                count,
+                settings.steps,
+                settings.predictor,
+                settings.noise_removal,
+                project,
+            )
+        drawn.append(tokens.cpu())
+    tokens_NL = torch.cat(drawn)
+    texts = tokenizer.batch_decode(tokens_NL)
+    judge = metrics.Judge(config.eval.judge, parts.device, config.eval.perplexity_batch_size)
+    ppl = metrics.gen_ppl(*judge.nll(texts), config.seed)
+    entropy = metrics.sample_entropy(tokens_NL)
+    print(f"GenPPL {ppl.value:.3f} [{ppl.low:.3f}, {ppl.high:.3f}]  entropy {entropy:.4f}")
+    result = {"genppl": ppl._asdict(), "entropy": entropy, "judge": judge.name, "texts": texts}
+    path = f"{folder}/samples/samples.json"
+    write_whole(path, json.dumps(result, indent=1).encode())
+    print(f"written: {path}")
+
+
+def bound(config, folder):
+    """mode=eval: print the likelihood bound on data.valid, nats and bits a token, perplexity."""
+    from sedd_ext import host
+
+    parts, _ = load(config)
+    loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
+    torch.manual_seed(config.seed)
+    total, count = 0.0, 0
+    loader = torch.utils.data.DataLoader(
+        program.blocks(config, "validation"), config.eval.batch_size
+    )
+    for batch in loader:
+        with torch.no_grad():
+            x_BL = batch["input_ids"].to(parts.device)
+            total += loss(parts.model, x_BL).sum().item()
+            count += x_BL.numel()
+    nats = torch.tensor(total / count, dtype=torch.float64)
+    found = {"nll": nats.item(), "bpd": (nats / torch.log(torch.tensor(2.0))).item()}
+    found |= {"ppl": nats.exp().item(), "tokens": count}
+    print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+    write_whole(f"{folder}/eval.json", json.dumps(found, indent=1).encode())

@@ -1,0 +1,95 @@
+"""Text as blocks of tokens: paragraphs with an EOS after each, joined and cut."""
+
+import hashlib
+import io
+import os
+
+import fsspec
+import numpy
+import torch
+from transformers import GPT2TokenizerFast
+
+from duo_ext.files import write_whole
+
+NAME = "gpt2"  # the only tokenizer SEDD knows; set this module's GPT2TokenizerFast to use another
+
+
+class Blocks(torch.utils.data.Dataset):
+    """(N, L) token blocks."""
+
+    def __init__(self, tokens_NL):
+        self.tokens_NL = tokens_NL
+
+    def __len__(self):
+        return len(self.tokens_NL)
+
+    def __getitem__(self, index):
+        return {"input_ids": torch.from_numpy(self.tokens_NL[index].astype(numpy.int64))}
+
+
+def get_tokenizer():
+    """``GPT2TokenizerFast.from_pretrained("gpt2")``; both trees make theirs so.
+
+    Raises ValueError if it has no vocabulary (transformers 5 makes such a one where it finds no
+    files) or no EOS.
+    """
+    tokenizer = GPT2TokenizerFast.from_pretrained(NAME)
+    if len(tokenizer) < 2 or tokenizer.eos_token_id is None:
+        raise ValueError(f"data: the tokenizer '{NAME}' is not here: its vocabulary is empty")
+    return tokenizer
+
+
+def read_paragraphs(folder, mode):
+    """The lines of folder/mode.txt that hold text."""
+    path = os.path.join(folder, f"{mode}.txt")
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            lines = [line.rstrip("\n") for line in file]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"data: '{path}' is missing; data.train is a folder with train.txt and data.valid one "
+            "with validation.txt"
+        ) from error
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"data: '{path}' holds no text")
+    return lines
+
+
+def cut(ids_per_paragraph, eos, length):
+    """(N, length) blocks of one stream; a remainder shorter than a block is dropped."""
+    stream = numpy.concatenate([numpy.asarray([*ids, eos]) for ids in ids_per_paragraph])
+    if len(stream) < length:
+        raise ValueError(
+            f"data: the text has {len(stream)} tokens, less than one block of model.length={length}"
+        )
+    return stream[: len(stream) // length * length].reshape(-1, length)
+
+
+def get_dataset(name, mode, cache_dir=None, block_size=1024, num_proc=8):
+    """The ``Blocks`` of the text in the folder ``name``; ``mode`` is train or validation.
+
+    They are kept in ``cache_dir``, if there is one, under a hash of their source. ``num_proc`` is
+    SEDD's; here one process does the work.
+    """
+    paragraphs, tokenizer = read_paragraphs(name, mode), get_tokenizer()
+
+    def encode(texts):
+        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def blocks():
+        return cut(encode(paragraphs), tokenizer.eos_token_id, block_size)
+
+    if cache_dir is None:
+        return Blocks(blocks())
+    probe = encode(["The quick brown fox, 1790; naïve."])
+    source = repr((len(tokenizer), tokenizer.eos_token_id, block_size, probe, paragraphs))
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    path = os.path.join(cache_dir, f"{mode}-{digest[:16]}.npy")
+    if not os.path.exists(path):
+        content = io.BytesIO()
+        numpy.save(
+            content, blocks().astype(numpy.uint16 if len(tokenizer) < 2**16 else numpy.int32)
+        )
+        write_whole(path, content.getvalue())
+    return Blocks(numpy.load(path, mmap_mode="r"))

@@ -1,0 +1,5 @@
+"""The network, its average and its score function."""
+
+from .transformer import SEDD
+
+__all__ = ["SEDD"]

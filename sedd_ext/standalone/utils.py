@@ -1,0 +1,96 @@
+"""Runs on disk: the configuration that Hydra wrote, and checkpoints in SEDD's layout."""
+
+import io
+import logging
+import os
+import re
+
+import numpy
+import omegaconf
+import torch
+
+from duo_ext.files import write_whole
+
+LAYOUT = ("optimizer", "model", "ema", "step")
+
+# SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
+# only types beyond torch's own that are made from a checkpoint; numpy 1 had another module name.
+_SCALAR = numpy.float64(0).__reduce__()[0]
+SAFE = [
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (numpy.dtype, "numpy.dtype"),
+    type(numpy.dtype(numpy.float64)),
+]
+
+
+def load_hydra_config_from_run(load_dir):
+    """The configuration of the run in a folder."""
+    path = os.path.join(load_dir, ".hydra", "config.yaml")
+    if not os.path.isfile(path):
+        raise ValueError(f"'{load_dir}' is no folder of a run: it has no .hydra/config.yaml")
+    return omegaconf.OmegaConf.load(path)
+
+
+def bare(model):
+    """The model inside a DistributedDataParallel, or itself."""
+    return getattr(model, "module", model)
+
+
+def save_checkpoint(ckpt_dir, state):
+    """Write the file ``ckpt_dir`` (SEDD's name for it), whole or not at all."""
+    saved = {
+        "optimizer": state["optimizer"].state_dict(),
+        "model": bare(state["model"]).state_dict(),
+        "ema": state["ema"].state_dict(),
+        "step": state["step"],
+    }
+    content = io.BytesIO()
+    torch.save(saved, content)
+    write_whole(ckpt_dir, content.getvalue())
+
+
+def read_checkpoint(path, device="cpu"):
+    """{optimizer, model, ema, step}, of tensors and plain values alone.
+
+    Raises ValueError if the file is missing, is no checkpoint of SEDD's, or holds other objects.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no checkpoint '{path}'")
+    try:
+        with torch.serialization.safe_globals(SAFE):
+            saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # what torch.load raises depends on the bytes that it meets
+        unknown = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"checkpoint '{path}' holds '{unknown[1]}'; only tensors and numbers are read from it"
+            if unknown
+            else f"checkpoint '{path}' is damaged, or no file of torch.save"
+        ) from error
+    lacks = [key for key in LAYOUT if not isinstance(saved, dict) or key not in saved]
+    if lacks:
+        raise ValueError(f"'{path}' is no checkpoint of SEDD: it lacks {', '.join(lacks)}")
+    for group in saved["optimizer"]["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return saved
+
+
+def load_weights(model, weights, path):
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"the weights in '{path}' are those of another model: {reason}") from error
+
+
+def restore_checkpoint(ckpt_dir, state, device):
+    """``state`` as the file ``ckpt_dir`` left it; as it is, with a warning, if there is none."""
+    if not os.path.exists(ckpt_dir):
+        logging.getLogger(__name__).warning("no checkpoint '%s': a new start", ckpt_dir)
+        return state
+    saved = read_checkpoint(ckpt_dir, device)
+    load_weights(bare(state["model"]), saved["model"], ckpt_dir)
+    state["optimizer"].load_state_dict(saved["optimizer"])
+    state["ema"].load_state_dict(saved["ema"])
+    state["step"] = saved["step"]
+    return state

@@ -1,0 +1,153 @@
+"""The training loop: SEDD's keys and files, any device, one process or torchrun's."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+import torch
+import tqdm
+
+from duo_ext.order import ResumableLoader
+from sedd_ext import algorithms, processes, program, runs
+
+
+class Interrupt:
+    """SIGINT is remembered until the update in hand is done and saved."""
+
+    def __enter__(self):
+        self.asked, self.previous = False, signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def _remember(self, *_):
+        self.asked = True
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.previous)
+
+
+def train(config, folder):
+    """Train ``algo.name`` up to step ``training.n_iters``, from the run's last checkpoint if any.
+
+    Raises ValueError for settings that cannot work and where a loss is not finite.
+    """
+    device, world = processes.join(config.device)
+    batch_size = _batch_size(config, world)
+    program.tokenizer_of(config)
+    torch.manual_seed(config.seed)
+    parts = program.build(config, device)
+    state = algorithms.new_state(parts)
+    trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
+    loader = ResumableLoader(
+        program.blocks(config, "train"),
+        batch_size,
+        config.seed,
+        world.rank,
+        world.world,
+        config.training.accum,
+    )
+    run = Run(config, folder, parts, state, trained, loader, world)
+    run.restore()
+    run.loop()
+
+
+def _batch_size(config, world):
+    parts = world.world * config.training.accum
+    if config.training.batch_size % parts:
+        raise ValueError(
+            f"training.batch_size is {config.training.batch_size}; it must be a multiple of "
+            f"training.accum x the number of processes = {parts}"
+        )
+    return config.training.batch_size // parts
+
+
+class Run:
+    """A training with its files."""
+
+    def __init__(self, config, folder, parts, state, trained, loader, world):
+        self.config, self.folder, self.parts, self.state = config, folder, parts, state
+        self.trained, self.loader, self.world = trained, loader, world
+        self.log = _logger(folder) if world.rank == 0 else logging.getLogger("sedd_ext.silent")
+
+    @property
+    def last(self):
+        return f"{self.folder}/{runs.LAST}"
+
+    def restore(self):
+        if os.path.exists(self.last):
+            extra = runs.restore(self.last, self.state)
+            if extra is None or extra["algo"] != self.config.algo.name:
+                raise ValueError("hydra.run.dir holds a checkpoint that is not of this program")
+            self.loader.load_state_dict(extra["loader"])
+            self.trained.load_state_dict(extra["trained"])
+            self.log.info("resumed at step %d", self.state["step"])
+
+    def save(self, path):
+        if self.world.rank == 0:
+            extra = {
+                "algo": self.config.algo.name,
+                "loader": self.loader.state_dict(),
+                "trained": self.trained.state_dict(),
+            }
+            runs.save(path, self.state, extra)
+
+    def loop(self):
+        total = self.config.training.n_iters
+        bar = tqdm.tqdm(
+            total=total,
+            initial=self.state["step"],
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+            disable=self.world.rank > 0,
+        )
+        with bar, Interrupt() as interrupt:
+            for x_BL in self._batches():
+                before = self.state["step"]
+                with self._precision():
+                    logs = self.trained.step(x_BL)
+                if logs:
+                    bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
+                if self.state["step"] > before:
+                    bar.update()
+                    self._after(logs)
+                if interrupt.asked and self.trained.whole:
+                    self.save(self.last)
+                    tqdm.tqdm.write(f"interrupted after {self.state['step']} steps: {self.last}")
+                    raise KeyboardInterrupt
+        self.save(self.last)
+
+    def _batches(self):
+        while self.state["step"] < self.config.training.n_iters:
+            for batch in self.loader:
+                yield batch["input_ids"].to(self.parts.device)
+                if self.state["step"] >= self.config.training.n_iters:
+                    return
+
+    def _precision(self):
+        if self.config.precision == "bf16":
+            return torch.autocast(self.parts.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _after(self, logs):
+        """What is due after a step."""
+        settings, step = self.config.training, self.state["step"]
+        if step % settings.log_freq == 0:
+            shown = ", ".join(f"{name}: {value:.5e}" for name, value in logs.items())
+            self.log.info("step: %d, %s", step, shown)
+        if step % settings.snapshot_freq_for_preemption == 0:
+            self.save(self.last)
+        if step % settings.snapshot_freq == 0:
+            self.save(f"{self.folder}/checkpoints/checkpoint_{step // settings.snapshot_freq}.pth")
+
+
+def _logger(folder):
+    """A logger that writes to the run's file ``logs``, as SEDD's."""
+    os.makedirs(folder, exist_ok=True)
+    logger = logging.getLogger("sedd_ext")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.FileHandler(f"{folder}/logs")
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
+    logger.handlers = [handler]
+    return logger
