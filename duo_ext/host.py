@@ -111,16 +111,18 @@ class Host:
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
         except AssertionError as error:
-            raise self._as_value_error(error) from error
+            if refusal := self._refusal(error):
+                raise ValueError(refusal) from error
+            raise
 
-    def _as_value_error(self, error):
-        """What Duo asserts of a configuration, as a sentence; any other assertion stays one."""
+    def _refusal(self, error):
+        """What Duo asserts of a configuration, as a sentence; None for any other assertion."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         inside = frame.filename.startswith(f"{self.root}{os.sep}")
         if self.name == "standalone" or not inside or "site-packages" in frame.filename:
-            return error
+            return None
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
-        return ValueError(f"Duo refuses this: {frame.line} ({place}) {error}".strip())
+        return f"Duo refuses this: {frame.line} ({place}) {error}".strip()
 
     @property
     def samples_masked_in_float32(self):
