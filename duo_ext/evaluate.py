@@ -22,7 +22,7 @@ import omegaconf
 import torch
 import tqdm
 
-from duo_ext import checkpoints, corpus, host, metrics, pretrained, report
+from duo_ext import checkpoints, corpus, host, metrics, pretrained, report, trees
 from duo_ext.__main__ import one_sentence
 from duo_ext.files import write_whole
 
@@ -256,7 +256,7 @@ def evaluate(options):
         "rows": rows,
         "judge": {"name": judge.name, "heldout_ppl": heldout_ppl},
         "data": first.description,
-        "commit": host.own_commit(),
+        "commit": trees.own_commit(),
         "hardware": hardware(options.device),
         "command": shlex.join(["python", "-m", "duo_ext.evaluate", *options.command]),
     }

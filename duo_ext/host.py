@@ -4,24 +4,19 @@ A host is a directory with Duo's flat modules (main, algo, trainer_base, dataloa
 configs. What differs between hosts is answered here and in compat.py, and nowhere else.
 """
 
-import importlib
 import inspect
 import logging
 import os
-import subprocess
 import sys
 import traceback
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import hydra
 import omegaconf
 
-from duo_ext import compat, settings
+from duo_ext import compat, settings, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
-REPOSITORY = Path(__file__).parents[1]
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
 FILES = ("main.py", "algo.py", "trainer_base.py", "dataloader.py", "metrics.py", "utils.py")
 FILES += ("models/dit.py", "models/ema.py", "configs/config.yaml")
@@ -29,26 +24,8 @@ FILES += ("models/dit.py", "models/ema.py", "configs/config.yaml")
 _active = None
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(trees.Tree):
     """A Duo tree on disk. ``name`` is "standalone", "duo ch-1" or "duo main"."""
-
-    root: Path
-    name: str
-    commit: str | None = field(compare=False)
-    remedies: list = field(default_factory=list, compare=False)
-
-    def __str__(self):
-        where = "" if self.name == "standalone" else f" in {self.root}"
-        return f"{self.name}{where}, commit {self.commit or 'unknown'}"
-
-    @property
-    def configs(self):
-        return self.root / "configs"
-
-    def module(self, name):
-        """One of the host's top-level modules; ``activate`` comes first."""
-        return importlib.import_module(name)
 
     def activate(self):
         """Put the tree first on the module path, import it and apply the remedies that it needs.
@@ -56,28 +33,15 @@ class Host:
         One process serves one host. Raises ValueError if modules of another are loaded.
         """
         global _active
-        root = str(self.root)
-        for name in MODULES:
-            loaded = getattr(sys.modules.get(name), "__file__", None)
-            if loaded and not loaded.startswith(f"{root}{os.sep}"):
-                raise ValueError(
-                    f"module '{name}' of {loaded} is loaded; {root} needs it as its own"
-                )
+        self.require_own(MODULES)
         if _active != self:
             self.apply(compat.BEFORE)
-            sys.path.insert(0, root)
+            sys.path.insert(0, str(self.root))
             self.module("main")
             compat.withdraw_stand_ins()
             self.apply(compat.AFTER)
             _active = self
         return _active
-
-    def apply(self, remedies):
-        """Apply those of the remedies that this host needs on this machine."""
-        for remedy in remedies:
-            if remedy.needed(self):
-                remedy.apply(self)
-                self.remedies.append(remedy)
 
     @property
     def modes(self):
@@ -143,48 +107,13 @@ def find(given=None):
 
     Raises ValueError if a tree that was named is none, with what it lacks.
     """
-    for key, named in (("--host", given), ("DUO_ROOT", os.environ.get("DUO_ROOT"))):
-        if named:
-            root = Path(named).expanduser().absolute()
-            if lacks(root):
-                raise ValueError(
-                    f"{key} is '{named}'; it is no Duo tree: it lacks {', '.join(lacks(root))}"
-                )
-            return _host(root)
-    for root in (Path.cwd(), REPOSITORY / "third_party" / "duo"):
-        if not lacks(root):
-            return _host(root)
-    return _host(STANDALONE)
-
-
-def lacks(root):
-    """The files of a Duo tree that a directory has not."""
-    return [name for name in FILES if not (root / name).is_file()]
-
-
-def _host(root):
-    root = root.resolve()
-    if root == STANDALONE.resolve():
-        return Host(root, "standalone", own_commit())
+    named = [("--host", given), ("DUO_ROOT", os.environ.get("DUO_ROOT"))]
+    local = [Path.cwd(), trees.REPOSITORY / "third_party" / "duo"]
+    root = trees.locate("Duo", FILES, named, local)
+    if root in (None, STANDALONE.resolve()):
+        return Host(STANDALONE.resolve(), "standalone", trees.own_commit())
     newer = (root / "models" / "unet.py").is_file()
-    return Host(root, "duo main" if newer else "duo ch-1", commit(root))
-
-
-def own_commit():
-    """The commit of the checkout that this package runs from, or its installed version."""
-    return commit(REPOSITORY) or f"idlm {version('idlm')}"
-
-
-def commit(checkout):
-    """The commit of a git checkout, marked if it was changed; None if it is none."""
-    if not (checkout / ".git").exists():
-        return None
-    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        command = ["git", "-C", str(checkout), *describe]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
-    except FileNotFoundError:  # no git here
-        return None
+    return Host(root, "duo main" if newer else "duo ch-1", trees.commit(root))
 
 
 def active():

@@ -8,7 +8,7 @@ import types
 import omegaconf
 import pytest
 
-from duo_ext import compat, host
+from duo_ext import compat, host, trees
 
 
 def plant(root, newer=False, lacking=()):
@@ -28,12 +28,12 @@ def plant(root, newer=False, lacking=()):
 def places(tmp_path, monkeypatch):
     """{what names it: a tree}, all there; the working directory is one of them."""
     repository = tmp_path / "repository"
-    monkeypatch.setattr(host, "REPOSITORY", repository)
-    trees = {name: plant(tmp_path / name) for name in ("given", "named", "here")}
-    trees["third party"] = plant(repository / "third_party" / "duo")
-    monkeypatch.setenv("DUO_ROOT", str(trees["named"]))
-    monkeypatch.chdir(trees["here"])
-    return trees
+    monkeypatch.setattr(trees, "REPOSITORY", repository)
+    planted = {name: plant(tmp_path / name) for name in ("given", "named", "here")}
+    planted["third party"] = plant(repository / "third_party" / "duo")
+    monkeypatch.setenv("DUO_ROOT", str(planted["named"]))
+    monkeypatch.chdir(planted["here"])
+    return planted
 
 
 def test_the_order_in_which_a_tree_is_looked_for(places, monkeypatch):
@@ -96,32 +96,32 @@ def git(folder, *arguments):
 
 def test_the_commit_of_a_checkout_says_whether_it_was_changed(tmp_path, monkeypatch):
     root = plant(tmp_path / "duo")
-    assert host.commit(root) is None and str(host.find(root)) == (
+    assert trees.commit(root) is None and str(host.find(root)) == (
         f"duo ch-1 in {root}, commit unknown"
     )
     git(tmp_path, "init", "-q", str(root))
-    assert host.commit(root) is None  # no commit yet
+    assert trees.commit(root) is None  # no commit yet
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "all")
     git(root, "tag", "-a", "v1", "-m", "v1")
     head = git(root, "rev-parse", "HEAD")
-    assert host.commit(root) == head and len(head) == 40
-    assert host.commit(root / "models") is None  # a part of a checkout is none
+    assert trees.commit(root) == head and len(head) == 40
+    assert trees.commit(root / "models") is None  # a part of a checkout is none
     (root / "new.py").write_text("")  # as Duo's own outputs
-    assert host.commit(root) == head
+    assert trees.commit(root) == head
     (root / "algo.py").write_text("changed = True\n")
-    assert host.commit(root) == f"{head}-dirty"
+    assert trees.commit(root) == f"{head}-dirty"
     assert str(host.find(root)) == f"duo ch-1 in {root}, commit {head}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert host.commit(root) is None  # no git here
+    assert trees.commit(root) is None  # no git here
 
 
 def test_our_commit_is_the_version_where_there_is_no_git(monkeypatch, tmp_path):
-    monkeypatch.setattr(host, "REPOSITORY", tmp_path)
-    assert host.own_commit() == "idlm 0.1.0"
+    monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
+    assert trees.own_commit() == "idlm 0.1.0"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
-    assert host.own_commit() == "idlm 0.1.0"
+    assert trees.own_commit() == "idlm 0.1.0"
 
 
 # activation --------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_one_process_serves_one_host(standalone, tmp_path):
 def test_to_activate_a_host_again_changes_nothing(standalone, monkeypatch):
     path = sys.path[:]
     assert host.find(host.STANDALONE).activate() == standalone
-    monkeypatch.setattr(host, "own_commit", lambda: "made in the meantime")
+    monkeypatch.setattr(trees, "own_commit", lambda: "made in the meantime")
     assert host.find(host.STANDALONE).activate() == standalone
     assert host.active() is standalone and sys.path == path and standalone.remedies == []
 

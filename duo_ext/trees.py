@@ -1,0 +1,89 @@
+"""A host on disk: a directory with the flat modules of a program that is extended, Duo or SEDD."""
+
+import importlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """``name`` is "standalone" or the program, with its branch where branches differ."""
+
+    root: Path
+    name: str
+    commit: str | None = field(compare=False)
+    remedies: list = field(default_factory=list, compare=False)
+
+    def __str__(self):
+        where = "" if self.name == "standalone" else f" in {self.root}"
+        return f"{self.name}{where}, commit {self.commit or 'unknown'}"
+
+    @property
+    def configs(self):
+        return self.root / "configs"
+
+    def module(self, name):
+        """One of the tree's top-level modules, once it is on the module path."""
+        return importlib.import_module(name)
+
+    def require_own(self, modules):
+        """One process serves one host: a ValueError if another's modules are loaded."""
+        for name in modules:
+            loaded = getattr(sys.modules.get(name), "__file__", None)
+            if loaded and not loaded.startswith(f"{self.root}{os.sep}"):
+                raise ValueError(
+                    f"module '{name}' of {loaded} is loaded; {self.root} needs it as its own"
+                )
+
+    def apply(self, remedies):
+        """Apply those of the remedies (compat.py) that this tree needs on this machine."""
+        for remedy in remedies:
+            if remedy.needed(self):
+                remedy.apply(self)
+                self.remedies.append(remedy)
+
+
+def locate(program, files, named, local):
+    """The root of the tree to run in: the first that ``named`` [(what named it, path or None)]
+    names, else the first of ``local`` that is such a tree, else None.
+
+    Raises ValueError if a path that was named is no such tree, with what it lacks.
+    """
+    for key, given in named:
+        if given:
+            root = Path(given).expanduser().absolute()
+            missing = lacking(root, files)
+            if missing:
+                raise ValueError(
+                    f"{key} is '{given}'; it is no {program} tree: it lacks {', '.join(missing)}"
+                )
+            return root.resolve()
+    return next((root.resolve() for root in local if not lacking(root, files)), None)
+
+
+def lacking(root, files):
+    """Those of the files that a directory has not."""
+    return [name for name in files if not (root / name).is_file()]
+
+
+def own_commit():
+    """The commit of the checkout that this package runs from, or its installed version."""
+    return commit(REPOSITORY) or f"idlm {version('idlm')}"
+
+
+def commit(checkout):
+    """The commit of a git checkout, marked if it was changed; None if it is none."""
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        command = ["git", "-C", str(checkout), *describe]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except FileNotFoundError:  # no git here
+        return None
