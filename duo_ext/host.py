@@ -93,6 +93,11 @@ class Host(trees.Tree):
         """ch-1 ignores sampling.use_float64 where tokens are masked."""
         return self.name == "duo ch-1"
 
+    @property
+    def samples_masked_in_float64(self):
+        """main refuses anything else there."""
+        return self.name == "duo main"
+
     def compose(self, overrides=()):
         """The host's configuration, as its command line composes it, open to any key."""
         with hydra.initialize_config_dir(str(self.configs), version_base=None):

@@ -242,6 +242,14 @@ def test_the_samples_are_those_of_the_hosts_own_command(
     assert subject.model.tokenizer.batch_decode(tokens) == texts
 
 
+def test_float32_is_refused_where_a_host_refuses_it(checkpoint, options, monkeypatch):
+    monkeypatch.setattr(host.Host, "samples_masked_in_float64", True)
+    float32 = options("--precision", "float32")
+    evaluate.load("student", checkpoint("duo_base"), float32)
+    with pytest.raises(ValueError, match="--precision is 'float32'; Duo's main samples masked"):
+        evaluate.load("student", checkpoint("mdlm"), float32)
+
+
 @pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
 def test_float64_is_float64_where_a_host_would_take_float32(checkpoint, options, monkeypatch, algo):
     """Masked tokens are drawn in the precision of the logits there."""
