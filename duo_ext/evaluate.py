@@ -123,11 +123,9 @@ def load(role, given, options):
     torch.manual_seed(options.seed)
     model = _family(config.algo.name, given).host_class(config, tokenizer)
     constructed = torch.get_rng_state()
-    if options.precision == "float32" and not model.time_conditioning:
-        if tree.samples_masked_in_float64:
-            raise ValueError(
-                "--precision is 'float32'; Duo's main samples masked tokens in float64"
-            )
+    masked = not model.time_conditioning
+    if masked and tree.samples_masked_in_float64 and options.precision == "float32":
+        raise ValueError("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.check(saved, model.backbone, key)
     checkpoints.check_config(saved, config, key)
     checkpoints.load(model.backbone, saved)
