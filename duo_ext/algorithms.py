@@ -20,9 +20,9 @@ import trainer_base
 from duo_ext import checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
-from duo_ext.guard import Bounds, Guard
+from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
-from duo_ext.settings import choose
+from duo_ext.settings import check_idlm, choose
 from duo_ext.trainer import BEST, LAST
 
 
@@ -36,10 +36,9 @@ class Family:
 
 
 def _absorbing(model):
-    on_policy = model.config.algo.on_policy
-    if not 0 <= on_policy <= 1:
-        raise ValueError(f"algo.on_policy is {on_policy}; it must lie between 0 and 1")
-    return processes.AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
+    return processes.AbsorbingProcess(
+        model.vocab_size, model.mask_index, on_policy=model.config.algo.on_policy
+    )
 
 
 def _categorical(model):
@@ -90,29 +89,9 @@ class IDLM(trainer_base.Diffusion):
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
+        check_idlm(config.algo, self.num_tokens)
         self.process = choose("algo.noising", config.algo.noising, self.family.noisings)(self)
-        self.opponents = self.distiller = self.guard = self._resumed = None
-        self._check_settings()
-
-    def _check_settings(self):
-        settings = self.config.algo
-        wanted = {"fake_ratio": 1, "fake_warmup": 0, "prompt_length": 0}
-        for key, least in wanted.items():
-            if settings[key] < least:
-                raise ValueError(f"algo.{key} is {settings[key]}; it must be at least {least}")
-        if settings.prompt_length >= self.num_tokens:
-            raise ValueError(
-                f"algo.prompt_length is {settings.prompt_length}; "
-                f"it must be less than model.length {self.num_tokens}"
-            )
-        guard = settings.guard
-        for key in ("samples", "teacher_steps", "patience"):
-            if guard[key] < 1:
-                raise ValueError(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
-        if guard.every and (not guard.steps or min(guard.steps) < 1):
-            raise ValueError(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")
-        if settings.fake_lr is not None and settings.fake_lr <= 0:
-            raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
+        self.opponents = self.distiller = self.watch = self._resumed = None
 
     # set-up ----------------------------------------------------------------------------------
 
@@ -165,7 +144,7 @@ class IDLM(trainer_base.Diffusion):
         self.opponents.teacher.to(self.device)
         self.opponents.fake.to(self.device)
         self.distiller = self._make_distiller()
-        self.guard = self._make_guard()
+        self.watch = self._make_watch()
         if self._resumed:
             self.distiller.load_state_dict(self._resumed["distiller"])
 
@@ -231,13 +210,12 @@ class IDLM(trainer_base.Diffusion):
             self.ema.update(self._get_parameters())
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
-        every = self.config.algo.guard.every
-        if self.guard and self._pair_done and self.distiller.pairs % every == 0:
-            self._consult_guard()
+        if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
+            self._look()
 
     def on_train_end(self):
-        if self.guard and self.trainer.is_global_zero:
-            kept = self.guard.kept
+        if self.watch and self.trainer.is_global_zero:
+            kept = self.watch.guard.kept
             print(
                 f"kept the student after {kept} pairs: {self.file(BEST)}"
                 if kept
@@ -250,42 +228,43 @@ class IDLM(trainer_base.Diffusion):
 
     # the guard -------------------------------------------------------------------------------
 
-    def _make_guard(self):
-        settings = self.config.algo.guard
-        if not settings.every:
+    def _make_watch(self):
+        config = self.config
+        if not config.algo.guard.every:
             return None
-        evaluation = self.config.eval
-        judge = evaluation.gen_ppl_eval_model_name_or_path
-        self.judge = metrics.Judge(judge, self.device, evaluation.perplexity_batch_size)
-        _, valid = dataloader.get_dataloaders(self.config, self.tokenizer, skip_train=True)
-        held_out = torch.cat([batch["input_ids"] for batch in valid])
-        self.reference = metrics.Reference(held_out, self.vocab_size)
-        bounds = Bounds(settings.entropy, settings.unigram_kl, settings.patience)
-        if self._resumed and self._resumed["guard"]:
-            return Guard(bounds, **self._resumed["guard"])
-        return Guard(bounds, self._measure(settings.teacher_steps, self.opponents.teacher))
+        _, valid = dataloader.get_dataloaders(config, self.tokenizer, skip_train=True)
+        held_out_NL = torch.cat([batch["input_ids"] for batch in valid])
+        watch = Watch(
+            settings=config.algo.guard,
+            draw=self._draw,
+            batch_size=config.loader.eval_batch_size,
+            decode=self.tokenizer.batch_decode,
+            judge=metrics.Judge(
+                config.eval.gen_ppl_eval_model_name_or_path,
+                self.device,
+                config.eval.perplexity_batch_size,
+            ),
+            reference=metrics.Reference(held_out_NL, self.vocab_size),
+            seed=config.seed,
+        )
+        return watch.begin(self._resumed and self._resumed["guard"])
 
-    def _measure(self, steps, network=None):
-        """Metrics of samples of the EMA student, or of another network in its place."""
-        torch.manual_seed(self.config.seed)
+    def _draw(self, size, steps, teacher=False):
+        """Samples of the EMA student, or of the teacher in its place."""
         self._eval_mode()
         student = self.backbone
-        if network is not None:
-            self.backbone = network
-        tokens_NL = self.generate_samples(self.config.algo.guard.samples, num_steps=steps)
+        if teacher:
+            self.backbone = self.opponents.teacher
+        tokens_BL = self.generate_samples(size, num_steps=steps)
         self.backbone = student
         self._train_mode()
-        texts = self.tokenizer.batch_decode(tokens_NL)
-        return metrics.measure(tokens_NL, texts, self.judge, self.reference, self.config.seed)
+        return tokens_BL
 
-    def _consult_guard(self):
+    def _look(self):
         pair = self.distiller.pairs
-        rows = {steps: self._measure(steps) for steps in self.config.algo.guard.steps}
-        best, stop = self.guard.judge(pair, rows)
-        for steps, row in rows.items():
-            for key in ("genppl", "entropy", "unigram_kl", "bigram_tv"):
-                self.log(f"guard/{key}_{steps}", row[key])
-        self.guard.write(self.file("guard.json"))
+        rows, best, stop = self.watch.look(pair)
+        self.log_dict(logged(rows))
+        self.watch.guard.write(self.file("guard.json"))
         if best:
             self.trainer.save_checkpoint(self.file(BEST))
         if stop:
@@ -307,7 +286,7 @@ class IDLM(trainer_base.Diffusion):
         checkpoint["idlm"] = {
             "run": self._identity(),
             "distiller": self.distiller.state_dict(),
-            "guard": self.guard.state_dict() if self.guard else None,
+            "guard": self.watch.guard.state_dict() if self.watch else None,
         }
 
     def on_load_checkpoint(self, checkpoint):

@@ -7,8 +7,12 @@ stay near the teacher's entropy and the data's unigram distribution.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+import torch
+
+from duo_ext import metrics
 from duo_ext.files import write_whole
 
 
@@ -64,3 +68,49 @@ class Guard:
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
         finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
         write_whole(path, json.dumps(finite, indent=1).encode())
+
+
+@dataclass
+class Watch:
+    """Samples the student of a running distillation, and asks the guard.
+
+    ``settings`` are a configuration's algo.guard; ``draw(size, steps)`` gives tokens (size, L) of
+    the EMA student, ``draw(size, steps, teacher=True)`` of the teacher.
+    """
+
+    settings: object
+    draw: Callable
+    batch_size: int
+    decode: Callable
+    judge: metrics.Judge
+    reference: metrics.Reference
+    seed: int
+
+    def begin(self, saved=None):
+        """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
+        bounds = Bounds(self.settings.entropy, self.settings.unigram_kl, self.settings.patience)
+        saved = saved or {"teacher": self._measure(self.settings.teacher_steps, teacher=True)}
+        self.guard = Guard(bounds, **saved)
+        return self
+
+    def due(self, pair):
+        return pair % self.settings.every == 0
+
+    def look(self, pair):
+        """({steps: metrics of the student}, best so far, stop)."""
+        rows = {steps: self._measure(steps) for steps in self.settings.steps}
+        return rows, *self.guard.judge(pair, rows)
+
+    def _measure(self, steps, teacher=False):
+        torch.manual_seed(self.seed)
+        tokens_NL = metrics.draw(
+            lambda size: self.draw(size, steps, teacher), self.settings.samples, self.batch_size
+        )
+        texts = self.decode(tokens_NL)
+        return metrics.measure(tokens_NL, texts, self.judge, self.reference, self.seed)
+
+
+def logged(rows):
+    """What a person would plot of a look at the student: {"guard/genppl_8": ...}."""
+    keys = ("genppl", "entropy", "unigram_kl", "bigram_tv")
+    return {f"guard/{key}_{steps}": row[key] for steps, row in rows.items() for key in keys}

@@ -175,6 +175,13 @@ def distinct_n(tokens_NL, n: int) -> float:
     return len(np.unique(grams, axis=0)) / len(grams)
 
 
+@torch.no_grad()
+def draw(batch, samples: int, batch_size: int) -> torch.Tensor:
+    """Tokens (``samples``, L) on the CPU from ``batch(size)``, ``batch_size`` or less at a time."""
+    sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
+    return torch.cat([batch(size).cpu() for size in sizes])
+
+
 def measure(
     tokens_NL, texts: list[str], judge: Judge, reference: Reference, seed: int
 ) -> dict[str, float]:

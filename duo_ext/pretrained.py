@@ -183,14 +183,14 @@ def _duo_config(described):
 # ---------------------------------------------------------------------------------------- writing
 
 
-def write_folder(folder, weights, config, vocab_size, card):
-    """Write a DIT's ``weights`` in float32, its arguments and a model card as a new folder.
+def write_folder(folder, weights, described, card):
+    """Write a DIT's ``weights`` in float32, its arguments ``described`` as config.json and a model
+    card as a new folder.
 
     The folder appears whole or not at all. Raises ValueError, which names --output, where it cannot
     be written or already holds something.
     """
     weights = {name: w.detach().cpu().float().contiguous() for name, w in weights.items()}
-    described = {"config": config, "vocab_size": vocab_size}
     content = {
         SAFETENSORS: safetensors.torch.save(weights, metadata={"format": "pt"}),
         CONFIG: json.dumps(described, indent=2).encode(),

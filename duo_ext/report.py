@@ -20,9 +20,9 @@ import numpy as np
 from duo_ext.files import write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
-SETTINGS = ("noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
-SAMPLER = ("noise_removal", "precision")  # rows compare only where these agree
-ROW_KEYS = {"model", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
+SETTINGS = ("predictor", "noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
+SAMPLER = ("predictor", "noise_removal", "precision")  # rows compare only where these agree
+ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 MODELS = ("teacher", "student", "judge")
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -112,8 +112,9 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     noise removal and precision has an entropy within ``entropy_tolerance`` (a share of the
     teacher's) and a GenPPL that the student matches: ``strict``, the student's is no higher;
     ``within_interval``, the student's 95 % interval reaches down to the teacher's or lies below.
-    One dict a student row: algo, noise_removal, precision, seed, steps, the largest S by both rules
-    (None where there is none), and ``strict_ratio``, ``within_interval_ratio`` = S / steps.
+    One dict a student row: name, predictor, noise_removal, precision, seed, steps, the largest S by
+    both rules (None where there is none), ``strict_ratio``, ``within_interval_ratio`` = S / steps,
+    and ``strict_speedup``, ``within_interval_speedup``: the teacher's seconds / the student's.
     """
     rules = {
         "strict": lambda student, teacher: student["genppl"] <= teacher["genppl"],
@@ -122,11 +123,13 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     found = []
     for student in _plain(results, "student"):
         peers = [row for row in _plain(results, "teacher") if _same(row, student, SAMPLER)]
-        entry = {key: student[key] for key in ("algo", *SAMPLER, "seed", "steps")}
+        entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps")}
         for name, matches in rules.items():
             steps = _largest_steps(student, peers, matches, entropy_tolerance)
             entry[name] = steps
             entry[f"{name}_ratio"] = steps and steps / student["steps"]
+            seconds = [row["seconds"] for row in peers if row["steps"] == steps]
+            entry[f"{name}_speedup"] = steps and float(np.mean(seconds)) / student["seconds"]
         found.append(entry)
     return found
 
@@ -162,9 +165,9 @@ def matched_entropy(results: dict) -> list[dict]:
     """Each student row against the teacher at the same steps, moved to the student's entropy.
 
     The teacher's rows over temperatures (nucleus 1) are interpolated; student rows without two such
-    entropies are left out. One dict a student row at temperature 1 and nucleus 1: algo,
-    noise_removal, precision, seed, steps, entropy, ``student`` and ``teacher`` GenPPL, their
-    ``ratio``, and whether the teacher's is ``extrapolated``.
+    entropies are left out. One dict a student row at temperature 1 and nucleus 1: name,
+    predictor, noise_removal, precision, seed, steps, entropy, ``student`` and ``teacher`` GenPPL,
+    their ``ratio``, and whether the teacher's is ``extrapolated``.
     """
     found = []
     for student in _plain(results, "student"):
@@ -179,7 +182,7 @@ def matched_entropy(results: dict) -> list[dict]:
         if len({entropy for entropy, _ in points}) < 2:
             continue
         teacher, extrapolated = interpolate_at_entropy(points, student["entropy"])
-        entry = {key: student[key] for key in ("algo", *SAMPLER, "seed", "steps", "entropy")}
+        entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps", "entropy")}
         entry |= {"student": student["genppl"], "teacher": teacher}
         entry |= {"ratio": student["genppl"] / teacher, "extrapolated": extrapolated}
         found.append(entry)
@@ -214,12 +217,15 @@ def table(results: dict) -> str:
     """
     rows = sorted(results["rows"], key=_order)
     varying = _varying(rows)
-    columns = {"model": "model", "algo": "algo"}
+    columns = {"model": "model", "name": "name"}
     columns |= {key.replace("_", " "): key for key in varying}
     columns |= {"steps": "steps", "network evaluations": "evaluations"}
     lines = [[str(row[key]) for key in columns.values()] + _numbers(row) for row in rows]
     titles = [*columns, "GenPPL [95 %]", "entropy", "unigram KL", "bigram TV", "seconds"]
-    rule = ["---" if title in ("model", "algo", "noise removal") else "---:" for title in titles]
+    rule = [
+        "---" if title in ("model", "name", "predictor", "noise removal") else "---:"
+        for title in titles
+    ]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))
     return f"{_headline(results, varying)}\n\n{body}\n"
 
@@ -260,10 +266,10 @@ def _ppl(value: float | None) -> str:
 
 
 def _order(row: dict) -> tuple:
-    """Teacher before student before judge; inside, by algorithm, setting and steps."""
+    """Teacher before student before judge; inside, by name, setting and steps."""
     return (
         MODELS.index(row["model"]),
-        row["algo"],
+        row["name"],
         *(row[key] for key in SETTINGS),
         row["steps"],
     )
@@ -275,27 +281,32 @@ def _varying(rows: list[dict], keys: tuple[str, ...] = SETTINGS) -> list[str]:
 
 
 def _told_apart(entry: dict, rows: list[dict]) -> str:
-    """The algorithm of an entry, and its sampler, precision and seed where ``rows`` differ."""
+    """The name of an entry, and its sampler, precision and seed where ``rows`` differ."""
     varying = _varying(rows, (*SAMPLER, "seed"))
     told = [f"{key} {entry[key]}" if key == "seed" else entry[key] for key in varying]
-    return ", ".join([entry["algo"], *told])
+    return ", ".join([entry["name"], *told])
 
 
 def _step_list(results: dict, entropy_tolerance: float = 0.02) -> str:
     """``step_reduction`` as a Markdown list; empty without a student."""
     lines = [
-        f"Teacher steps that the student matches: GenPPL no higher, entropy within "
-        f"{entropy_tolerance:.0%} of the teacher's. In brackets: by overlap of the 95 % intervals.",
+        f"Teacher steps that the student matches (GenPPL no higher, entropy within "
+        f"{entropy_tolerance:.0%} of the teacher's), as multiples of its own. In brackets: by "
+        "overlap of the 95 % intervals.",
         "",
     ]
     for entry in step_reduction(results, entropy_tolerance):
-        strict, loose = (
-            f"{entry[rule]}, {entry[f'{rule}_ratio']:.3g}x" if entry[rule] else "none"
-            for rule in ("strict", "within_interval")
-        )
+        strict, loose = (_matched(entry, rule) for rule in ("strict", "within_interval"))
         name = _told_apart(entry, results["rows"])
         lines.append(f"- {name}, steps {entry['steps']}: {strict} [{loose}]")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def _matched(entry: dict, rule: str) -> str:
+    if not entry[rule]:
+        return "none"
+    ratio, speedup = entry[f"{rule}_ratio"], entry[f"{rule}_speedup"]
+    return f"{entry[rule]} = {ratio:.3g}x, {speedup:.2g}x the seconds"
 
 
 def _entropy_list(results: dict) -> str:
@@ -386,7 +397,7 @@ def _draw(results: dict):
 
 
 def _series(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows by model, algorithm and whatever else varies but steps, temperature and nucleus."""
+    """Rows by model, name and whatever else varies but steps, temperature and nucleus."""
     series = defaultdict(list)
     for row in sorted(rows, key=_order):
         series[f"{row['model']} {_told_apart(row, rows)}"].append(row)

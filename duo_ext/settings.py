@@ -40,3 +40,31 @@ def _check_batch(loader, trainer):
             "x trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches = "
             f"{loader.batch_size * parts}"
         )
+
+
+def check_idlm(settings, length):
+    """Raise a ValueError that names the first value of ``algo.*`` that no distillation can have.
+
+    ``length`` is model.length.
+    """
+    for key, least in {"fake_ratio": 1, "fake_warmup": 0, "prompt_length": 0}.items():
+        if settings[key] < least:
+            raise ValueError(f"algo.{key} is {settings[key]}; it must be at least {least}")
+    if settings.prompt_length >= length:
+        raise ValueError(
+            f"algo.prompt_length is {settings.prompt_length}; "
+            f"it must be less than model.length {length}"
+        )
+    if settings.fake_lr is not None and settings.fake_lr <= 0:
+        raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
+    if not 0 <= settings.get("on_policy", 0) <= 1:
+        raise ValueError(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
+    _check_guard(settings.guard)
+
+
+def _check_guard(guard):
+    for key in ("samples", "teacher_steps", "patience"):
+        if guard[key] < 1:
+            raise ValueError(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
+    if guard.every and (not guard.steps or min(guard.steps) < 1):
+        raise ValueError(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")

@@ -158,7 +158,7 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     monkeypatch.setattr(metrics, "Judge", lambda *_: None)
     overrides = ["algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=4"]
     model = distil("idlm", *overrides, "algo.guard.teacher_steps=2", save_after=8)
-    assert model.guard.kept == 1
+    assert model.watch.guard.kept == 1
     best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")
     middle = checkpoints.read("middle.ckpt", "path")
     pairs = zip(best["ema"]["shadow_params"], middle["ema"]["shadow_params"], strict=True)

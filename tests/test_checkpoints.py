@@ -286,7 +286,7 @@ def test_a_configuration_of_a_file_runs_no_code(backbone, evaluating, tmp_path, 
     data = {"train": "text", "valid": "${.train}", "tokens": "${idlm_asset:tokenizers/sotu32}"}
     config = {"data": data, "model": {"name": "eval", "length": call, "sizes": [1, call]}}
     if form == "folder":
-        pretrained.write_folder(tmp_path / "folder", weights, config, 40, "")
+        pretrained.write_folder(tmp_path / "folder", weights, {"config": config}, "")
         saved = pretrained.load(str(tmp_path / "folder"), "key")
     else:
         saved = checkpoints.denoiser({"state_dict": {}, "hyper_parameters": {"config": config}})

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import duo_ext.__main__
-from duo_ext import checkpoints, compat, evaluate, host
+from duo_ext import checkpoints, compat, evaluate, evaluation, host
 from duo_ext.core import processes
 
 
@@ -302,13 +302,13 @@ def same(a, b):
 
 def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     _, last = distil(1)
-    options = evaluate.parse(["--student", str(last), "--samples", "3", "--output", "unused"])
+    given = ["--student", str(last), "--samples", "3", "--output", "unused"]
+    options = evaluation.parse(evaluate.PROGRAM, given)
     subject = evaluate.load("student", str(last), options)
     assert subject.algo == "idlm"
     average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
-    setting = evaluate.Setting(2, "ancestral", 1.0, 1.0)
-    tokens, evaluations, _ = evaluate.sample(subject, setting, options)
+    tokens, evaluations, _ = evaluation.sample(subject, evaluation.Setting(2), options)
     assert tokens.shape == (3, 16) and evaluations == 3
 
 

@@ -15,11 +15,12 @@ import torch
 import transformers
 
 import duo_ext.__main__
-from duo_ext import checkpoints, corpus, evaluate, host, pretrained, report
+from duo_ext import checkpoints, corpus, evaluate, evaluation, host, pretrained, report
 
 SETTINGS = {
-    "model", "algo", "host", "steps", "evaluations", "noise_removal", "temperature", "nucleus",
-    "precision", "samples", "seed", "seconds", "checkpoint", "checkpoint_sha256",
+    "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
+    "temperature", "nucleus", "precision", "samples", "seed", "seconds", "tokens_per_second",
+    "checkpoint", "checkpoint_sha256",
 }  # fmt: skip
 METRICS = {"genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv"}
 SMALL = ("--samples", "6", "--batch-size", "4", "--judge", "judge", "--output", "out")
@@ -80,7 +81,8 @@ def run(*arguments):
 
 
 def timeless(results):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in results["rows"]]
+    times = {"seconds", "tokens_per_second"}
+    return [{k: v for k, v in row.items() if k not in times} for row in results["rows"]]
 
 
 # ------------------------------------------------------------------------------------ results
@@ -182,7 +184,8 @@ def test_an_output_folder_may_lie_elsewhere(checkpoint):
 @pytest.fixture
 def options():
     """Options as the command line gives them: ``options("--seed", "3")``."""
-    return lambda *given: evaluate.parse(["--student", "unused", *SMALL, *given])
+    given = ["--student", "unused", *SMALL]
+    return lambda *more: evaluation.parse(evaluate.PROGRAM, [*given, *more])
 
 
 @pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
@@ -204,13 +207,11 @@ def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, optio
     model = subject.model
     torch.set_rng_state(subject.constructed)
     plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
-    tokens, evaluations, seconds = evaluate.sample(
-        subject, evaluate.Setting(4, "ancestral", 1.0, 1.0), given
-    )
+    tokens, evaluations, seconds = evaluation.sample(subject, evaluation.Setting(4), given)
     assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0
     for temperature, nucleus in ((0.5, 1.0), (1.0, 0.5)):
-        setting = evaluate.Setting(4, "ancestral", temperature, nucleus)
-        assert not torch.equal(evaluate.sample(subject, setting, given)[0], plain)
+        setting = evaluation.Setting(4, temperature=temperature, nucleus=nucleus)
+        assert not torch.equal(evaluation.sample(subject, setting, given)[0], plain)
     assert not model.backbone._forward_hooks
 
 
@@ -237,8 +238,8 @@ def test_the_samples_are_those_of_the_hosts_own_command(
     given = options("--seed", "5", "--samples", "6", "--batch-size", "3")
     subject = evaluate.load("student", name, given)
     for steps in (2, 4):
-        setting = evaluate.Setting(steps, "ancestral", 1.0, 1.0)
-        tokens, *_ = evaluate.sample(subject, setting, given)
+        setting = evaluation.Setting(steps)
+        tokens, *_ = evaluation.sample(subject, setting, given)
     assert subject.model.tokenizer.batch_decode(tokens) == texts
 
 
@@ -253,19 +254,21 @@ def test_float32_is_refused_where_a_host_refuses_it(checkpoint, options, monkeyp
 @pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
 def test_float64_is_float64_where_a_host_would_take_float32(checkpoint, options, monkeypatch, algo):
     """Masked tokens are drawn in the precision of the logits there."""
-    model = evaluate.load("student", checkpoint(algo), options()).model
-    inputs, calls = (torch.zeros(2, 16, dtype=torch.long), torch.zeros(2)), []
+    subject = evaluate.load("student", checkpoint(algo), options())
+    model, count = subject.model, 0
+    inputs = torch.zeros(2, 16, dtype=torch.long), torch.zeros(2)
     plain = model.backbone(*inputs)
     for in_float32, precision in itertools.product((True, False), ("float64", "float32")):
         monkeypatch.setattr(host.Host, "samples_masked_in_float32", in_float32)
         for temperature in (1.0, 0.5):
-            setting = evaluate.Setting(1, "ancestral", temperature, 1.0)
-            with evaluate.sampled_as(model, setting, precision, calls):
+            setting = evaluation.Setting(1, temperature=temperature)
+            with subject.sampler(setting, precision) as (_, calls):
                 logits = model.backbone(*inputs)
+            count += len(calls)
             widened = in_float32 and precision == "float64" and algo == "mdlm"
             assert logits.dtype == (torch.float64 if widened else torch.float32)
             torch.testing.assert_close(logits.float() * temperature, plain)
-    assert len(calls) == 8
+    assert count == 8
 
 
 SILENT = ("data=text", "data.train=text", "data.cache_dir=text/tokens", "model=sotu")
@@ -301,12 +304,12 @@ def test_a_folder_is_sampled_as_the_checkpoint_that_it_was_made_of(checkpoint, o
     saved = checkpoints.denoiser(checkpoints.read(name, "name"))
     subject = evaluate.load("student", name, options())
     weights = subject.model.backbone.state_dict()
-    pretrained.write_folder("folder", weights, saved.config, subject.model.vocab_size, "card")
-    setting = evaluate.Setting(2, "ancestral", 1.0, 1.0)
+    pretrained.write_folder("folder", weights, {"config": saved.config}, "card")
+    setting = evaluation.Setting(2)
     other = evaluate.load("student", "folder", options())
     assert other.algo == subject.algo
     assert other.sha256 == checkpoints.fingerprint(subject.model.backbone) != subject.sha256
-    samples = [evaluate.sample(s, setting, options())[0] for s in (subject, other)]
+    samples = [evaluation.sample(s, setting, options())[0] for s in (subject, other)]
     assert torch.equal(*samples)
 
 
@@ -358,7 +361,7 @@ def test_a_judge_that_does_not_exist(checkpoint, place, capfd):
 def test_an_output_folder_that_cannot_be_written_is_told_before_the_sampling(
     checkpoint, place, capfd, monkeypatch
 ):
-    monkeypatch.setattr(evaluate, "sample", pytest.fail)
+    monkeypatch.setattr(evaluation, "sample", pytest.fail)
     name = checkpoint("duo_base")
     for folder in ("text/train.txt", "text/train.txt/out"):
         before = (place / "text" / "train.txt").read_text()
@@ -410,7 +413,7 @@ def test_the_configuration_of_a_checkpoint_runs_no_code(checkpoint, place):
 
 
 def test_a_text_that_is_gone_is_told_before_the_sampling(checkpoint, place, capfd, monkeypatch):
-    monkeypatch.setattr(evaluate, "sample", pytest.fail)
+    monkeypatch.setattr(evaluation, "sample", pytest.fail)
     first = checkpoint("duo_base")
     second = checkpoint("duo_base", "data.train=elsewhere", seed=4)
     message = error_of(capfd, *SMALL, "--student", first, second)

@@ -41,7 +41,7 @@ def logits(network):
 
 
 def run(*arguments):
-    export.main([*map(str, arguments), "--output", "out"])
+    export.main(export.DUO, [*map(str, arguments), "--output", "out"])
 
 
 def error_of(*arguments):
@@ -156,9 +156,9 @@ def test_what_the_card_says(teacher):
 def results(*sha256s, folder="."):
     """A results.json with a row for each checkpoint, told apart by its steps 11, 12, ..."""
     row = {
-        "model": "student", "algo": "idlm", "evaluations": 5, "seconds": 1.5,
-        "noise_removal": "greedy", "temperature": 0.8, "nucleus": 0.9, "precision": "float32",
-        "samples": 77, "seed": 3, "genppl": 20.25, "genppl_low": 19.5, "genppl_high": 21.75,
+        "model": "student", "name": "idlm", "algo": "idlm", "evaluations": 5, "seconds": 1.5,
+        "predictor": "ancestral", "noise_removal": "greedy", "temperature": 0.8, "nucleus": 0.9,
+        "precision": "float32", "samples": 77, "seed": 3, "genppl": 20.25, "genppl_low": 19.5, "genppl_high": 21.75,
         "entropy": 2.718, "unigram_kl": 0.0123, "bigram_tv": 0.4,
     }  # fmt: skip
     rows = [

@@ -122,7 +122,7 @@ def test_safetensors_come_before_a_pickle(dit, tmp_path):
 def test_the_frequencies_may_be_absent(dit, tmp_path):
     own = dit()
     weights = {name: value for name, value in own.state_dict().items() if name != FREQUENCIES}
-    pretrained.write_folder(tmp_path / "model", weights, {}, 40, "")
+    pretrained.write_folder(tmp_path / "model", weights, {}, "")
     saved = pretrained.load(str(tmp_path / "model"), KEY)
     assert FREQUENCIES not in saved.weights
     assert torch.equal(logits(loaded(saved, dit(seed=1))), logits(own))
@@ -361,7 +361,9 @@ def test_what_is_written_is_a_folder_of_duos_dit(dit, tiny, tmp_path):
     own, config = dit(), omegaconf.OmegaConf.to_container(tiny("algo=mdlm"), resolve=False)
     weights = own.state_dict()
     turned = {name: w.T.contiguous().T if w.ndim == 2 else w for name, w in weights.items()}
-    pretrained.write_folder(tmp_path / "a" / "out", turned, config, 40, "# card\n")
+    pretrained.write_folder(
+        tmp_path / "a" / "out", turned, {"config": config, "vocab_size": 40}, "# card\n"
+    )
     out = tmp_path / "a" / "out"
     assert {path.name for path in out.iterdir()} == {
         "model.safetensors",
@@ -380,13 +382,13 @@ def test_what_is_written_is_a_folder_of_duos_dit(dit, tiny, tmp_path):
 
 
 def test_half_weights_are_written_in_float32(dit, tmp_path):
-    pretrained.write_folder(tmp_path / "out", dit().half().state_dict(), {}, 40, "")
+    pretrained.write_folder(tmp_path / "out", dit().half().state_dict(), {}, "")
     weights = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 def written(folder):
-    pretrained.write_folder(folder, {"a": torch.ones(2)}, {}, 2, "card")
+    pretrained.write_folder(folder, {"a": torch.ones(2)}, {}, "card")
 
 
 def test_an_empty_folder_is_filled_and_any_other_is_left_alone(tmp_path):

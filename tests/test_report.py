@@ -17,9 +17,10 @@ from duo_ext import report
 
 def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
     return {
-        "model": model, "algo": {"student": "idlm_mdlm"}.get(model, "mdlm"), "host": "standalone",
-        "steps": steps, "evaluations": steps + 1, "noise_removal": "ancestral", "temperature": 1.0,
-        "nucleus": 1.0, "precision": "float64", "samples": 256, "seed": 1, "genppl": genppl,
+        "model": model, "name": {"student": "idlm_mdlm"}.get(model, "mdlm"), "algo": "any",
+        "host": "standalone", "steps": steps, "evaluations": steps + 1, "predictor": "ancestral",
+        "noise_removal": "ancestral", "temperature": 1.0, "nucleus": 1.0, "precision": "float64",
+        "samples": 256, "seed": 1, "genppl": genppl,
         "genppl_low": genppl * (1 - width), "genppl_high": genppl * (1 + width),
         "entropy": entropy, "unigram_kl": 0.0042, "bigram_tv": 0.131, "seconds": 2.0 * steps,
         "distinct_2": 0.1, "distinct_3": 0.2, "distinct_4": 0.3,
@@ -159,9 +160,10 @@ def reduction(*rows, **options):
 def test_step_reduction_by_hand():
     first, second = report.step_reduction(CURVES)
     assert first == {
-        "algo": "idlm_mdlm", "noise_removal": "ancestral", "precision": "float64", "seed": 1,
-        "steps": 2, "strict": 4, "strict_ratio": 2.0, "within_interval": 8,
-        "within_interval_ratio": 4.0,
+        "name": "idlm_mdlm", "predictor": "ancestral", "noise_removal": "ancestral",
+        "precision": "float64", "seed": 1, "steps": 2, "strict": 4, "strict_ratio": 2.0,
+        "within_interval": 8, "within_interval_ratio": 4.0,
+        "strict_speedup": 2.0, "within_interval_speedup": 4.0,
     }  # fmt: skip
     assert (second["steps"], second["strict"], second["strict_ratio"]) == (4, 16, 4.0)
 
@@ -249,11 +251,12 @@ def test_matched_entropy_moves_the_teacher_to_the_student():
 def test_table_says_once_what_the_rows_share_and_orders_them():
     head, _, titles, rule, *body = report.table(CURVES).splitlines()
     assert head == (
-        "Judge tiny-judge (held-out perplexity 11.30); noise removal ancestral; temperature 1.0; "
-        "nucleus 1.0; precision float64; samples 256; seed 1; two cores; `make demo`"
+        "Judge tiny-judge (held-out perplexity 11.30); predictor ancestral; "
+        "noise removal ancestral; temperature 1.0; nucleus 1.0; precision float64; samples 256; "
+        "seed 1; two cores; `make demo`"
     )
     assert titles == (
-        "| model | algo | steps | network evaluations | GenPPL [95 %] | entropy | unigram KL "
+        "| model | name | steps | network evaluations | GenPPL [95 %] | entropy | unigram KL "
         "| bigram TV | seconds |"
     )
     assert {line.count("|") for line in (titles, rule, *body)} == {10}
@@ -271,7 +274,7 @@ def test_a_setting_that_varies_is_a_column():
     mixed = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
     mixed["rows"].append(row("teacher", 4, 80.0, temperature=0.9))
     head, _, titles, _, *body = report.table(mixed).splitlines()
-    assert "| algo | noise removal | temperature | steps |" in titles
+    assert "| name | noise removal | temperature | steps |" in titles
     assert "noise removal" not in head and "temperature" not in head and "nucleus 1.0" in head
     assert any("| mdlm | greedy | 1.0 | 4 |" in line for line in body)
 
@@ -279,7 +282,7 @@ def test_a_setting_that_varies_is_a_column():
 def test_page_lists_the_step_reduction_under_the_table():
     page = report.page(CURVES)
     assert page.startswith(report.table(CURVES))
-    assert "\n- idlm_mdlm, steps 2: 4, 2x [8, 4x]\n- idlm_mdlm, steps 4: 16, 4x [16, 4x]\n" in page
+    assert "\n- idlm_mdlm, steps 2: 4 = 2x, 2x the seconds [8 = 4x, 4x the seconds]\n" in page
     assert "matches" not in report.page(results(row("teacher", 4, 100.0)))
     far = results(row("teacher", 4, 100.0, entropy=4.0), row("student", 2, 50.0))
     assert "- idlm_mdlm, steps 2: none [none]" in report.page(far)

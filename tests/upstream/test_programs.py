@@ -132,15 +132,15 @@ def evaluated(checkout, path, precision, folder):
     """The texts that evaluate draws in a checkout, with the settings of ``sampling`` above."""
     script = """if True:
         import json, sys
-        from duo_ext import corpus, evaluate, host
+        from duo_ext import corpus, evaluate, evaluation, host
         root, path, precision, output = sys.argv[1:]
         host.find(root).activate()
         corpus.register_resolvers()
-        options = evaluate.parse(["--student", path, "--samples", "16", "--batch-size", "8",
-                                  "--seed", "1", "--precision", precision, "--output", "unused"])
+        given = ["--student", path, "--samples", "16", "--batch-size", "8", "--seed", "1"]
+        given += ["--precision", precision, "--output", "unused"]
+        options = evaluation.parse(evaluate.PROGRAM, given)
         subject = evaluate.load("student", path, options)
-        setting = evaluate.Setting(3, "ancestral", 1.0, 1.0)
-        tokens, _, _ = evaluate.sample(subject, setting, options)
+        tokens, _, _ = evaluation.sample(subject, evaluation.Setting(3), options)
         json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
     """
     output = folder / "ours.json"
@@ -192,11 +192,11 @@ def test_an_exported_student_is_read_by_duos_dit_as_a_teacher_and_by_evaluate(
     subprocess.run([sys.executable, *export.split()], check=True, capture_output=True)
     script = """if True:
         import sys, torch
-        from duo_ext import corpus, evaluate, host
+        from duo_ext import corpus, evaluate, evaluation, host
         root, folder, output = sys.argv[1:]
         models = host.find(root).activate().module("models")
         theirs = models.dit.DIT.from_pretrained(folder).parameters()
-        options = evaluate.parse(["--student", folder, "--output", "unused"])
+        options = evaluation.parse(evaluate.PROGRAM, ["--student", folder, "--output", "unused"])
         corpus.register_resolvers()
         ours = evaluate.load("student", folder, options).model.backbone.parameters()
         torch.save([[p.detach() for p in found] for found in (theirs, ours)], output)
