@@ -11,9 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import hydra
-import omegaconf
-
 from duo_ext import compat, settings, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
@@ -97,13 +94,6 @@ class Host(trees.Tree):
     def samples_masked_in_float64(self):
         """main refuses anything else there."""
         return self.name == "duo main"
-
-    def compose(self, overrides=()):
-        """The host's configuration, as its command line composes it, open to any key."""
-        with hydra.initialize_config_dir(str(self.configs), version_base=None):
-            config = hydra.compose("config", list(overrides))
-        omegaconf.OmegaConf.set_struct(config, False)
-        return config
 
 
 def find(given=None):

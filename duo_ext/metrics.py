@@ -39,6 +39,8 @@ class Judge:
         self.name = directory.resolve().name if directory.is_dir() else name_or_path
         self.device = device
         self.batch_size = batch_size
+        starts = getattr(model.config, "starts_with_bos", False)
+        self.start = [model.config.bos_token_id] if starts else []
         self.context = getattr(
             model.config, "max_position_embeddings", self.tokenizer.model_max_length
         )
@@ -46,22 +48,25 @@ class Judge:
     def nll(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Negative log-likelihood in nats and number of predicted tokens of each text: (N,), (N,).
 
-        A text is tokenised by the judge's tokenizer, nothing added, and cut at the judge's context.
-        Its first token is given, not predicted. As in Duo, every other token counts except an
-        end-of-text token (EOS) that is not the text's first one. Unlike in Duo, padding never
-        counts, so that a score does not depend on the batch. A text of fewer than two tokens
-        contributes (0, 0).
+        A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
+        added, except the BOS at the start of a text that lacks it where the judge's config.json
+        says ``starts_with_bos``: such a judge has seen no text without. The first token is given,
+        not predicted. As in Duo, every other token counts except an end-of-text token (EOS) that
+        is not the text's first one. Unlike in Duo, padding never counts, so that a score does not
+        depend on the batch. A text of fewer than two tokens contributes (0, 0).
         """
-        ids = [
-            self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: self.context]
-            for text in texts
-        ]
+        ids = [self._ids(text) for text in texts]
         nll_N, tokens_N = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
         scored = [n for n in range(len(ids)) if len(ids[n]) >= 2]
         for start in range(0, len(scored), self.batch_size):
             batch = scored[start : start + self.batch_size]
             nll_N[batch], tokens_N[batch] = self._score([ids[n] for n in batch])
         return nll_N, tokens_N
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        ids = ids if ids[:1] == self.start else [*self.start, *ids]
+        return ids[: self.context]
 
     @torch.no_grad()
     def _score(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

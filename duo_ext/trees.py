@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import hydra
+import omegaconf
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -27,6 +30,13 @@ class Tree:
     @property
     def configs(self):
         return self.root / "configs"
+
+    def compose(self, overrides=()):
+        """The tree's configuration, as its command line composes it, open to any key."""
+        with hydra.initialize_config_dir(str(self.configs), version_base=None):
+            config = hydra.compose("config", list(overrides))
+        omegaconf.OmegaConf.set_struct(config, False)
+        return config
 
     def module(self, name):
         """One of the tree's top-level modules, once it is on the module path."""

@@ -4,14 +4,18 @@ A ``state`` is SEDD's: {optimizer, scaler, model, noise, ema, step}. ``step(x_BL
 micro-batch and returns what a person would plot when it completes an update that counts.
 """
 
+import contextlib
 import copy
 import itertools
+from dataclasses import replace
 
 import torch
 
-from duo_ext import checkpoints, pretrained
+from duo_ext import checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
+from duo_ext.guard import Watch
+from duo_ext.settings import check_idlm
 from sedd_ext import host, program, runs
 
 SEED_STRIDE = 1_000_003
@@ -74,6 +78,12 @@ class Score:
     def load_state_dict(self, state):
         """SEDD's checkpoint holds all."""
 
+    def begin(self, tokenizer):
+        """No guard."""
+
+    def look(self):
+        return None
+
 
 class IDLM:
     """Inverse distillation of ``teacher`` into a student of the same shape."""
@@ -81,7 +91,8 @@ class IDLM:
     whole = True  # half an update is saved as well
 
     def __init__(self, parts, state, world):
-        self.parts, self.state = parts, state
+        check_idlm(parts.config.algo, parts.config.model.length)
+        self.parts, self.state, self.watch, self.saved_guard = parts, state, None, None
         teacher, self.teacher_sha256 = load_teacher(parts)
         self.teacher = teacher
         parts.model.load_state_dict(teacher.state_dict())
@@ -132,9 +143,37 @@ class IDLM:
             self.state["ema"].update(self.parts.model.parameters())
         return logs
 
+    def begin(self, tokenizer):
+        """Make the guard, where one is asked for: measure the teacher, or go on after a stop."""
+        config, parts = self.parts.config, self.parts
+        if config.algo.guard.every:
+            self.watch = Watch(
+                settings=config.algo.guard,
+                draw=self._draw,
+                batch_size=config.eval.batch_size,
+                decode=tokenizer.batch_decode,
+                judge=program.judge(config, parts.device),
+                reference=metrics.Reference(program.held_out(config), parts.graph.dim),
+                seed=config.seed,
+            ).begin(self.saved_guard)
+
+    def _draw(self, size, steps, teacher=False):
+        """Samples of the EMA student, or of the teacher."""
+        way = program.Way.configured(self.parts.config.sampling, steps)
+        if teacher:
+            return program.sampler(replace(self.parts, model=self.teacher), way)[0](size)
+        with averaged(self.parts.model, self.state["ema"]):
+            return program.sampler(self.parts, way)[0](size)
+
+    def look(self):
+        """({steps: metrics}, best so far, stop) where the guard is due, else None."""
+        pair = self.state["step"]
+        return self.watch.look(pair) if self.watch and self.watch.due(pair) else None
+
     def state_dict(self):
         return {
             "run": self._identity(),
+            "guard": self.watch.guard.state_dict() if self.watch else None,
             "distiller": self.distiller.state_dict(),
             "student_scheduler": self.distiller.schedulers[distiller.STUDENT].state_dict(),
         }
@@ -145,6 +184,7 @@ class IDLM:
                 "the run folder holds a checkpoint of another run (its teacher, batch or fake "
                 "updates differ); use another hydra.run.dir"
             )
+        self.saved_guard = state["guard"]
         self.distiller.load_state_dict(state["distiller"])
         self.distiller.schedulers[distiller.STUDENT].load_state_dict(state["student_scheduler"])
 
@@ -158,6 +198,20 @@ class IDLM:
             "batch_size": config.training.batch_size,
             "seed": config.seed,
         }
+
+
+@contextlib.contextmanager
+def averaged(model, ema):
+    """The model in evaluation with its EMA weights, for the length of a with block."""
+    parameters, training = list(model.parameters()), model.training
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    model.eval()
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+        model.train(training)
 
 
 ALGORITHMS = {"sedd": Score, "idlm": IDLM}

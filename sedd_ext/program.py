@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import transformers
 
-from duo_ext import checkpoints
+from duo_ext import checkpoints, metrics
 from sedd_ext import host
 
 
@@ -76,24 +76,51 @@ def blocks(config, split):
     )
 
 
-class Scores(torch.nn.Module):
-    """A model as the sampler sees it: its log-scores in another precision, at a temperature,
-    and with ``renormalise`` with the mass that the process has at a masked position.
+def held_out(config):
+    """All blocks (N, L) of ``data.valid``."""
+    return torch.stack([block["input_ids"] for block in blocks(config, "validation")])
 
-    ``evaluations`` counts the calls.
+
+def judge(config, device):
+    """``eval.judge``, ready to score texts."""
+    return metrics.Judge(config.eval.judge, device, config.eval.perplexity_batch_size)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How texts are drawn: SEDD's sampling keys, the temperature, whether scores are renormalised,
+    the precision of the scores."""
+
+    steps: int
+    predictor: str
+    noise_removal: bool
+    renormalise: bool = False
+    temperature: float = 1.0
+    float64: bool = True
+
+    @classmethod
+    def configured(cls, sampling, steps=None):
+        """That of a configuration's ``sampling``, with another number of steps if one is given."""
+        named = {key: sampling[key] for key in ("predictor", "noise_removal", "renormalise")}
+        return cls(steps or sampling.steps, **named)
+
+
+class Scores(torch.nn.Module):
+    """A model as the sampler sees it: its log-scores in another precision, at a temperature, and
+    renormalised: with the mass that the process has at a masked position.
+
+    ``calls`` grows by one with each evaluation.
     """
 
-    def __init__(self, parts, float64=True, temperature=1.0, renormalise=False):
+    def __init__(self, parts, way):
         super().__init__()
-        self.parts, self.float64 = parts, float64
-        self.temperature, self.renormalise = temperature, renormalise
-        self.evaluations = 0
+        self.parts, self.way, self.calls = parts, way, []
 
     def forward(self, x_BL, sigma_B):
-        self.evaluations += 1
+        self.calls.append(1)
         log_s = self.parts.model(x_BL, sigma_B)
-        log_s = log_s.double() if self.float64 else log_s
-        if self.temperature == 1 and not self.renormalise:
+        log_s = log_s.double() if self.way.float64 else log_s
+        if self.way.temperature == 1 and not self.way.renormalise:
             return log_s
         return self._tempered(log_s, x_BL, sigma_B.to(log_s.dtype))
 
@@ -101,33 +128,37 @@ class Scores(torch.nn.Module):
         """The tokens' log-scores sharpened at masked positions, their sum kept or made r."""
         mask = self.parts.graph.dim - 1
         total = log_s[..., :mask].logsumexp(-1, keepdim=True)
-        if self.renormalise:
+        if self.way.renormalise:
             total = -torch.expm1(sigma_B).log()[:, None, None].expand_as(total)
-        tokens = (log_s[..., :mask] / self.temperature).log_softmax(-1) + total
-        return torch.where((x_BL == mask)[..., None], _with_last(tokens, log_s), log_s)
+        tokens = (log_s[..., :mask] / self.way.temperature).log_softmax(-1) + total
+        tempered = torch.cat([tokens, log_s[..., -1:]], -1)
+        return torch.where((x_BL == mask)[..., None], tempered, log_s)
 
 
-def _with_last(tokens, log_s):
-    return torch.cat([tokens, log_s[..., -1:]], -1)
+def sampler(parts, way, project=lambda x_BL: x_BL):
+    """(draw(size) -> tokens (size, L) by SEDD's own sampler, the list of network evaluations)."""
+    sampling, scores = host.active().module("sampling"), Scores(parts, way)
+    try:
+        sampling.get_predictor(way.predictor)
+    except KeyError as error:
+        raise ValueError(
+            f"sampling.predictor is '{way.predictor}'; it must be one of SEDD's: euler, analytic"
+        ) from error
 
-
-def sample(parts, scores, count, steps, predictor, denoise, project=lambda x: x):
-    """Tokens (count, L) by SEDD's own sampler."""
-    sampler = (
-        host.active()
-        .module("sampling")
-        .get_pc_sampler(
+    def draw(size):
+        sample = sampling.get_pc_sampler(
             parts.graph,
             parts.noise,
-            (count, parts.config.model.length),
-            predictor,
-            steps,
-            denoise=denoise,
+            (size, parts.config.model.length),
+            way.predictor,
+            way.steps,
+            denoise=way.noise_removal,
             device=parts.device,
             proj_fun=project,
         )
-    )
-    return project(sampler(scores))
+        return project(sample(scores))
+
+    return draw, scores.calls
 
 
 def check(saved, parts, key):

@@ -6,7 +6,7 @@ import torch
 
 from duo_ext import checkpoints, metrics
 from duo_ext.files import write_whole
-from sedd_ext import algorithms, processes, program
+from sedd_ext import algorithms, host, processes, program
 
 
 def load(config, key="checkpoint"):
@@ -50,27 +50,12 @@ def _ids(tokenizer, text):
 def sample(config, folder):
     """Write ``sampling.samples`` texts to samples/samples.json, with GenPPL and entropy."""
     parts, tokenizer = load(config)
-    settings = config.sampling
-    torch.manual_seed(config.seed)
-    scores = program.Scores(parts, renormalise=settings.renormalise)
     project = projector(config, tokenizer, parts.device)
-    drawn = []
-    for start in range(0, settings.samples, config.eval.batch_size):
-        count = min(config.eval.batch_size, settings.samples - start)
-        with torch.no_grad():
-            tokens = program.sample(
-                parts,
-                scores,
-                count,
-                settings.steps,
-                settings.predictor,
-                settings.noise_removal,
-                project,
-            )
-        drawn.append(tokens.cpu())
-    tokens_NL = torch.cat(drawn)
+    draw, _ = program.sampler(parts, program.Way.configured(config.sampling), project)
+    torch.manual_seed(config.seed)
+    tokens_NL = metrics.draw(draw, config.sampling.samples, config.eval.batch_size)
     texts = tokenizer.batch_decode(tokens_NL)
-    judge = metrics.Judge(config.eval.judge, parts.device, config.eval.perplexity_batch_size)
+    judge = program.judge(config, parts.device)
     ppl = metrics.gen_ppl(*judge.nll(texts), config.seed)
     entropy = metrics.sample_entropy(tokens_NL)
     print(f"GenPPL {ppl.value:.3f} [{ppl.low:.3f}, {ppl.high:.3f}]  entropy {entropy:.4f}")
@@ -82,8 +67,6 @@ def sample(config, folder):
 
 def bound(config, folder):
     """mode=eval: print the likelihood bound on data.valid, nats and bits a token, perplexity."""
-    from sedd_ext import host
-
     parts, _ = load(config)
     loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
     torch.manual_seed(config.seed)

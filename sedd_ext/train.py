@@ -9,8 +9,10 @@ import sys
 import torch
 import tqdm
 
+from duo_ext import guard
+from duo_ext.files import write_whole
 from duo_ext.order import ResumableLoader
-from sedd_ext import algorithms, processes, program, runs
+from sedd_ext import algorithms, host, processes, program, runs
 
 
 class Interrupt:
@@ -34,7 +36,7 @@ def train(config, folder):
     """
     device, world = processes.join(config.device)
     batch_size = _batch_size(config, world)
-    program.tokenizer_of(config)
+    tokenizer = program.tokenizer_of(config)
     torch.manual_seed(config.seed)
     parts = program.build(config, device)
     state = algorithms.new_state(parts)
@@ -47,8 +49,9 @@ def train(config, folder):
         world.world,
         config.training.accum,
     )
-    run = Run(config, folder, parts, state, trained, loader, world)
+    run = Run(config, folder, parts, state, trained, loader, world, tokenizer)
     run.restore()
+    trained.begin(tokenizer)
     run.loop()
 
 
@@ -65,9 +68,11 @@ def _batch_size(config, world):
 class Run:
     """A training with its files."""
 
-    def __init__(self, config, folder, parts, state, trained, loader, world):
+    def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer):
         self.config, self.folder, self.parts, self.state = config, folder, parts, state
         self.trained, self.loader, self.world = trained, loader, world
+        self.tokenizer, self.stopped = tokenizer, False
+        self.valid = program.blocks(config, "validation")
         self.log = _logger(folder) if world.rank == 0 else logging.getLogger("sedd_ext.silent")
 
     @property
@@ -116,12 +121,17 @@ class Run:
                     tqdm.tqdm.write(f"interrupted after {self.state['step']} steps: {self.last}")
                     raise KeyboardInterrupt
         self.save(self.last)
+        self._tell_kept()
+
+    @property
+    def _going(self):
+        return self.state["step"] < self.config.training.n_iters and not self.stopped
 
     def _batches(self):
-        while self.state["step"] < self.config.training.n_iters:
+        while self._going:
             for batch in self.loader:
                 yield batch["input_ids"].to(self.parts.device)
-                if self.state["step"] >= self.config.training.n_iters:
+                if not self._going:
                     return
 
     def _precision(self):
@@ -133,12 +143,61 @@ class Run:
         """What is due after a step."""
         settings, step = self.config.training, self.state["step"]
         if step % settings.log_freq == 0:
-            shown = ", ".join(f"{name}: {value:.5e}" for name, value in logs.items())
-            self.log.info("step: %d, %s", step, shown)
+            self._log(logs)
+        if step % settings.eval_freq == 0:
+            self._log({"evaluation_loss": self._evaluate(step // settings.eval_freq)})
+        if look := self.trained.look():
+            self._guard(*look)
         if step % settings.snapshot_freq_for_preemption == 0:
             self.save(self.last)
         if step % settings.snapshot_freq == 0:
-            self.save(f"{self.folder}/checkpoints/checkpoint_{step // settings.snapshot_freq}.pth")
+            self._snapshot(step // settings.snapshot_freq)
+
+    def _log(self, logs):
+        shown = ", ".join(f"{name}: {value:.5e}" for name, value in logs.items())
+        self.log.info("step: %d, %s", self.state["step"], shown)
+
+    def _evaluate(self, number):
+        """SEDD's loss of the EMA model on one batch of the validation text, another each time."""
+        start = number * self.config.eval.batch_size
+        places = [n % len(self.valid) for n in range(start, start + self.config.eval.batch_size)]
+        x_BL = torch.stack([self.valid[n]["input_ids"] for n in places]).to(self.parts.device)
+        torch.manual_seed(self.config.seed)
+        loss = host.active().module("losses").get_loss_fn(self.parts.noise, self.parts.graph, False)
+        with algorithms.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
+            return loss(self.parts.model, x_BL).mean().item()
+
+    def _guard(self, rows, best, stop):
+        self._log(guard.logged(rows))
+        if self.world.rank == 0:
+            self.trained.watch.guard.write(f"{self.folder}/guard.json")
+        if best:
+            self.save(f"{self.folder}/{runs.BEST}")
+        if stop:
+            self.stopped = True
+            tqdm.tqdm.write(f"the guard stops the distillation after {self.state['step']} pairs")
+
+    def _tell_kept(self):
+        watch = getattr(self.trained, "watch", None)
+        if watch and self.world.rank == 0:
+            kept = watch.guard.kept
+            print(
+                f"kept the student after {kept} pairs: {self.folder}/{runs.BEST}"
+                if kept
+                else f"no student was inside the guard's bounds; the last is {self.last}"
+            )
+
+    def _snapshot(self, number):
+        """SEDD's numbered checkpoint, with texts beside it where training.snapshot_sampling."""
+        self.save(f"{self.folder}/checkpoints/checkpoint_{number}.pth")
+        if not self.config.training.snapshot_sampling:
+            return
+        draw, _ = program.sampler(self.parts, program.Way.configured(self.config.sampling))
+        torch.manual_seed(self.config.seed + self.world.rank)
+        with algorithms.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
+            texts = self.tokenizer.batch_decode(draw(self.config.eval.batch_size))
+        place = f"{self.folder}/samples/iter_{self.state['step']}/sample_{self.world.rank}.txt"
+        write_whole(place, "\n\n".join(texts).encode())
 
 
 def _logger(folder):

@@ -158,7 +158,8 @@ def results(*sha256s, folder="."):
     row = {
         "model": "student", "name": "idlm", "algo": "idlm", "evaluations": 5, "seconds": 1.5,
         "predictor": "ancestral", "noise_removal": "greedy", "temperature": 0.8, "nucleus": 0.9,
-        "precision": "float32", "samples": 77, "seed": 3, "genppl": 20.25, "genppl_low": 19.5, "genppl_high": 21.75,
+        "precision": "float32", "samples": 77, "seed": 3,
+        "genppl": 20.25, "genppl_low": 19.5, "genppl_high": 21.75,
         "entropy": 2.718, "unigram_kl": 0.0123, "bigram_tv": 0.4,
     }  # fmt: skip
     rows = [

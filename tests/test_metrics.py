@@ -105,6 +105,17 @@ def test_nll_does_not_depend_on_the_batch(folder, batch_size):
     assert tokens_N.tolist() == [tokens[0] for _, tokens in alone]
 
 
+def test_a_judge_whose_texts_start_with_bos_gives_one_to_those_that_lack_it(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"starts_with_bos": True}))
+    judge = Judge(str(folder), "cpu")
+    (nll, other, *_), tokens = judge.nll(["<bos> a b", "a b", "", "a b c d e f a b c d e f"])
+    assert nll == other > 0 and list(tokens) == [2, 2, 0, CONTEXT - 1]
+    plain = Judge(str(folder), "cpu")
+    plain.start = []
+    assert plain.nll(["a b"])[0] != other
+
+
 def test_without_an_eos_token_every_token_counts(folder):
     save_tokenizer(folder, eos=None)
     assert Judge(str(folder), "cpu").nll(["a <eos> b <eos> c <eos>"])[1].tolist() == [5]

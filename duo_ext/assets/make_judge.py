@@ -68,7 +68,8 @@ def main():
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=LENGTH,
+        n_positions=LENGTH - 1,
+        starts_with_bos=True,  # as every block does, and so every text to score
         n_embd=160,
         n_layer=5,
         n_head=5,
@@ -90,7 +91,7 @@ def main():
     bar = tqdm.tqdm(total=options.steps, unit="step")
     while step < options.steps:
         for batch in loader:
-            loss = loss_of(model, batch["input_ids"])
+            loss = loss_of(model, batch["input_ids"][:, :-1])  # the last is always EOS
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

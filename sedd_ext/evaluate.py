@@ -1,0 +1,113 @@
+"""Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
+
+Every model is sampled by SEDD's own sampler; see ``duo_ext.evaluation`` for what is written.
+``renormalised`` is the analytic predictor on scores with the mass that the process has: a student's
+loss leaves that mass free.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import omegaconf
+import torch
+
+from duo_ext import checkpoints, evaluation
+from sedd_ext import algorithms, host, program
+from sedd_ext.__main__ import hydra_arguments
+
+SECTIONS = ("tokens", "graph", "noise", "model", "data")  # of a checkpoint's configuration
+PREDICTORS = {"analytic": ("analytic", False), "euler": ("euler", False)}
+PREDICTORS["renormalised"] = ("analytic", True)
+
+
+@dataclass
+class Subject(evaluation.Subject):
+    """A SEDD checkpoint as the objects of its configuration."""
+
+    parts: program.Parts
+
+    def seed(self, seed):
+        torch.manual_seed(seed)
+
+    @contextlib.contextmanager
+    def sampler(self, setting, precision):
+        predictor, renormalise = PREDICTORS[setting.predictor]
+        removal, float64 = setting.noise_removal == "ancestral", precision == "float64"
+        yield program.sampler(
+            self.parts,
+            program.Way(
+                setting.steps, predictor, removal, renormalise, setting.temperature, float64
+            ),
+        )
+
+    def held_out(self):
+        return program.held_out(self.parts.config)
+
+
+def load(role, given, options):
+    """The ``Subject`` of a checkpoint, ready to sample."""
+    path, key = evaluation.resolve(given), f"--{role}"
+    saved = algorithms.read(path, key)
+    config = _config(saved, options, f"{key} is '{given}'")
+    tokenizer = program.tokenizer_of(config)
+    parts = program.build(config, torch.device(options.device))
+    program.check(saved, parts, key)
+    checkpoints.load(parts.model, saved)
+    parts.model.eval()
+    return Subject(
+        role=role,
+        given=given,
+        algo=config.algo.name,
+        sha256=checkpoints.sha256(path, parts.model),
+        tokenizer=tokenizer,
+        vocab_size=parts.graph.dim,
+        length=config.model.length,
+        data=config.data,
+        parts=parts,
+    )
+
+
+def _config(saved, options, named):
+    """SEDD's configuration with what the checkpoint says of its model and its data; the command
+    line stands in for a checkpoint that says nothing, and wins over one that does."""
+    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
+    if not (saved.config or {"model", "data"} <= given):
+        raise ValueError(
+            f"{named}; it carries no configuration to sample it with; give SEDD's settings: "
+            "tokens=..., model=..., data=..."
+        )
+    config = host.active().compose(hydra_arguments(options.overrides))
+    for section in SECTIONS:
+        if section not in given and section in saved.config:
+            trained = saved.config[section]
+            nested = isinstance(trained, dict)
+            config[section] = (
+                omegaconf.OmegaConf.merge(config[section], trained) if nested else trained
+            )
+    config.algo = omegaconf.OmegaConf.merge(config.algo, saved.config.get("algo", {}))
+    evaluation.override(config, options.overrides)
+    return config
+
+
+def _add_options(parser):
+    parser.add_argument("--predictor", nargs="+", choices=PREDICTORS, default=["analytic"])
+    removals = ("ancestral", "none")
+    parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
+    parser.set_defaults(nucleus=[1.0])
+
+
+PROGRAM = evaluation.Program(
+    module="sedd_ext.evaluate",
+    host="SEDD",
+    add_options=_add_options,
+    activate=lambda path: host.find(path).activate(),
+    load=load,
+)
+
+
+def main(arguments=None):
+    evaluation.main(PROGRAM, arguments)
+
+
+if __name__ == "__main__":
+    main()

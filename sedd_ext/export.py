@@ -1,0 +1,42 @@
+"""Write a SEDD checkpoint as a Hugging Face folder: ``python -m sedd_ext.export --help``.
+
+``SEDD.from_pretrained`` and SEDD's own load_model read it, and so does ``teacher=``.
+"""
+
+import omegaconf
+
+from duo_ext import export
+from sedd_ext import algorithms, host
+
+SECTIONS = ("algo", "tokens", "graph", "noise", "model", "data")
+
+
+def _process(algorithm, given):
+    return "absorbing"
+
+
+def _network(config, weights):
+    """SEDD's network; a configuration of Duo's may stand in the way of one of SEDD's."""
+    return host.active().module("model").SEDD(omegaconf.OmegaConf.create(config))
+
+
+SEDD = export.Program(
+    module="sedd_ext.export",
+    activate=lambda path: host.find(path).activate(),
+    read=lambda path, key, trust: algorithms.read(path, key),
+    sections=SECTIONS,
+    process=_process,
+    network=_network,
+    described=lambda config, network: config,
+    usage="""In a checkout of SEDD:
+
+```python
+from load_model import load_model
+
+model, graph, noise = load_model("FOLDER", device)
+```""",
+)
+
+
+if __name__ == "__main__":
+    export.main(SEDD)
