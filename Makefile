@@ -1,10 +1,9 @@
-# make demo [TEACHER=duo|mdlm]   distil a shipped teacher, print teacher against student
-# make test                      lint and tests
+# make demo [TEACHER="duo mdlm sedd"]   distil shipped teachers, print teacher against student
+# make test                             lint and tests
 
 PYTHON ?= python3
-TEACHER ?= duo
+TEACHER ?= duo mdlm sedd
 BIN := .venv/bin
-RUN := runs/demo-$(TEACHER)
 
 # Fresh large tensors cost page faults on a CPU; threads that spin starve a machine that is shared.
 export MALLOC_MMAP_THRESHOLD_ := 2147483647
@@ -22,11 +21,19 @@ $(BIN)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-demo: install
-	rm -rf $(RUN)
-	$(BIN)/python -m duo_ext +experiment=sotu_idlm_$(TEACHER) hydra.run.dir=$(RUN)
-	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/$(TEACHER).ckpt}' \
-	  --student $(RUN)/checkpoints/best.ckpt --samples 256 --output $(RUN)
+demo: $(TEACHER:%=demo-%)
+
+demo-duo demo-mdlm: demo-%: install
+	rm -rf runs/$@
+	$(BIN)/python -m duo_ext +experiment=sotu_idlm_$* hydra.run.dir=runs/$@
+	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/$*.ckpt}' \
+	  --student runs/$@/checkpoints/best.ckpt --samples 256 --output runs/$@
+
+demo-sedd: install
+	rm -rf runs/$@
+	$(BIN)/python -m sedd_ext +experiment=sotu_idlm_sedd hydra.run.dir=runs/$@
+	$(BIN)/python -m sedd_ext.evaluate --teacher '$${idlm_asset:teachers/sedd}' \
+	  --student runs/$@/checkpoints/best.pth --samples 256 --predictor analytic --output runs/$@
 
 test: install
 	$(BIN)/ruff check .

@@ -93,6 +93,11 @@ class IDLM(trainer_base.Diffusion):
         self.process = choose("algo.noising", config.algo.noising, self.family.noisings)(self)
         self.opponents = self.distiller = self.watch = self._resumed = None
 
+    @property
+    def teachers(self):
+        """The algorithms whose checkpoints may teach."""
+        return self.family.teachers
+
     # set-up ----------------------------------------------------------------------------------
 
     def setup(self, stage):
@@ -126,10 +131,10 @@ class IDLM(trainer_base.Diffusion):
         settings, key = self.config.algo, "algo.teacher_path"
         saved = pretrained.load(settings.teacher_path, key, settings.trust_checkpoint)
         trained_as = saved.config.get("algo", {}).get("name")
-        if trained_as is not None and trained_as not in self.family.teachers:
+        if trained_as is not None and trained_as not in self.teachers:
             raise ValueError(
                 f"{key} is '{settings.teacher_path}', a checkpoint of algo={trained_as}; "
-                f"algo={settings.name} takes {', '.join(self.family.teachers)}"
+                f"algo={settings.name} takes {', '.join(self.teachers)}"
             )
         checkpoints.check(saved, self.backbone, key)
         checkpoints.check_config(saved, self.config, key)
@@ -318,3 +323,5 @@ class IDLM(trainer_base.Diffusion):
 
 class IDLMDCD(IDLM):
     """IDLM on a teacher that discrete consistency distillation (Duo-DCD) has made."""
+
+    teachers = ("distillation",)

@@ -14,7 +14,9 @@ import torch
 from duo_ext import files
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
-REFERENCE = re.compile(r"\$\{(?:[\w.]+|(?:idlm_asset|idlm_text|cwd|hydra):[\w./-]*)\}")
+REFERENCE = re.compile(
+    r"\$\{(?:[\w.]+|(?:idlm_asset|idlm_text|idlm_integral|cwd|hydra):[\w./-]*)\}"
+)
 
 
 def inert(config):

@@ -127,11 +127,19 @@ def asset(relative: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Let config files say `${idlm_text:sotu32}` and `${idlm_asset:tokenizers/sotu32}`."""
+    """Let config files say `${idlm_text:sotu32}`, `${idlm_asset:tokenizers/sotu32}` and
+    `${idlm_integral:32}`."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("idlm_text", lambda name: str(text_dir(name)), replace=True)
     OmegaConf.register_new_resolver("idlm_asset", asset, replace=True)
+    OmegaConf.register_new_resolver("idlm_integral", _integral, replace=True)
+
+
+def _integral(vocab_size) -> str:
+    from duo_ext import integral  # imports torch
+
+    return str(integral.path(_cache(), vocab_size).absolute())
 
 
 def _cache() -> Path:
