@@ -36,7 +36,7 @@ setup(
     ],
     extras_require={
         "duo": ["datasets", "einops", "scipy", "timm"],
-        "sedd": ["einops"],
+        "sedd": ["datasets", "einops"],
         "flash": ["flash-attn"],
         "eval": ["mauve-text"],
         "test": TEST,
