@@ -1,8 +1,9 @@
 """results.json -> table.md and figure.png: ``python -m duo_ext.report FOLDER...``
 
 A folder holds one results.json, hence one judge; tables of different judges are never merged. Rows
-compare only where sampler and precision agree. GenPPL means little alone, so that every
-comparison here keeps the entropy beside it or fixes it.
+compare only where sampler, precision and family (a teacher with what was made from it) agree.
+GenPPL means little alone, so that every comparison here keeps the entropy beside it or fixes it.
+Rows that differ in the checkpoint alone are seeds of one distillation and become one.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from duo_ext.files import write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
 SETTINGS = ("predictor", "noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
-SAMPLER = ("predictor", "noise_removal", "precision")  # rows compare only where these agree
+SAMPLER = ("predictor", "noise_removal", "precision")
+PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 MODELS = ("teacher", "student", "judge")
 
@@ -64,9 +66,15 @@ def save(results: dict, folder: str) -> None:
 
 def render(folder: str) -> None:
     """Rewrite ``folder``/table.md and ``folder``/figure.png from ``folder``/results.json."""
+    from duo_ext import overview  # it uses this module
+
     results = load(folder)
-    write_whole(f"{folder}/table.md", page(results).encode())
-    figure(results, f"{folder}/figure.png")
+    results["rows"] = seeds_joined(results["rows"])
+    text, families = page(results), any("family" in row for row in results["rows"])
+    if families:
+        text = f"{overview.page(results)}\n## All rows\n\n{text}"
+    write_whole(f"{folder}/table.md", text.encode())
+    figure(overview.draw(results) if families else draw(results), f"{folder}/figure.png")
 
 
 def _check(results, path: str) -> None:
@@ -105,6 +113,26 @@ def _finite(value):
 # ---------------------------------------------------------------------------------- comparisons
 
 
+def seeds_joined(rows: list[dict]) -> list[dict]:
+    """One row for all rows that differ in the checkpoint alone, as seeds of a distillation do.
+
+    Numbers become means, except the ends of GenPPL's interval, which are the lowest and the highest
+    of the seeds'; ``seeds`` is their number.
+    """
+    groups = defaultdict(list)
+    for row in rows:
+        keys = ("family", "model", "name", "steps", *SETTINGS)
+        groups[tuple(row.get(key) for key in keys)].append(row)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(rows: list[dict]) -> dict:
+    means = {key: float(np.mean([row[key] for row in rows])) for key in (*METRICS, "seconds")}
+    means["genppl_low"] = min(row["genppl_low"] for row in rows)
+    means["genppl_high"] = max(row["genppl_high"] for row in rows)
+    return rows[0] if len(rows) == 1 else rows[0] | means | {"seeds": len(rows)}
+
+
 def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]:
     """How many teacher steps each student row stands for, at temperature 1 and nucleus 1.
 
@@ -122,7 +150,7 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     }
     found = []
     for student in _plain(results, "student"):
-        peers = [row for row in _plain(results, "teacher") if _same(row, student, SAMPLER)]
+        peers = [row for row in _plain(results, "teacher") if _same(row, student, PEERS)]
         entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps")}
         for name, matches in rules.items():
             steps = _largest_steps(student, peers, matches, entropy_tolerance)
@@ -176,7 +204,7 @@ def matched_entropy(results: dict) -> list[dict]:
             for row in results["rows"]
             if row["model"] == "teacher"
             and row["nucleus"] == 1
-            and _same(row, student, (*SAMPLER, "steps"))
+            and _same(row, student, (*PEERS, "steps"))
             and math.isfinite(row["genppl"])
         ]
         if len({entropy for entropy, _ in points}) < 2:
@@ -196,7 +224,7 @@ def _plain(results: dict, model: str) -> list[dict]:
 
 
 def _same(a: dict, b: dict, keys: tuple[str, ...]) -> bool:
-    return all(a[key] == b[key] for key in keys)
+    return all(a.get(key) == b.get(key) for key in keys)
 
 
 # ------------------------------------------------------------------------------------- Markdown
@@ -235,7 +263,7 @@ def _headline(results: dict, varying: list[str]) -> str:
     judge, row = results["judge"], results["rows"][0]
     shared = [f"{key.replace('_', ' ')} {row[key]}" for key in SETTINGS if key not in varying]
     parts = [
-        f"Judge {judge['name']} (held-out perplexity {_ppl(judge['heldout_ppl'])})",
+        f"Judge {judge['name']} (held-out perplexity {perplexity(judge['heldout_ppl'])})",
         *shared,
         str(results["hardware"]),
         f"`{results['command']}`",
@@ -245,7 +273,7 @@ def _headline(results: dict, varying: list[str]) -> str:
 
 def _numbers(row: dict) -> list[str]:
     """The measured cells of a row."""
-    ppl, low, high = (_ppl(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
     return [
         f"{ppl} [{low}, {high}]",
         _number(row["entropy"], ".3f"),
@@ -259,7 +287,7 @@ def _number(value: float | None, spec: str) -> str:
     return "n/a" if value is None or not math.isfinite(value) else format(value, spec)
 
 
-def _ppl(value: float | None) -> str:
+def perplexity(value: float | None) -> str:
     """A perplexity in about four digits, never in powers of ten."""
     digits = 2 if value is None or value < 100 else 1 if value < 1000 else 0
     return _number(value, f".{digits}f")
@@ -320,8 +348,8 @@ def _entropy_list(results: dict) -> str:
         name = _told_apart(entry, results["rows"])
         star = "*" if entry["extrapolated"] else ""
         lines.append(
-            f"- {name}, steps {entry['steps']}: {_ppl(entry['student'])} against "
-            f"{_ppl(entry['teacher'])}{star} at entropy {entry['entropy']:.3f}, "
+            f"- {name}, steps {entry['steps']}: {perplexity(entry['student'])} against "
+            f"{perplexity(entry['teacher'])}{star} at entropy {entry['entropy']:.3f}, "
             f"ratio {entry['ratio']:.2f}"
         )
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
@@ -354,46 +382,51 @@ def _broken(text: str, width: int = 100) -> list[str]:
 # --------------------------------------------------------------------------------------- figure
 
 
-def figure(results: dict, path: str) -> None:
-    """Write a PNG of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
+def figure(drawing, path: str) -> None:
+    """Write a matplotlib figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=150)
+    write_whole(path, buffer.getvalue())
+
+
+def draw(results: dict):
+    """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
     The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
     around the entropy of the teacher's largest number of steps. The third has one line for each
     model and number of steps over the temperatures sampled, or one point each without them.
     """
-    buffer = io.BytesIO()
-    _draw(results).savefig(buffer, format="png", dpi=150)
-    write_whole(path, buffer.getvalue())
-
-
-def _draw(results: dict):
-    """The matplotlib figure that ``figure`` writes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(15, 5.2), layout="constrained")
     drawing.get_layout_engine().set(w_pad=0.1)
     left, middle, right = drawing.subplots(1, 3)
     for index, (label, rows) in enumerate(_series(results["rows"]).items()):
-        style = {
-            "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": "--" if rows[0]["model"] == "teacher" else "-",
-            "markersize": 5,
-        }
+        style = line_style(index, rows[0]["model"])
         plain = [row for row in rows if row["temperature"] == row["nucleus"] == 1]
         _draw_steps(left, middle, plain, label, style)
-        _draw_entropy(right, rows, style)
+        draw_entropy(right, rows, style)
     name = results["judge"]["name"]
     heldout = results["judge"]["heldout_ppl"]
     if heldout is not None:
         left.axhline(heldout, color="0.45", linestyle=":", label="held-out text")
     ppl, entropy = f"GenPPL under {name}", "entropy of a sample (nats)"
-    _dress(left, "steps", ppl, "shaded: 95 % intervals")
-    _dress(middle, "steps", entropy, "shaded: within 2 % of the teacher at its most steps")
-    _dress(right, entropy, ppl, "numbers: steps")
+    dress(left, "steps", ppl, "shaded: 95 % intervals")
+    dress(middle, "steps", entropy, "shaded: within 2 % of the teacher at its most steps")
+    dress(right, entropy, ppl, "numbers: steps")
     handles, labels = left.get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return drawing
+
+
+def line_style(index: int, model: str) -> dict:
+    """How the index-th line of a panel looks; a teacher's is dashed."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": "--" if model == "teacher" else "-",
+        "markersize": 5,
+    }
 
 
 def _series(rows: list[dict]) -> dict[str, list[dict]]:
@@ -419,7 +452,7 @@ def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dic
         entropy_axes.axhspan(*band, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
+def draw_entropy(axes, rows: list[dict], style: dict) -> None:
     """One series in the panel over entropy: a line per number of steps, labelled with it."""
     by_steps = defaultdict(list)
     for row in rows:
@@ -433,7 +466,7 @@ def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
         )  # fmt: skip
 
 
-def _dress(axes, xlabel: str, ylabel: str, title: str) -> None:
+def dress(axes, xlabel: str, ylabel: str, title: str) -> None:
     """Words, scales and grid of a panel; steps in powers of two, GenPPL in powers of ten."""
     from matplotlib.ticker import LogFormatter
 

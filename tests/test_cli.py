@@ -226,7 +226,11 @@ def test_a_teacher_of_another_vocabulary(command, teacher, tmp_path):
 
 @pytest.mark.parametrize(
     ("algo", "family", "wanted"),
-    [("idlm", "mdlm", "duo_base"), ("idlm_mdlm", "duo_base", "mdlm"), ("idlm_dcd", "duo_base", "distillation")],
+    [
+        ("idlm", "mdlm", "duo_base"),
+        ("idlm_mdlm", "duo_base", "mdlm"),
+        ("idlm_dcd", "duo_base", "distillation"),
+    ],
 )
 def test_a_teacher_of_the_wrong_family(command, teacher, algo, family, wanted):
     sampler = ("sampling.predictor=analytic",) if family == "sedd" else ()

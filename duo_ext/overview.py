@@ -1,0 +1,195 @@
+"""Families of methods in one table and figure, with the paper's published rows apart.
+
+A family is a teacher with all that was made from it; its rows of results.json carry its name under
+``family``. Published rows have another judge, data and scale: they are never in one column with
+measured ones.
+"""
+
+import math
+from collections import defaultdict
+
+from duo_ext import report
+
+FRONTIER_STEPS = (4, 8, 16)
+REFERENCE_STEPS = (8, 32, 64)
+
+# GenPPL under GPT-2 large / sample entropy, OpenWebText, L = 1024 (arXiv 2602.19066; SDTT from
+# arXiv 2506.10892); "greedy" and "ancestral" name the last step.
+PUBLISHED = {
+    "MDLM (float32 sampling)": {1024: (41.29, 5.28)},
+    "SEDD": {1024: (43.31, 5.25)},
+    "Duo, ancestral": {1024: (77.69, 5.55)},
+    "Duo, greedy": {1024: (71.72, 5.22)},
+    "IDLM-MDLM": {4: (310.38, 5.78), 8: (79.75, 5.61), 16: (32.75, 5.42), 32: (20.45, 5.23)},
+    "IDLM-Duo, greedy": {4: (144.74, 4.28), 8: (93.00, 5.56), 16: (68.04, 5.55), 32: (54.05, 5.49)},
+    "IDLM-Duo, ancestral": {
+        4: (495.85, 5.56),
+        8: (117.88, 5.62),
+        16: (78.00, 5.58),
+        32: (63.10, 5.54),
+    },
+    "Duo-DCD, greedy": {4: (96.24, 4.93), 8: (69.58, 5.30), 16: (54.11, 5.37), 32: (46.31, 5.38)},
+    "Duo-DCD, ancestral": {
+        4: (261.82, 5.50),
+        8: (111.88, 5.52),
+        16: (75.24, 5.53),
+        32: (61.31, 5.52),
+    },
+    "IDLM-DCD, greedy": {4: (77.47, 5.28), 8: (53.61, 5.41), 16: (43.36, 5.41), 32: (39.34, 5.35)},
+    "IDLM-DCD, ancestral": {
+        4: (111.29, 5.32),
+        8: (66.41, 5.42),
+        16: (52.06, 5.44),
+        32: (42.13, 5.41),
+    },
+    "SDTT (float64)": {8: (193.05, 5.58), 16: (89.17, 5.53), 32: (62.29, 5.49)},
+    "DiDi-Instruct": {8: (62.24, 5.17), 16: (38.19, 5.21), 32: (24.97, 5.18)},
+    "autoregressive": {1024: (36.45, 5.60)},
+}
+
+
+def page(results: dict) -> str:
+    """The Markdown that stands above the full table: methods over steps, equal entropy, published.
+
+    ``results`` has its seeds joined.
+    """
+    rows = results["rows"]
+    parts = [
+        "## Methods over steps\n",
+        "GenPPL / sample entropy (nats), at temperature 1; over several seeds of distillation the "
+        "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
+        methods(rows),
+        equal_entropy(rows),
+        "## Published\n",
+        "Not measured here: GenPPL under GPT-2 large / entropy, OpenWebText, 169 M parameters, "
+        "L = 1024.\n",
+        published(),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """{(family, name, sampler): rows over steps}, in the order of the rows."""
+    found = defaultdict(list)
+    varying = [key for key in report.SAMPLER if len({row[key] for row in rows}) > 1]
+    for row in rows:
+        sampler = ", ".join(str(row[key]) for key in varying if row["model"] != "judge")
+        found[row.get("family"), row["name"], sampler].append(row)
+    return found
+
+
+def plain(rows: list[dict]) -> list[dict]:
+    """The rows of temperature 1 and nucleus 1, by steps."""
+    chosen = [row for row in rows if row["temperature"] == row["nucleus"] == 1]
+    return sorted(chosen, key=lambda row: row["steps"])
+
+
+def methods(rows: list[dict]) -> str:
+    """Table of all methods, a column for each number of steps that any of them was sampled at."""
+    steps = sorted({row["steps"] for row in plain(rows)})
+    body = []
+    for (family, name, sampler), line in lines(rows).items():
+        cells = {row["steps"]: _cell(row) for row in plain(line)}
+        label = f"{name} ({sampler})" if sampler else name
+        body.append([family or "", label, *(cells.get(step, "") for step in steps)])
+    return _markdown(["family", "method", *map(str, steps)], body)
+
+
+def _cell(row: dict) -> str:
+    ppl, low, high = (
+        report.perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high")
+    )
+    return f"{ppl} / {row['entropy']:.3f}<br>[{low}, {high}]"
+
+
+def equal_entropy(rows: list[dict]) -> str:
+    """Each method over temperatures, moved to the entropy of its family's teacher at 8, 32 and 64
+    steps; the interval has the relative width of the method's own at temperature 1."""
+    body = []
+    for (family, name, sampler), line in lines(rows).items():
+        for steps in FRONTIER_STEPS:
+            frontier = [row for row in line if row["steps"] == steps and row["nucleus"] == 1]
+            points = [(row["entropy"], row["genppl"]) for row in frontier]
+            if len({entropy for entropy, _ in points}) < 2:
+                continue
+            own = next(row for row in frontier if row["temperature"] == 1)
+            for teacher in _teachers(rows, family, own):
+                value, outside = report.interpolate_at_entropy(points, teacher["entropy"])
+                low, high = (
+                    value * own[f"genppl_{end}"] / own["genppl"] for end in ("low", "high")
+                )
+                interval = f"[{report.perplexity(low)}, {report.perplexity(high)}]"
+                label = f"{name} ({sampler})" if sampler else name
+                body.append(
+                    [
+                        label,
+                        str(steps),
+                        f"{report.perplexity(value)}{'*' * outside} {interval}",
+                        f"{teacher['name']} at {teacher['steps']}",
+                        f"{_cell(teacher)}".replace("<br>", " "),
+                        f"{value / teacher['genppl']:.2f}",
+                    ]
+                )
+    if not body:
+        return ""
+    head = ["method", "steps", "GenPPL at the teacher's entropy", "teacher", "its own", "ratio"]
+    return (
+        "## At equal entropy\n\nEach method over temperatures, log GenPPL interpolated at the "
+        f"entropy that the teacher has (* beyond the temperatures).\n\n{_markdown(head, body)}"
+    )
+
+
+def _teachers(rows, family, own):
+    """The family's teachers at the reference steps under the sampler of a row."""
+    return [
+        row
+        for row in plain(rows)
+        if row["model"] == "teacher"
+        and row.get("family") == family
+        and row["steps"] in REFERENCE_STEPS
+        and all(row[key] == own[key] for key in report.SAMPLER)
+        and row["name"] != own["name"]
+    ]
+
+
+def published() -> str:
+    steps = sorted({step for line in PUBLISHED.values() for step in line})
+    body = [
+        [name, *(f"{line[s][0]:.2f} / {line[s][1]:.2f}" if s in line else "" for s in steps)]
+        for name, line in PUBLISHED.items()
+    ]
+    return _markdown(["method", *map(str, steps)], body)
+
+
+def _markdown(head: list[str], body: list[list[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)) + "\n"
+
+
+def draw(results: dict):
+    """A matplotlib figure: for each family GenPPL over steps, and below GenPPL over entropy."""
+    from matplotlib.figure import Figure
+
+    families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
+    drawing = Figure(figsize=(4.4 * len(families), 8), layout="constrained")
+    axes = drawing.subplots(2, len(families), sharey="row", squeeze=False)
+    for column, family in enumerate(families):
+        above, below = axes[:, column]
+        rows = [row for row in results["rows"] if row.get("family") == family]
+        for index, ((_, name, sampler), line) in enumerate(lines(rows).items()):
+            style = report.line_style(index, line[0]["model"])
+            over_steps = plain(line)
+            steps = [row["steps"] for row in over_steps]
+            low, ppl, high = (
+                [row[key] for row in over_steps] for key in ("genppl_low", "genppl", "genppl_high")
+            )
+            above.plot(steps, ppl, label=f"{name} {sampler}".strip(), **style)
+            above.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            chosen = [row for row in line if row["steps"] in FRONTIER_STEPS]
+            report.draw_entropy(below, [r for r in chosen if math.isfinite(r["genppl"])], style)
+        judge = results["judge"]
+        above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
+        report.dress(above, "steps", f"GenPPL under {judge['name']}", family)
+        report.dress(below, "entropy of a sample (nats)", f"GenPPL under {judge['name']}", "")
+        above.legend(fontsize=8, frameon=False)
+    return drawing

@@ -1,0 +1,78 @@
+"""duo_ext.overview: families in one table, seeds joined, equal entropy, published rows apart."""
+
+import re
+
+import pytest
+
+from duo_ext import overview, report
+
+
+def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **changes):
+    return {
+        "family": family, "model": model, "name": name, "algo": "any", "steps": steps,
+        "evaluations": steps + 1, "predictor": "ancestral", "noise_removal": "ancestral",
+        "temperature": 1.0, "nucleus": 1.0, "precision": "float64", "samples": 512, "seed": 1,
+        "genppl": genppl, "genppl_low": 0.9 * genppl, "genppl_high": 1.1 * genppl,
+        "entropy": entropy, "unigram_kl": 0.01, "bigram_tv": 0.1, "seconds": 1.0,
+    } | changes  # fmt: skip
+
+
+@pytest.fixture
+def results():
+    """A teacher at 8 and 32 steps, a student of two seeds over temperatures, another family."""
+    rows = [row("Duo", 8, 24.0, model="teacher"), row("Duo", 32, 14.0, 2.7, model="teacher")]
+    rows += [row("IDLM-Duo", 8, ppl, checkpoint=f"{ppl}.ckpt") for ppl in (12.0, 16.0)]
+    rows += [row("IDLM-Duo", 8, 7.0, 2.6, temperature=0.8)]
+    rows += [row("MDLM", 8, 20.0, model="teacher", family="MDLM")]
+    return {
+        "rows": report.seeds_joined(rows),
+        "judge": {"name": "tiny", "heldout_ppl": 2.9},
+        "hardware": "two cores",
+        "command": "make results",
+    }
+
+
+def test_seeds_become_one_row(results):
+    (student,) = (
+        row for row in results["rows"] if row["name"] == "IDLM-Duo" and row["temperature"] == 1
+    )
+    assert student["genppl"] == 14.0 and student["seeds"] == 2
+    assert (student["genppl_low"], student["genppl_high"]) == (0.9 * 12, 1.1 * 16)
+    assert len(results["rows"]) == 5
+
+
+def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
+    head, _, *body = overview.methods(results["rows"]).splitlines()
+    assert head == "| family | method | 8 | 32 |"
+    assert body[0].startswith("| Duo | Duo | 24.00 / 2.800<br>[21.60, 26.40] | 14.00 / 2.700")
+    assert body[1] == "| Duo | IDLM-Duo | 14.00 / 2.800<br>[10.80, 17.60] |  |"
+    assert body[2].startswith("| MDLM | MDLM | 20.00 / 2.800")
+
+
+def test_a_method_is_moved_to_its_own_teachers_entropy(results):
+    """At entropy 2.7, half way between the temperatures, the geometric mean of 14 and 7."""
+    lines = overview.equal_entropy(results["rows"]).splitlines()
+    (at_32,) = (line for line in lines if "Duo at 32" in line)
+    assert at_32.startswith("| IDLM-Duo | 8 | 9.90 [7.64, 12.45] | Duo at 32 | 14.00 / 2.700")
+    assert at_32.endswith("| 0.71 |")
+    assert not any("MDLM" in line for line in lines)
+
+
+def test_published_rows_stand_apart_and_are_the_papers(results):
+    text = overview.page(results)
+    measured, _, rest = text.partition("## Published")
+    assert "GPT-2 large" not in measured and "GPT-2 large" in rest and "Not measured" in rest
+    numbers = overview.PUBLISHED["IDLM-DCD, greedy"]
+    assert numbers == {4: (77.47, 5.28), 8: (53.61, 5.41), 16: (43.36, 5.41), 32: (39.34, 5.35)}
+    assert re.search(r"\| IDLM-MDLM \| 310.38 / 5.78 \| 79.75 / 5.61 \| 32.75", rest)
+
+
+def test_a_folder_of_families_is_rendered(results, tmp_path):
+    report.save(results, tmp_path)
+    report.render(tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert text.index("## Methods over steps") < text.index("## Published") < text.index("## All")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    panels = overview.draw(results).axes
+    assert [axes.get_title() for axes in panels[:2]] == ["Duo", "MDLM"]
+    assert {line.get_label() for line in panels[0].lines} >= {"Duo", "IDLM-Duo"}
