@@ -2,12 +2,17 @@
 
 import contextlib
 import os
+import re
+import subprocess
+import sys
 
 import hydra
 import pytest
 import torch
 
 from duo_ext import checkpoints, corpus, host
+from sedd_ext import host as sedd_host
+from sedd_ext import runs
 
 TINY = (
     "data=text",
@@ -25,14 +30,36 @@ TINY = (
     "training.ema=0.9",
     "eval.gen_ppl_eval_model_name_or_path=none",
 )
+SEDD_TINY = (
+    "data=sotu",
+    "model=sotu",
+    "model.hidden_size=32",
+    "model.cond_dim=16",
+    "model.n_blocks=2",
+    "model.n_heads=2",
+    "model.length=16",
+    "model.dropout=0.1",
+    "tokens=32",
+    "training.batch_size=4",
+    "training.accum=2",
+    "training.n_iters=4",
+    "training.log_freq=1",
+    "training.ema=0.5",
+    "optim.lr=1e-2",
+    "optim.warmup=2",
+    "eval.batch_size=8",
+    "eval.judge=${idlm_asset:judge}",
+)
 
 
 # For tests/upstream alone: everything else runs in the standalone tree, submodules or not.
 CHECKOUTS = {
     "duo ch-1": ("DUO_ROOT", os.environ.pop("DUO_ROOT", None)),
     "duo main": ("DUO_MAIN_ROOT", os.environ.pop("DUO_MAIN_ROOT", None)),
+    "sedd": ("SEDD_ROOT", os.environ.pop("SEDD_ROOT", None)),
 }
 os.environ["DUO_ROOT"] = str(host.STANDALONE)
+os.environ["SEDD_ROOT"] = str(sedd_host.STANDALONE)
 
 
 @pytest.fixture(scope="session")
@@ -108,3 +135,55 @@ def teacher(standalone, tiny, tokenizer, tmp_path):
         return str(path)
 
     return make
+
+
+class SeddProgram:
+    """``python -m sedd_ext`` as a process in the tiny setting, and what its runs leave behind."""
+
+    def __init__(self, data, host):
+        self.data, self.host = data, host
+
+    def __call__(self, folder, *overrides, processes=1, code=0):
+        """What the command prints; ``folder`` is hydra.run.dir. It fails unless it exits with
+        ``code``."""
+        launch = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m")
+        module = (*(launch if processes > 1 else ()), "sedd_ext", "--host", str(self.host))
+        settings = (*SEDD_TINY, *self.data, f"hydra.run.dir={folder}", *overrides)
+        done = subprocess.run(
+            [sys.executable, "-m", *module, *settings],
+            cwd=folder.parent,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    @staticmethod
+    def state(folder):
+        """All that the last checkpoint goes on from, as far as it is numbers."""
+        saved = runs.read(f"{folder}/{runs.LAST}", "last")
+        trained = saved.pop("idlm")["trained"]
+        return saved | {name: value for name, value in trained.items() if name != "run"}
+
+    @staticmethod
+    def weights(folder):
+        """The weights of the last checkpoint and their average."""
+        state = SeddProgram.state(folder)
+        return [*state["model"].values(), *state["ema"]["shadow_params"]]
+
+    @staticmethod
+    def logged(folder):
+        """The numbers of the file ``logs``: [[step, loss, gradient norm], ...]."""
+        lines = (folder / "logs").read_text().splitlines()
+        return [
+            [float(number) for number in re.findall(r": (-?[\d.]\S*?)(?=,|$)", line)]
+            for line in lines
+        ]
+
+
+@pytest.fixture(scope="session")
+def sedd_program(text_folder, tmp_path_factory):
+    """``sedd_program(host)``: the program in a tree, by default in the standalone one."""
+    data = (f"data.train={text_folder}", f"data.cache_dir={tmp_path_factory.mktemp('tokens')}")
+    return lambda host=sedd_host.STANDALONE: SeddProgram(data, host)

@@ -2,93 +2,80 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from sedd_ext import runs
 
-TINY = (
-    "data=sotu",
-    "model=sotu",
-    "model.hidden_size=32",
-    "model.cond_dim=16",
-    "model.n_blocks=2",
-    "model.n_heads=2",
-    "model.length=16",
-    "model.dropout=0.1",
-    "tokens=32",
-    "training.batch_size=4",
-    "training.accum=2",
-    "training.n_iters=4",
-    "training.log_freq=1",
-    "training.ema=0.5",
-    "optim.warmup=2",
-    "eval.batch_size=8",
-    "eval.judge=${idlm_asset:judge}",
-)
+
+@pytest.fixture(scope="module")
+def run(sedd_program):
+    return sedd_program()
 
 
-@pytest.fixture(scope="session")
-def text(text_folder, tmp_path_factory):
-    return (f"data.train={text_folder}", f"data.cache_dir={tmp_path_factory.mktemp('tokens')}")
+@pytest.fixture(scope="module")
+def teacher(run, tmp_path_factory):
+    """The folder of a run of algo=sedd."""
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    run(folder)
+    return folder
 
 
-@pytest.fixture
-def run(text, tmp_path):
-    """``run("algo=idlm", ..., out="run")``: the command in the tiny setting; what it prints."""
-
-    def call(*overrides, out="run", code=0, host=()):
-        place = f"hydra.run.dir={tmp_path / out}"
-        command = [sys.executable, "-m", "sedd_ext", *host, *TINY, *text, place, *overrides]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
-
-    return call
+@pytest.fixture(scope="module")
+def idlm(teacher):
+    """The overrides of a distillation."""
+    return "algo=idlm", f"teacher={teacher}", "algo.fake_warmup=1"
 
 
-def state(folder):
-    """All that a run's last checkpoint goes on from, as a flat list of tensors."""
-    saved = runs.read(f"{folder}/{runs.LAST}", "last")
-    return [*saved["model"].values(), *saved["ema"]["shadow_params"]], saved
+@pytest.fixture(scope="module")
+def student(run, teacher, idlm):
+    """The folder of a run of algo=idlm."""
+    folder = teacher.with_name("student")
+    run(folder, *idlm)
+    return folder
 
 
-def test_a_teacher_and_its_student_resumed_are_the_straight_ones(run, tmp_path):
+def same(found, wanted, tolerance=0.0):
+    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_a_teacher_resumed_is_the_straight_one(run, teacher, tmp_path):
     """Bit for bit; the files are SEDD's."""
-    run(out="teacher")
-    run("training.n_iters=2", out="again")
-    run(out="again")
-    straight, saved = state(tmp_path / "teacher")
-    assert all(map(torch.equal, straight, state(tmp_path / "again")[0]))
+    run(tmp_path / "again", "training.n_iters=2")
+    run(tmp_path / "again")
+    same(run.state(tmp_path / "again"), run.state(teacher))
+    saved = runs.read(f"{teacher}/{runs.LAST}", "last")
     assert saved["step"] == 4 and {"optimizer", "model", "ema", "step"} < saved.keys()
-    assert (tmp_path / "teacher" / ".hydra" / "config.yaml").is_file()
-    assert "step: 4, training_loss: " in (tmp_path / "teacher" / "logs").read_text()
+    assert (teacher / ".hydra" / "config.yaml").is_file()
+    assert "step: 4, training_loss: " in (teacher / "logs").read_text()
 
-    idlm = ("algo=idlm", f"teacher={tmp_path / 'teacher'}", "algo.fake_warmup=1")
-    run(*idlm, out="student")
-    run(*idlm, "training.n_iters=2", out="stopped")
-    run(*idlm, out="stopped")
-    student, saved = state(tmp_path / "student")
-    assert all(map(torch.equal, student, state(tmp_path / "stopped")[0]))
-    assert not any(map(torch.equal, saved["ema"]["shadow_params"], straight[-30:]))
-    message = run(*idlm, "seed=2", out="student", code=1)
+
+def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_path):
+    run(tmp_path / "stopped", *idlm, "training.n_iters=2")
+    run(tmp_path / "stopped", *idlm)
+    same(run.state(tmp_path / "stopped"), run.state(student))
+    assert not any(map(torch.equal, run.weights(student)[-30:], run.weights(teacher)[-30:]))
+    message = run(student, *idlm, "seed=2", code=1)
     assert "error: the run folder holds a checkpoint of another run" in message
 
-    sampling = ("mode=sample", f"checkpoint={tmp_path / 'student'}", "sampling.steps=3")
+
+def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tmp_path):
+    for one, own in ((teacher, ()), (student, idlm)):
+        run(tmp_path / one.name, *own, "training.accum=1", processes=2)
+        same(run.weights(tmp_path / one.name), run.weights(one), tolerance=1e-6)
+
+
+def test_samples_and_the_bound_of_a_student(run, student, tmp_path):
+    sampling = ("mode=sample", f"checkpoint={student}", "sampling.steps=3")
     ends = ("sampling.samples=10", "sampling.prefix=we", "sampling.suffix=end")
     for predictor in ("analytic", "euler"):
-        run(*sampling, *ends, f"sampling.predictor={predictor}", out="sampled")
-        texts = json.loads((tmp_path / "sampled" / "samples" / "samples.json").read_text())["texts"]
+        run(tmp_path, *sampling, *ends, f"sampling.predictor={predictor}")
+        texts = json.loads((tmp_path / "samples" / "samples.json").read_text())["texts"]
         assert len(texts) == 10
         assert all(text.startswith("we") and text.endswith("end") for text in texts)
-    printed = run("mode=eval", f"checkpoint={tmp_path / 'student'}", out="bound")
-    found = json.loads((tmp_path / "bound" / "eval.json").read_text())
+    printed = run(tmp_path, "mode=eval", f"checkpoint={student}")
+    found = json.loads((tmp_path / "eval.json").read_text())
     assert f"nll {found['nll']:.4f}" in printed and 0 < found["nll"] < 10
 
 
@@ -102,15 +89,16 @@ def test_a_teacher_and_its_student_resumed_are_the_straight_ones(run, tmp_path):
         (("device=tpu",), "device is 'tpu'; torch cannot use it here"),
     ],
 )
-def test_a_wrong_input_is_one_sentence(run, overrides, sentence):
-    message = run(*overrides, code=1)
+def test_a_wrong_input_is_one_sentence(run, tmp_path, overrides, sentence):
+    message = run(tmp_path, *overrides, code=1)
     assert f"error: {sentence}" in message and "Traceback" not in message
 
 
 def test_the_uniform_graph_has_no_student(run, tmp_path):
     uniform = ("graph.type=uniform", "model.scale_by_sigma=false")
-    run(*uniform, "training.n_iters=1", out="uniform")
-    message = run(*uniform, "algo=idlm", f"teacher={tmp_path / 'uniform'}", code=1)
+    run(tmp_path / "uniform", *uniform, "training.n_iters=1")
+    given = ("algo=idlm", f"teacher={tmp_path / 'uniform'}")
+    message = run(tmp_path / "student", *uniform, *given, code=1)
     assert "error: graph.type is 'uniform'; algo=idlm takes absorb" in message
 
 

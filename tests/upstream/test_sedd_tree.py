@@ -265,15 +265,7 @@ def run(root, work, tree, stage, **environment):
 
 
 @pytest.fixture(scope="module")
-def root():
-    named = os.environ.get("SEDD_ROOT")
-    if not named:
-        pytest.skip("SEDD_ROOT names no checkout of SEDD")
-    return Path(named)
-
-
-@pytest.fixture(scope="module")
-def work(root, tmp_path_factory):
+def work(sedd_root, random_weights, tmp_path_factory):
     """A folder with settings, weights and a text for both trees, which they fill."""
     folder = tmp_path_factory.mktemp("sedd")
     settings, weights = {}, {}
@@ -281,7 +273,7 @@ def work(root, tmp_path_factory):
     with hydra.initialize_config_dir(str(OURS / "configs"), version_base=None):
         for name, overrides in SETTINGS.items():
             settings[name] = hydra.compose("config", [*TINY, *overrides, f"+name={name}"])
-            weights[name] = dict(state_of(settings[name]))
+            weights[name] = random_weights(settings[name])
     omegaconf.OmegaConf.save(settings, folder / "settings.yaml")
     torch.save(weights, folder / "weights.pt")
     (folder / "speeches").mkdir()
@@ -291,35 +283,24 @@ def work(root, tmp_path_factory):
     return folder
 
 
-def state_of(config):
-    """Random weights under the names that host-facts lists for Duo's DIT and SEDD alike."""
-    from duo_ext.standalone.models.dit import DIT
-
-    network = {"model": config.model, "algo": {"causal_attention": False}}
-    model = DIT(network, config.tokens + (config.graph.type == "absorb"))
-    for name, value in model.state_dict().items():
-        if name != "rotary_emb.inv_freq":
-            value.normal_(std=0.1)
-        yield name, value.clone()
-
-
 @pytest.fixture(scope="module")
 def ours(work):
     return run(OURS, work, "ours", "compute")
 
 
 @pytest.fixture(scope="module")
-def theirs(root, work):
-    return run(root, work, "sedd", "compute")
+def theirs(sedd_root, work):
+    return run(sedd_root, work, "sedd", "compute")
 
 
 def close(found, wanted, tolerance=1e-5):
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-def test_the_keys_and_values_of_the_configuration_are_sedds(root):
+def test_the_keys_and_values_of_the_configuration_are_sedds(sedd_root):
     for file in ("config.yaml", "model/small.yaml", "model/medium.yaml"):
-        found, wanted = (omegaconf.OmegaConf.load(tree / "configs" / file) for tree in (OURS, root))
+        trees = (OURS, sedd_root)
+        found, wanted = (omegaconf.OmegaConf.load(tree / "configs" / file) for tree in trees)
         for config in (found, wanted):
             config.pop("hydra", None)
             config.pop("defaults", None)
@@ -359,12 +340,12 @@ def test_blocks_of_a_text(ours, theirs):
         assert torch.equal(ours["blocks"][mode], tokens)
 
 
-def test_each_reads_the_files_of_the_other(root, work, ours, theirs):
+def test_each_reads_the_files_of_the_other(sedd_root, work, ours, theirs):
     """SEDD reads ours as torch.load stands; for its own numpy scalars it needs the variable."""
     assert torch.serialization.get_unsafe_globals_in_checkpoint(
         work / "sedd-runs" / "absorb" / "checkpoints-meta" / "checkpoint.pth"
     )
-    found = run(OURS, work, "ours", "cross"), run(root, work, "sedd", "cross")
+    found = run(OURS, work, "ours", "cross"), run(sedd_root, work, "sedd", "cross")
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         close(found[0][name], found[1][name], tolerance=1e-4)
