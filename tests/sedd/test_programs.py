@@ -9,33 +9,6 @@ import torch
 from sedd_ext import runs
 
 
-@pytest.fixture(scope="module")
-def run(sedd_program):
-    return sedd_program()
-
-
-@pytest.fixture(scope="module")
-def teacher(run, tmp_path_factory):
-    """The folder of a run of algo=sedd."""
-    folder = tmp_path_factory.mktemp("runs") / "teacher"
-    run(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def idlm(teacher):
-    """The overrides of a distillation."""
-    return "algo=idlm", f"teacher={teacher}", "algo.fake_warmup=1"
-
-
-@pytest.fixture(scope="module")
-def student(run, teacher, idlm):
-    """The folder of a run of algo=idlm."""
-    folder = teacher.with_name("student")
-    run(folder, *idlm)
-    return folder
-
-
 def same(found, wanted, tolerance=0.0):
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
 
