@@ -168,7 +168,7 @@ class Table:
                     part = report.load(str(path.parent))
                     parts.append(part)
                     own = {"family": method.family, "distillation_seed": seed}
-                    rows += [self.portable(row) | own for row in part["rows"]]
+                    rows += [self.portable(path.parent, row) | own for row in part["rows"]]
         return {
             "rows": rows,
             "judge": parts[0]["judge"],
@@ -179,12 +179,12 @@ class Table:
             "distillations": [d for m in self.methods for d in self.distillations(m)],
         }
 
-    def portable(self, row):
+    def portable(self, folder, row):
         """A row whose checkpoint is named as seen from the folder of all runs."""
-        name = row["checkpoint"]
-        if "${" in name:
+        if "${" in row["checkpoint"]:
             return row
-        return row | {"checkpoint": os.path.join(*Path(name).parts[-4:])}
+        path = os.path.join(folder, row["checkpoint"])
+        return row | {"checkpoint": os.path.relpath(path, self.runs.absolute())}
 
     def distillations(self, method):
         """How each distillation ended, by its guard."""

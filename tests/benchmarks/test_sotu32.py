@@ -1,0 +1,35 @@
+"""benchmarks.sotu32 at its smallest: a method, what it needs, their rows and files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import sotu32
+
+
+def test_a_method_and_what_it_needs_become_a_table(tmp_path):
+    """DCD from the shipped teacher, IDLM on DCD's student; a second call has nothing to do."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks.sotu32", "--only", "IDLM-DCD", "--smoke"]
+    command += ["--seeds", "1", "--samples", "4", "--steps", "1", "2", "--jobs", "1"]
+    command += ["--runs", str(runs), "--output", str(out)]
+    first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count("python -m duo_ext ") == 2 and second.stdout == ""
+    results = json.loads((out / "results.json").read_text())
+    found = {(r["family"], r["name"], r["noise_removal"], r["steps"]) for r in results["rows"]}
+    names, removals = ("Duo-DCD", "IDLM-DCD"), ("ancestral", "greedy")
+    assert found == {("Duo", n, r, s) for n in names for r in removals for s in (1, 2)}
+    assert {row["checkpoint"] for row in results["rows"]} == {
+        "duo-dcd/1/checkpoints/last.ckpt", "idlm-dcd/1/checkpoints/last.ckpt"
+    }  # fmt: skip
+    assert str(tmp_path) not in json.dumps(results["rows"])
+    assert "| Duo | IDLM-DCD (greedy) |" in (out / "table.md").read_text()
+    assert (out / "figure.png").exists()
+
+
+def test_an_unknown_method_is_one_sentence():
+    with pytest.raises(SystemExit, match="error: --only is 'GAN'; it must be of: MDLM, IDLM-MDLM"):
+        sotu32.main(["--only", "GAN"])
