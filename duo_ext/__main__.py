@@ -6,6 +6,7 @@ import os
 import sys
 
 import hydra
+import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,7 +17,10 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @contextlib.contextmanager
 def one_sentence(about_files=""):
-    """An error of the user's is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where."""
+    """An error of the user's is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where.
+
+    So is the end of another process of the run, which those that are left meet in a collective.
+    """
     try:
         yield
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
@@ -25,8 +29,17 @@ def one_sentence(about_files=""):
         foreign_file = isinstance(error, OSError) and not isinstance(error, HydraException)
         message = str(error).partition("Config search path:")[0]
         sys.exit(" ".join(f"error: {about_files * foreign_file}{message}".split()))
+    except RuntimeError as error:
+        if TRACEBACK or not _lost_process(error):
+            raise
+        sys.exit("error: another process of this run has ended; the last checkpoint is kept")
     except KeyboardInterrupt:
         sys.exit("interrupted")
+
+
+def _lost_process(error):
+    """Whether a collective failed: gloo has no type of its own for that."""
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def run(config):

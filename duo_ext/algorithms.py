@@ -6,6 +6,7 @@ teachers is a line in ``FAMILIES`` and a process in core/processes.py.
 """
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ import trainer_base
 from duo_ext import checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
+from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
 from duo_ext.settings import check_idlm, choose
@@ -104,6 +106,7 @@ class IDLM(trainer_base.Diffusion):
         """Load the teacher; student and fake start as its copies."""
         if stage != "fit":
             return
+        self._sweep()
         teacher = self._load_teacher()
         sha256 = checkpoints.fingerprint(teacher)
         self.opponents = Opponents(teacher, copy.deepcopy(teacher), sha256)
@@ -111,6 +114,12 @@ class IDLM(trainer_base.Diffusion):
         if self.ema:
             self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
         self._order_blocks()
+
+    def _sweep(self):
+        """Remove what a killed run left half-written."""
+        if self.trainer.is_global_zero:
+            for name in (LAST, "guard.json"):
+                sweep(os.path.dirname(self.file(name)))
 
     def _order_blocks(self):
         """Give the host's data the order of ``duo_ext.order``, with which a resumed run goes on."""
@@ -186,15 +195,15 @@ class IDLM(trainer_base.Diffusion):
             backward=self.manual_backward,
         )
 
-    def _average(self, gradients):
-        """Make gradients their mean over the data-parallel processes, in one message."""
+    def _average(self, tensors):
+        """Make tensors their mean over the data-parallel processes, in one message."""
         if self.trainer.world_size == 1:
             return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     # training --------------------------------------------------------------------------------
 
@@ -209,7 +218,7 @@ class IDLM(trainer_base.Diffusion):
         self._pair_done = update is not None and update.phase == distiller.STUDENT
         if update is None:
             return
-        self.log(f"{update.phase}/loss", update.loss, sync_dist=True)
+        self.log(f"{update.phase}/loss", update.loss)
         self.log(f"{update.phase}/grad_norm", update.gradient_norm)
         if self._pair_done and self.ema:
             self.ema.update(self._get_parameters())
@@ -289,6 +298,7 @@ class IDLM(trainer_base.Diffusion):
         config = omegaconf.OmegaConf.to_container(self.config, resolve=False)
         checkpoint |= {"loops": loops, "hyper_parameters": {"config": config}}
         checkpoint["idlm"] = {
+            "format": checkpoints.FORMAT,
             "run": self._identity(),
             "distiller": self.distiller.state_dict(),
             "guard": self.watch.guard.state_dict() if self.watch else None,
@@ -298,12 +308,12 @@ class IDLM(trainer_base.Diffusion):
         super().on_load_checkpoint(checkpoint)
         if self.opponents is None:
             return
-        saved = checkpoint.get("idlm")
+        saved = checkpoints.ours(checkpoint, "checkpointing.resume_ckpt_path")
         if saved is None or saved["run"] != self._identity():
+            differing = checkpoints.differing(saved and saved["run"], self._identity())
             raise ValueError(
-                "checkpointing.resume_ckpt_path: the checkpoint belongs to another run (its "
-                "teacher, process, noising or batch differs); use another run folder, or "
-                "checkpointing.resume_from_ckpt=false"
+                "checkpointing.resume_ckpt_path: the checkpoint belongs to another run "
+                f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
             )
         self._resumed = saved
 
@@ -312,11 +322,12 @@ class IDLM(trainer_base.Diffusion):
         config = self.config
         return {
             "teacher": self.opponents.teacher_sha256,
-            "process": config.algo.process,
-            "noising": config.algo.noising,
-            "fake_ratio": config.algo.fake_ratio,
-            "fake_warmup": config.algo.fake_warmup,
-            "global_batch_size": config.loader.global_batch_size,
+            "algo.process": config.algo.process,
+            "algo.noising": config.algo.noising,
+            "algo.fake_ratio": config.algo.fake_ratio,
+            "algo.fake_warmup": config.algo.fake_warmup,
+            "loader.global_batch_size": config.loader.global_batch_size,
+            "loader.batch_size": config.loader.batch_size,
             "seed": config.seed,
         }
 

@@ -103,7 +103,7 @@ def read(path, key, trust=False):
             with torch.serialization.safe_globals(known_types(file)):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise ValueError(f"{key} is '{path}'; {_refusal(error)}") from error
+            raise ValueError(f"{key} is '{path}'; {refusal(error, TRUST)}") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"{key} is '{path}'; it is no Duo checkpoint: it has no 'state_dict'")
@@ -122,15 +122,48 @@ def opened(path, key):
         yield file
 
 
-def _refusal(error):
-    """Why torch.load refused a file, without torch's advice to load it all the same."""
+TRUST = (
+    "only tensors, plain values and Duo's own types are loaded, unless "
+    "++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate and export) says that you "
+    "trust the file"
+)
+
+
+def refusal(error, rule):
+    """Why torch.load refused a file, without torch's advice to load it all the same; ``rule`` says
+    what is loaded."""
     unknown = re.search(r"GLOBAL (\S+)", str(error))
     if not unknown:
         return "it is damaged, or no file of torch.save"
-    return (
-        f"it holds '{unknown[1]}', which could run code: only tensors, plain values and Duo's own "
-        "types are loaded, unless ++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate "
-        "and export) says that you trust the file"
+    return f"it holds '{unknown[1]}', which could run code: {rule}"
+
+
+FORMAT = 1  # of what lies under the key ``idlm``; the rest is the host's
+
+
+def ours(checkpoint, key):
+    """What a checkpoint holds under ``idlm``, for a run to go on from; None if it is the host's.
+
+    Raises ValueError if a newer version of this package has written it.
+    """
+    saved = checkpoint.get("idlm")
+    if saved is not None and saved.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"{key}: the checkpoint is of format {saved['format']}, written by a newer version of "
+            f"idlm; this one reads formats up to {FORMAT}"
+        )
+    return saved
+
+
+def differing(theirs, ours):
+    """In words, what of a run's identity is other than in a checkpoint's, or that it has none."""
+    if theirs is None:
+        return "it holds nothing of ours to go on from"
+    names = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    return "; ".join(
+        f"its {name} is {theirs.get(name, 'unknown')!s:.12}, "
+        f"this run's {ours.get(name, 'unknown')!s:.12}"
+        for name in names
     )
 
 

@@ -6,10 +6,11 @@ import torch
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
 
-    ``state_dict`` is that place: a resumed run goes on with the next batch. First comes the rest of
-    the epoch that it stopped in, which may be empty. An epoch is a whole number of global batches,
-    each ``world * accumulate`` neighbouring batches of one permutation, so two processes see what
-    one with twice the accumulation sees.
+    ``state_dict`` is that place: a resumed run goes on with the next batch, after whole global
+    batches in any number of processes. First comes the rest of the epoch that it stopped in, which
+    may be empty. An epoch is a whole number of global batches, each ``world * accumulate``
+    neighbouring batches of one permutation, so two processes see what one with twice the
+    accumulation sees.
 
     Raises ValueError if the data is less than one global batch.
     """
@@ -28,10 +29,12 @@ class ResumableLoader(torch.utils.data.DataLoader):
             yield batch
 
     def state_dict(self):
-        return {"epoch": self.epoch, "batches": self.batches}
+        """The batches are those of all processes, whose number may change."""
+        return {"epoch": self.epoch, "batches": self.batches * self.sampler.num_replicas}
 
     def load_state_dict(self, state):
-        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
+        self.epoch, self.resumed = state["epoch"], True
+        self.batches = state["batches"] // self.sampler.num_replicas
 
 
 class _Order(torch.utils.data.DistributedSampler):

@@ -1,14 +1,32 @@
 """The Lightning trainer of a distillation: progress in pairs, a clean stop at SIGINT."""
 
+import io
 import logging
 import signal
 import sys
 import warnings
 
 import lightning
+import torch
 import tqdm
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from duo_ext.files import write_whole
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes a checkpoint beside the one that it replaces, then moves it there.
+
+    Lightning's own way leads through the system's temporary folder. Where that is another disk, the
+    move is a copy over the old checkpoint, and a kill or a full disk amid it leaves neither.
+    """
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(path, buffer.getvalue())
 
 
 class LastStep(lightning.Callback):
@@ -48,7 +66,11 @@ class PairProgress(lightning.Callback):
 
 
 class CleanInterrupt(lightning.Callback):
-    """At SIGINT the micro-batch is finished and saved, so that the run can be resumed exactly."""
+    """At SIGINT the micro-batch is finished and saved, so that the run can be resumed exactly.
+
+    Several processes stop together at the end of an update, once one of them was asked to: half an
+    update is in no one checkpoint.
+    """
 
     def __init__(self):
         self.interrupted = False
@@ -61,11 +83,18 @@ class CleanInterrupt(lightning.Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if self.interrupted:
+        if self._stops(trainer, pl_module):
             path = pl_module.file(LAST)
             trainer.save_checkpoint(path)
-            tqdm.tqdm.write(f"interrupted after {trainer.global_step} pairs; saved {path}")
+            if trainer.is_global_zero:
+                tqdm.tqdm.write(f"interrupted after {trainer.global_step} pairs; saved {path}")
             raise KeyboardInterrupt
+
+    def _stops(self, trainer, pl_module):
+        if trainer.world_size == 1:
+            return self.interrupted
+        asked = pl_module.distiller.micro == 0
+        return asked and trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
 
     def on_train_end(self, trainer, pl_module):
         signal.signal(signal.SIGINT, self.previous)
@@ -86,4 +115,4 @@ def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches
     settings.setdefault("enable_progress_bar", False)
     settings.setdefault("enable_model_summary", False)
     own = [CleanInterrupt(), PairProgress()]
-    return lightning.Trainer(callbacks=[*callbacks, *own], **settings)
+    return lightning.Trainer(callbacks=[*callbacks, *own], plugins=[WholeFile()], **settings)

@@ -39,6 +39,8 @@ def new_state(parts):
 class Score:
     """SEDD's own training step, its gradients averaged over the processes."""
 
+    identity = {}
+
     def __init__(self, parts, state, world):
         self.parts, self.state, self.world = parts, state, world
         losses = host.active().module("losses")
@@ -51,6 +53,7 @@ class Score:
         params = list(params)
         self.world.average([p.grad for p in params])
         self.norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        self._require_finite("gradient", self.norm)
         self.optimize(optimizer, scaler, params, step=step)
 
     def step(self, x_BL):
@@ -59,13 +62,18 @@ class Score:
         torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)
         loss = self.train(self.state, x_BL)
         self.micro = (self.micro + 1) % accum
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss at step {before} is {loss.item()}; the last checkpoint is kept"
-            )
         if self.state["step"] == before:
             return None
+        self.world.average([loss])
+        self._require_finite("loss", loss)
         return {"training_loss": loss.item(), "gradient_norm": self.norm.item()}
+
+    def _require_finite(self, what, value):
+        if not torch.isfinite(value):
+            raise ValueError(
+                f"the {what} of step {self.state['step']} is {value.item()}; the last checkpoint "
+                "is kept"
+            )
 
     @property
     def whole(self):
@@ -88,11 +96,10 @@ class Score:
 class IDLM:
     """Inverse distillation of ``teacher`` into a student of the same shape."""
 
-    whole = True  # half an update is saved as well
-
     def __init__(self, parts, state, world):
         check_idlm(parts.config.algo, parts.config.model.length)
-        self.parts, self.state, self.watch, self.saved_guard = parts, state, None, None
+        self.parts, self.state, self.world = parts, state, world
+        self.watch = self.saved_guard = None
         teacher, self.teacher_sha256 = load_teacher(parts)
         self.teacher = teacher
         parts.model.load_state_dict(teacher.state_dict())
@@ -143,6 +150,11 @@ class IDLM:
             self.state["ema"].update(self.parts.model.parameters())
         return logs
 
+    @property
+    def whole(self):
+        """Whether a checkpoint would hold all: half an update of one process, not of several."""
+        return self.world.world == 1 or self.distiller.micro == 0
+
     def begin(self, tokenizer):
         """Make the guard, where one is asked for: measure the teacher, or go on after a stop."""
         config, parts = self.parts.config, self.parts
@@ -172,31 +184,25 @@ class IDLM:
 
     def state_dict(self):
         return {
-            "run": self._identity(),
             "guard": self.watch.guard.state_dict() if self.watch else None,
             "distiller": self.distiller.state_dict(),
             "student_scheduler": self.distiller.schedulers[distiller.STUDENT].state_dict(),
         }
 
     def load_state_dict(self, state):
-        if state is None or state["run"] != self._identity():
-            raise ValueError(
-                "the run folder holds a checkpoint of another run (its teacher, batch or fake "
-                "updates differ); use another hydra.run.dir"
-            )
         self.saved_guard = state["guard"]
         self.distiller.load_state_dict(state["distiller"])
         self.distiller.schedulers[distiller.STUDENT].load_state_dict(state["student_scheduler"])
 
-    def _identity(self):
-        config = self.parts.config
+    @property
+    def identity(self):
+        """What makes another run of it, besides seed and batch."""
+        algo = self.parts.config.algo
         return {
             "teacher": self.teacher_sha256,
-            "fake_ratio": config.algo.fake_ratio,
-            "fake_warmup": config.algo.fake_warmup,
-            "on_policy": config.algo.on_policy,
-            "batch_size": config.training.batch_size,
-            "seed": config.seed,
+            "algo.fake_ratio": algo.fake_ratio,
+            "algo.fake_warmup": algo.fake_warmup,
+            "algo.on_policy": algo.on_policy,
         }
 
 

@@ -50,23 +50,21 @@ def read(path, key):
             with torch.serialization.safe_globals(NUMPY_TYPES):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise ValueError(
-                f"{key} is '{path}'; it is damaged, no file of torch.save, or holds other things "
-                "than tensors and plain values, which alone are read"
-            ) from error
+            reason = checkpoints.refusal(error, "only tensors and plain values are loaded")
+            raise ValueError(f"{key} is '{path}'; {reason}") from error
     if not isinstance(checkpoint, dict) or not {"model", "ema", "step"} <= checkpoint.keys():
         raise ValueError(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
     return checkpoint
 
 
-def restore(path, state):
-    """Load SEDD's part of a checkpoint into a training state; what it holds of ours, or None."""
-    checkpoint = read(path, "hydra.run.dir")
+def load(checkpoint, state, key):
+    """Load SEDD's part of a checkpoint into a training state that must be of the same shape."""
+    saved = Saved(checkpoint["model"], checkpoint["ema"]["shadow_params"])
+    checkpoints.check(saved, state["model"], key)
     state["optimizer"].load_state_dict(checkpoint["optimizer"])
     state["model"].load_state_dict(checkpoint["model"])
     state["ema"].load_state_dict(checkpoint["ema"])
     state["step"] = checkpoint["step"]
-    return checkpoint.get("idlm")
 
 
 def denoiser(path, key):

@@ -9,8 +9,8 @@ import sys
 import torch
 import tqdm
 
-from duo_ext import guard
-from duo_ext.files import write_whole
+from duo_ext import checkpoints, guard
+from duo_ext.files import sweep, write_whole
 from duo_ext.order import ResumableLoader
 from sedd_ext import algorithms, host, processes, program, runs
 
@@ -80,18 +80,41 @@ class Run:
         return f"{self.folder}/{runs.LAST}"
 
     def restore(self):
+        """Go on from the run's last checkpoint, if it has one. Raises ValueError if that is not of
+        this run."""
+        if self.world.rank == 0:
+            for name in (runs.LAST, runs.BEST, "guard.json"):
+                sweep(os.path.dirname(f"{self.folder}/{name}"))
         if os.path.exists(self.last):
-            extra = runs.restore(self.last, self.state)
-            if extra is None or extra["algo"] != self.config.algo.name:
-                raise ValueError("hydra.run.dir holds a checkpoint that is not of this program")
+            key = "hydra.run.dir"
+            checkpoint = runs.read(self.last, key)
+            extra = checkpoints.ours(checkpoint, key)
+            if extra is None or extra["run"] != self._identity():
+                differing = checkpoints.differing(extra and extra["run"], self._identity())
+                raise ValueError(
+                    f"{key}: the run folder holds a checkpoint of another run ({differing}); use "
+                    "another folder"
+                )
+            runs.load(checkpoint, self.state, key)
             self.loader.load_state_dict(extra["loader"])
             self.trained.load_state_dict(extra["trained"])
             self.log.info("resumed at step %d", self.state["step"])
 
+    def _identity(self):
+        """What must be the same for a checkpoint to be this run's."""
+        return {
+            "algo": self.config.algo.name,
+            "seed": self.config.seed,
+            "training.batch_size": self.config.training.batch_size,
+            "micro-batch": self.loader.batch_size,
+            **self.trained.identity,
+        }
+
     def save(self, path):
         if self.world.rank == 0:
             extra = {
-                "algo": self.config.algo.name,
+                "format": checkpoints.FORMAT,
+                "run": self._identity(),
                 "loader": self.loader.state_dict(),
                 "trained": self.trained.state_dict(),
             }
@@ -116,7 +139,7 @@ class Run:
                 if self.state["step"] > before:
                     bar.update()
                     self._after(logs)
-                if interrupt.asked and self.trained.whole:
+                if self.trained.whole and self._one_says(interrupt.asked):
                     self.save(self.last)
                     tqdm.tqdm.write(f"interrupted after {self.state['step']} steps: {self.last}")
                     raise KeyboardInterrupt
@@ -126,6 +149,12 @@ class Run:
     @property
     def _going(self):
         return self.state["step"] < self.config.training.n_iters and not self.stopped
+
+    def _one_says(self, yes):
+        """Whether one of the processes says so; all of them ask."""
+        said = torch.tensor([float(yes)], device=self.parts.device)
+        self.world.average([said])
+        return said.item() > 0
 
     def _batches(self):
         while self._going:

@@ -39,11 +39,11 @@ class Update:
 
 @dataclass
 class Processes:
-    """The data-parallel processes; ``average`` makes gradients their mean over all, in place."""
+    """The data-parallel processes; ``average`` makes tensors their mean over all, in place."""
 
     rank: int = 0
     world: int = 1
-    average: Callable = lambda gradients: None
+    average: Callable = lambda tensors: None
 
 
 class Distiller:
@@ -81,7 +81,8 @@ class Distiller:
     def step(self, x0_BL, given_BL):
         """Take one micro-batch into account; the ``Update`` that it completes, or None.
 
-        Raises ValueError before the update if the loss or the gradient is not finite.
+        Raises ValueError before the update, in all processes alike, if the loss or the gradient is
+        not finite in one of them.
         """
         phase, accumulate = self.phase, self.recipe.accumulate
         if self.micro == 0:
@@ -91,7 +92,6 @@ class Distiller:
             network.backbone.requires_grad_(name == phase)
         torch.manual_seed(self._seed())
         loss = self._loss(phase, x0_BL, given_BL)
-        self._require_finite("loss", loss)
         self.backward(loss / accumulate)
         self.loss_sum += loss.item() / accumulate
         self.micro += 1
@@ -110,14 +110,16 @@ class Distiller:
 
     def _update(self, phase):
         gradients = self._gradients(phase)
-        self.processes.average(gradients)
+        loss = next(self.networks[phase].backbone.parameters()).new_tensor(self.loss_sum)
+        self.processes.average([*gradients, loss])
         norm = torch.nn.utils.get_total_norm(gradients)
+        self._require_finite("loss", loss)
         self._require_finite("gradient", norm)
         if self.recipe.clip > 0:
             torch._foreach_mul_(gradients, (self.recipe.clip / (norm + 1e-6)).clamp(max=1.0))
         self.optimizers[phase].step()
         self.schedulers[phase].step()
-        done = Update(phase, self.loss_sum, norm.item())
+        done = Update(phase, loss.item(), norm.item())
         self.updates, self.micro, self.loss_sum = self.updates + 1, 0, 0.0
         return done
 
@@ -145,6 +147,12 @@ class Distiller:
         }
 
     def load_state_dict(self, state):
+        """Raises ValueError if half an update of one process is to be shared among several."""
+        if state["micro"] and self.processes.world > 1:
+            raise ValueError(
+                "the checkpoint was saved amid an update by one process; go on with one process "
+                "until a checkpoint at the end of an update"
+            )
         self.networks[FAKE].backbone.load_state_dict(state["fake"])
         self.optimizers[FAKE].load_state_dict(state["fake_optimizer"])
         self.schedulers[FAKE].load_state_dict(state["fake_scheduler"])
