@@ -26,6 +26,8 @@ def one_sentence(about_files=""):
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACK:
             raise
+        if about_files and isinstance(error.__cause__, OSError):
+            error = error.__cause__  # of Hydra's log file, which logging's ValueError hides
         foreign_file = isinstance(error, OSError) and not isinstance(error, HydraException)
         message = str(error).partition("Config search path:")[0]
         sys.exit(" ".join(f"error: {about_files * foreign_file}{message}".split()))
@@ -70,7 +72,7 @@ def report(tree):
 def main():
     """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
-    with one_sentence(about_files="hydra.run.dir must be a folder that can be made: "):
+    with one_sentence(about_files="hydra.run.dir must be a folder that can be made and written: "):
         own, sys.argv[1:] = own_arguments(sys.argv[1:])
         tree = host.find(own.host).activate()
         if own.check:

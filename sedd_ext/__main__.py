@@ -35,7 +35,7 @@ def run(config):
 def main():
     """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
-    with one_sentence(about_files="hydra.run.dir must be a folder that can be made: "):
+    with one_sentence(about_files="hydra.run.dir must be a folder that can be made and written: "):
         own, rest = own_arguments(sys.argv[1:])
         sys.argv[1:] = hydra_arguments(rest)
         tree = host.find(own.host).activate()

@@ -7,7 +7,7 @@ One object holds all in which the teachers differ. Its two losses are those of o
 
 with z_t ~ p_t(. | x0), xhat = G_theta(z_t, t) on the simplex, x_s ~ p_s(. | xhat), and l the loss
 that the teacher was trained with, its clean token relaxed to the simplex. Both are means over the
-tokens that are not given, in nats. Terms of (10) without theta are left out.
+tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
 
 Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``networks.Denoiser``.
 ``given_BL`` marks positions that keep their token everywhere and carry no loss.
@@ -50,9 +50,10 @@ def absorbing_loss(log_f, xhat, dalpha_over_alpha):
 
 
 def log_mix(log_f, alpha):
-    """log fbar = log(V alpha f + 1 - alpha), (R, V); alpha (R, 1)."""
+    """log fbar = log(V alpha f + 1 - alpha), (R, V); alpha (R, 1). Finite at alpha = 1 too."""
     V = log_f.shape[-1]
-    return torch.log(V * alpha * log_f.exp() + 1 - alpha)
+    fbar = V * alpha * log_f.exp() + 1 - alpha
+    return torch.log(fbar.clamp_min(torch.finfo(fbar.dtype).tiny))
 
 
 def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
@@ -176,7 +177,7 @@ class AbsorbingProcess:
         log_copied, alpha, weight = self._rows(fake, features, copied_BL, alpha_s, weight_BL)
         log_token = log_copied.gather(-1, z_BL[copied_BL][:, None])[:, 0]
         hard = weight * log_token + self.mass(log_copied, alpha, weight)
-        return (soft.sum() + hard.sum()) / (~given_BL).sum()
+        return (soft.sum() + hard.sum()) / (~given_BL).sum().clamp(min=1)
 
     def _rows(self, network, features_BLD, chosen_BL, alpha_B, weight_BL):
         """log_f (R, V), alpha and weight (R,) at the chosen positions."""
@@ -196,7 +197,8 @@ class AbsorbingProcess:
                 self._rows(network, network.features(x_BL, alpha_s), free_BL, alpha_s, weight_BL)
                 for network in (teacher, fake)
             )
-        return absorbing_loss(log_teacher - log_fake, xhat, weight).sum() / (~given_BL).sum()
+        total = absorbing_loss(log_teacher - log_fake, xhat, weight).sum()
+        return total / (~given_BL).sum().clamp(min=1)
 
 
 @dataclass
@@ -270,13 +272,13 @@ class UniformProcess:
         with torch.no_grad():
             xhat_BLV = self.student_output(student, x0_BL, given_BL)
             step = self._renoised(xhat_BLV, given_BL)
-        return step.value(step.log_fbar(fake)).mean()
+        return _mean(step.value(step.log_fbar(fake)))
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
         step = self._renoised(self.student_output(student, x0_BL, given_BL), given_BL)
         with torch.set_grad_enabled(self.differentiates_input and torch.is_grad_enabled()):
             log_teacher, log_fake = step.log_fbar(teacher), step.log_fbar(fake)
-        return (step.value(log_teacher) - step.value(log_fake)).mean()
+        return _mean(step.value(log_teacher) - step.value(log_fake))
 
     def _renoised(self, xhat_BLV, given_BL):
         s_B = sample_times(len(xhat_BLV), self.eps, xhat_BLV.device)
@@ -309,6 +311,11 @@ class _Renoised:
 
     def value(self, log_fbar_RV):
         return uniform_loss(log_fbar_RV, self.xbar_RV, self.z_R, self.alpha_R, self.dalpha_R)
+
+
+def _mean(values_R):
+    """Their mean; 0 where every token is given and none is left."""
+    return values_R.sum() / max(1, len(values_R))
 
 
 def _rows(x_BL, chosen_BL):

@@ -1,0 +1,27 @@
+"""``FAULT="duo_ext 1 3" python -m benchmarks.rank ...``: a program in which one loss is not finite.
+
+The words of FAULT are the program, the rank whose loss is replaced by nan, and the update.
+"""
+
+import importlib
+import os
+
+import torch
+
+from duo_ext.core import distiller
+
+
+def main():
+    program, rank, update = os.environ["FAULT"].split()
+    loss = distiller.Distiller._loss
+
+    def broken(self, *given):
+        struck = self.processes.rank == int(rank) and self.updates == int(update)
+        return loss(self, *given) * (torch.nan if struck else 1)
+
+    distiller.Distiller._loss = broken
+    importlib.import_module(f"{program}.__main__").main()
+
+
+if __name__ == "__main__":
+    main()
