@@ -6,16 +6,15 @@ at which its samples were still inside the bounds.
 """
 
 import json
+import math
 from pathlib import Path
-
-import torch
 
 from benchmarks.faults import Row
 from benchmarks.tiny import Run
-from duo_ext import checkpoints, corpus, report
+from duo_ext import checkpoints, corpus
 
 SYMBOLS = "\n abcdefghijklmnopqrstu"  # and the mask: V = 24
-EVERY = 10
+LONGEST, PATIENCE = 200, 6  # pairs; looks outside the bounds in a row
 
 
 def write_tokenizer(folder):
@@ -56,26 +55,32 @@ def forced_collapse(tiny, seed):
         tiny,
         "collapse",
         *("algo=idlm_mdlm", f"algo.teacher_path={teacher.last}", "optim.lr=1e-3", f"seed={seed}"),
-        *("trainer.max_steps=600", f"algo.guard.every={EVERY}", "algo.guard.samples=128"),
-        *("algo.guard.steps=[8]", "algo.guard.teacher_steps=32"),
+        *(f"trainer.max_steps={LONGEST}", "lr_scheduler.num_warmup_steps=80"),
+        *("algo.fake_warmup=20", "algo.guard.every=8", f"algo.guard.patience={PATIENCE}"),
+        *("algo.guard.samples=128", "algo.guard.steps=[8]", "algo.guard.teacher_steps=32"),
     )
     looks = json.loads((student.folder / "guard.json").read_text())
     return judged(looks, student)
 
 
 def judged(looks, student):
+    """Whether the guard stopped in time with the best of those inside, kept before the collapse."""
     history, kept = looks["history"], looks["kept"]
-    stopped = torch.load(student.last, weights_only=True)["global_step"]
+    stopped = history[-1]["pair"]
     inside = [look for look in history if look["inside"]]
     entropy = {look["pair"]: look["rows"]["8"]["entropy"] for look in history}
-    best = student.folder / "checkpoints" / "best.ckpt"
-    of_kept = kept is not None and checkpoints.read(str(best), "best")["global_step"] == kept
-    held = of_kept and stopped < 600 and not any(look["inside"] for look in history[-3:])
-    held = held and kept == min(inside, key=lambda look: look["score"])["pair"]
+    best = str(student.folder / "checkpoints" / "best.ckpt")
+    held = (
+        bool(inside)
+        and kept == min(inside, key=lambda look: look["score"])["pair"]
+        and checkpoints.read(best, "best")["global_step"] == kept
+        and stopped < LONGEST
+        and not any(look["inside"] for look in history[-PATIENCE:])
+    )
     seen = (
         f"entropy of the teacher {looks['teacher']['entropy']:.3f}, of the student "
-        f"{report.math.nan if kept is None else entropy[kept]:.3f} after {kept} pairs (kept) and "
-        f"{entropy[stopped]:.3f} after {stopped} (stopped)"
+        f"{entropy.get(kept, math.nan):.3f} after {kept} pairs (kept) and {entropy[stopped]:.3f} "
+        f"after {stopped}, where the guard stopped it"
     )
-    fault = "collapse: lr 1e-3, absorbing, V = 24"
+    fault = "collapse: learning rate 1e-3, absorbing, V = 24"
     return Row("duo_ext", fault, 1, int(held), seen, "the pairs after the kept student")

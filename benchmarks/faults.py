@@ -286,7 +286,7 @@ def all_of(tiny, kills, seed, alone=False):
     draw = random.Random(seed)
     straight = tiny.straight()
     yield kill_at_random(tiny, straight, kills, draw)
-    yield kill_while_saving(tiny, straight, kills, draw)
+    yield kill_while_saving(tiny, straight, -(-kills // 3), draw)
     if alone:
         return
     yield from wrong_checkpoints(tiny, draw)

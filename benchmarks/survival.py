@@ -6,6 +6,7 @@ was lost. Exits with 1 if a promise was not kept.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import shlex
@@ -20,7 +21,7 @@ import torch
 from benchmarks import collapse, faults
 from benchmarks.tiny import PAIRS, PROGRAMS, Tiny
 from duo_ext import trees
-from duo_ext.evaluate import hardware
+from duo_ext.evaluation import hardware
 from duo_ext.files import write_whole
 
 HEAD = """# What a run survives
@@ -43,7 +44,7 @@ def parse(arguments):
         prog="python -m benchmarks.survival", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--kills", type=int, default=30, help="of each kind, for each program")
+    parser.add_argument("--kills", type=int, default=30, help="at random; a third more in saves")
     parser.add_argument("--kills-alone", action="store_true", help="no other faults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", default="results/reliability", metavar="FOLDER")
@@ -51,7 +52,7 @@ def parse(arguments):
 
 
 def rows_of(program, options):
-    """The rows of one program, whose modules no other may meet in this process."""
+    """The rows of one program: this process holds its modules, which no other's may meet."""
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,11 +78,17 @@ def page(results):
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     options, start = parse(arguments), time.perf_counter()
-    rows = []
-    for program in options.programs:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as alone:
-            rows += alone.submit(rows_of, program, options).result()
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        alone = [
+            stack.enter_context(ProcessPoolExecutor(1, mp_context=context))
+            for _ in options.programs
+        ]
+        futures = [
+            pool.submit(rows_of, program, options)
+            for pool, program in zip(alone, options.programs, strict=True)
+        ]
+        rows = [row for future in futures for row in future.result()]
     results = {
         "rows": rows,
         "seed": options.seed,

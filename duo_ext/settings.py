@@ -13,12 +13,17 @@ def choose(key, name, options):
     return options[name]
 
 
-def check(config):
-    """Raise a ValueError that names the first key whose value cannot work."""
-    for key in POSITIVE:
+def require_positive(config, keys):
+    """Raise a ValueError that names the first of the keys whose value is no positive number."""
+    for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"{key} is {value}; it must be a positive number")
+
+
+def check(config):
+    """Raise a ValueError that names the first key whose value cannot work."""
+    require_positive(config, POSITIVE)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise ValueError(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from duo_ext import compat
 from duo_ext.__main__ import one_sentence, own_arguments
 from duo_ext.settings import choose
-from sedd_ext import host
+from sedd_ext import host, settings
 
 GROUPS = ("algo", "data")  # ours, which SEDD's defaults do not list
 
@@ -29,6 +29,7 @@ def run(config):
 
     with one_sentence():
         mode = choose("mode", config.mode, modes.MODES)
+        settings.check(config)
         mode(config, os.path.abspath(HydraConfig.get().run.dir))
 
 

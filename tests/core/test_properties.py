@@ -14,7 +14,7 @@ LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "g
 
 
 class Table:
-    """A network that says the same whatever it is shown: logits (B, L, V), which are its weights."""
+    """A network that says the same whatever it is shown: its weights are its logits (B, L, V)."""
 
     def __init__(self, logits_BLV):
         self.logits_BLV = logits_BLV.requires_grad_()
@@ -140,7 +140,7 @@ def test_alpha_stays_between_its_ends_and_falls(name, V):
 @given(data=st.data())
 def test_no_nan_where_alpha_is_one_or_zero(data):
     """At the ends themselves a loss may be infinite, but it is a number."""
-    V, x0, _, logits = data.draw(worlds(1e6))
+    V, _, _, logits = data.draw(worlds(1e6))
     log_f = logits[0].flatten(0, 1).log_softmax(-1)
     xhat = logits[1].flatten(0, 1).softmax(-1)
     for end in (0.0, 1.0):
