@@ -4,6 +4,8 @@ import omegaconf
 import torch
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
+HEADS = ("hidden_size", "n_heads")
+NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 
 
 def choose(key, name, options):
@@ -21,9 +23,23 @@ def require_positive(config, keys):
             raise ValueError(f"{key} is {value}; it must be a positive number")
 
 
+def check_heads(config):
+    """Raise a ValueError if the width of a network is no multiple of its heads."""
+    width, heads = (omegaconf.OmegaConf.select(config, f"model.{key}") for key in HEADS)
+    if width is not None and heads and width % heads:
+        raise ValueError(
+            f"model.hidden_size is {width}; it must be a multiple of model.n_heads {heads}"
+        )
+
+
 def check(config):
     """Raise a ValueError that names the first key whose value cannot work."""
     require_positive(config, POSITIVE)
+    for key in NOT_NEGATIVE:
+        value = omegaconf.OmegaConf.select(config, key)
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise ValueError(f"{key} is {value}; it must be a number, at least 0")
+    check_heads(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise ValueError(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")

@@ -1,6 +1,6 @@
 """Values of SEDD's keys that cannot work in any host, refused before anything is loaded."""
 
-from duo_ext.settings import require_positive
+from duo_ext.settings import check_heads, require_positive
 
 TRAINING = (
     *("optim.lr", "training.batch_size", "training.accum", "training.n_iters"),
@@ -17,12 +17,7 @@ PRECISIONS = ("32", "bf16")
 def check(config):
     """Raise a ValueError that names the first key whose value cannot work."""
     require_positive(config, ALWAYS)
-    model = config.model
-    if model.hidden_size % model.n_heads:
-        raise ValueError(
-            f"model.hidden_size is {model.hidden_size}; it must be a multiple of model.n_heads "
-            f"{model.n_heads}"
-        )
+    check_heads(config)
     if str(config.precision) not in PRECISIONS:
         raise ValueError(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
     if config.mode == "train":

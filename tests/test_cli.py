@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 import duo_ext.__main__
 from duo_ext import checkpoints, compat, evaluate, evaluation, host
@@ -77,6 +78,13 @@ SETTINGS = {
     "algo.fake_warmup=-1": ["algo.fake_warmup is -1", "at least 0"],
     "algo.fake_lr=0": ["algo.fake_lr is 0", "positive or null"],
     "algo.prompt_length=16": ["algo.prompt_length is 16", "less than model.length 16"],
+    "algo.guard.samples=0": ["algo.guard.samples is 0", "at least 1"],
+    "trainer.devices=two": ["trainer.devices is two", "number of devices"],
+    "trainer.precision=8": ["Precision 8 is invalid"],
+    "model.dropout=2": ["dropout probability has to be between 0 and 1"],
+    "loader.num_workers=-1": ["num_workers", "non-negative"],
+    "optim.beta1=2": ["Invalid beta parameter at index 0: 2"],
+    "model.n_heads=3": ["model.hidden_size is 32", "multiple of model.n_heads 3"],
     "algo.teacher_path=???": ["algo.teacher_path"],
     "algo.teacher_path=none.ckpt": ["algo.teacher_path is 'none.ckpt'", "No such file"],
     "data.tokenizer_name_or_path=/nope": ["data.tokenizer_name_or_path is '/nope'", "folder"],
@@ -347,6 +355,53 @@ def test_a_run_of_another_teacher_does_not_resume(distil, teacher):
     assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "another run", "teacher")
     assert last.read_bytes() == before
     assert distil(2)[0] is None and last.read_bytes() != before
+
+
+def test_a_run_of_another_micro_batch_does_not_resume(distil):
+    """Its randomness belongs to micro-batches of the size that the checkpoint's run had."""
+    distil(1)
+    message, _ = distil(2, "loader.batch_size=2")
+    assert is_one_sentence(message, "its loader.batch_size is 4, this run's 2")
+
+
+def test_a_checkpoint_of_a_newer_format_is_named_and_left_alone(distil):
+    _, last = distil(1)
+    saved = checkpoints.read(str(last), "path")
+    saved["idlm"]["format"] = checkpoints.FORMAT + 1
+    torch.save(saved, last)
+    before = last.read_bytes()
+    message, _ = distil(2)
+    assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "format 2", "newer version")
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(1, "no")]
+)
+def test_a_checkpoint_that_cannot_be_written_costs_no_other(distil, monkeypatch, error):
+    """The run ends in one sentence with its checkpoint of two pairs, from which it goes on."""
+    _, last = distil(2)
+    before, write = last.read_bytes(), LocalFileSystem.pipe_file
+
+    def full(self, path, content, **options):
+        write(self, path, content[:1000], **options)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFileSystem, "pipe_file", full)
+        message, _ = distil(4)
+    assert is_one_sentence(message, f"{last} cannot be written: {error.strerror}", "is kept")
+    assert last.read_bytes() == before and [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+    assert distil(4)[0] is None
+    assert same(student(last), student(distil(4, run="straight")[1]))
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_start(distil):
+    _, last = distil(1)
+    left = last.parent / f"last.ckpt.{'0' * 32}.tmp"
+    left.write_bytes(b"half")
+    distil(2)
+    assert not left.exists()
 
 
 def test_a_plain_checkpoint_of_the_host_is_not_resumed(distil, teacher, tmp_path):

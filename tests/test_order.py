@@ -77,6 +77,30 @@ def test_a_resumed_loader_goes_on_where_it_stopped(size, batch_size, world, take
         assert take(15, many(resumed)) == take(taken + 15, many(straight))[taken:]
 
 
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(24, 60), taken=st.integers(0, 30), worlds=st.permutations([1, 2, 3, 6]))
+def test_another_number_of_processes_goes_on_with_the_same_global_batches(size, taken, worlds):
+    """Six batches of two make an update, however many processes share them."""
+    first, second = (
+        [loader_of(size, 2, rank=rank, world=world, accumulate=6 // world) for rank in range(world)]
+        for world in worlds[:2]
+    )
+    updates(first, taken)
+    for share in second:
+        share.load_state_dict(first[0].state_dict())
+    assert updates(second, 5) == updates(first, 5)
+
+
+def updates(shares, count):
+    """The sets of batches of the next updates of all processes."""
+    streams = [many(share) for share in shares]
+    whole = []
+    for _ in range(count):
+        batches = [take(6 // len(shares), stream) for stream in streams]
+        whole.append(sorted(tuple(batch) for share in batches for batch in share))
+    return whole
+
+
 def test_a_loader_resumed_at_the_end_of_an_epoch_first_ends_it():
     """Lightning, resumed there, may ask for one more batch of the old epoch."""
     loader = loader_of(12, 3)

@@ -1,13 +1,14 @@
 """duo_ext.trainer: how a training ends, and what is saved of it."""
 
 import signal
+import types
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos import boring_classes
 
-from duo_ext.trainer import LastStep, manual_trainer
+from duo_ext.trainer import CleanInterrupt, LastStep, manual_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module that is boring
 
@@ -76,3 +77,28 @@ def test_an_interrupt_saves_the_step_that_it_came_in_and_no_other_end(fit, tmp_p
         fit(9, {4: lambda: signal.raise_signal(signal.SIGINT)})
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 5
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+class Several:
+    """A trainer of two processes of which another was interrupted, or none."""
+
+    world_size = 2
+
+    def __init__(self, other):
+        self.strategy = self
+        self.other, self.asked = other, 0
+
+    def reduce_boolean_decision(self, decision, all):
+        self.asked += 1
+        return decision or self.other
+
+
+@pytest.mark.parametrize("other", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_several_processes_stop_together_at_the_end_of_an_update(own, other):
+    interrupt, trainer = CleanInterrupt(), Several(other)
+    interrupt.interrupted = own
+    module = types.SimpleNamespace(distiller=types.SimpleNamespace(micro=1))
+    assert not interrupt._stops(trainer, module) and trainer.asked == 0
+    module.distiller.micro = 0
+    assert interrupt._stops(trainer, module) == (own or other) and trainer.asked == 1

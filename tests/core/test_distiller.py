@@ -126,3 +126,27 @@ def test_not_finite_stops_before_the_update(toy, phase):
     with pytest.raises(ValueError, match=f"the {phase}'s loss after 0 pairs is nan"):
         machine.step(data[1], GIVEN)
     assert all(map(torch.equal, before, weights(machine)))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_in_another_process_stops_this_one_too(toy, what):
+    """All processes see the same means, so that all end in the same sentence before the update."""
+    machine = make(toy)
+    before = [w.clone() for w in weights(machine)]
+    place = {"gradient": 0, "loss": -1}[what]
+    machine.processes = distiller.Processes(0, 2, lambda tensors: tensors[place].fill_(torch.nan))
+    with pytest.raises(ValueError, match=f"the fake's {what} after 0 pairs is nan: stopped before"):
+        machine.step(batches(1)[0], GIVEN)
+    assert all(map(torch.equal, before, weights(machine)))
+
+
+def test_half_an_update_of_one_process_is_not_shared_among_two(toy):
+    """Its gradients would count twice; at the end of an update two may go on."""
+    machine, other = make(toy, accumulate=2), make(toy)
+    other.processes = distiller.Processes(0, 2, lambda tensors: None)
+    for x in batches(2):
+        machine.step(x, GIVEN)
+    other.load_state_dict(machine.state_dict())
+    machine.step(batches(1)[0], GIVEN)
+    with pytest.raises(ValueError, match="amid an update by one process; go on with one"):
+        other.load_state_dict(machine.state_dict())
