@@ -65,6 +65,8 @@ class Distiller:
         self.updates = self.micro = 0
         self.loss_sum = 0.0
         teacher.backbone.eval().requires_grad_(False)
+        for optimizer in self.optimizers.values():
+            _fuse(optimizer)
 
     @property
     def phase(self):
@@ -86,7 +88,8 @@ class Distiller:
         """
         phase, accumulate = self.phase, self.recipe.accumulate
         if self.micro == 0:
-            self.optimizers[phase].zero_grad(set_to_none=True)
+            for optimizer in self.optimizers.values():  # the other's are of no more use either
+                optimizer.zero_grad(set_to_none=True)
         for name, network in self.networks.items():
             network.backbone.train(name == phase)
             network.backbone.requires_grad_(name == phase)
@@ -162,3 +165,10 @@ class Distiller:
             parameters = self.networks[self.phase].backbone.parameters()
             for parameter, gradient in zip(parameters, state["gradients"], strict=True):
                 parameter.grad = gradient.to(parameter.device)
+
+
+def _fuse(optimizer):
+    """Let a fresh optimizer that can do so step all its parameters in one pass over each."""
+    for group in optimizer.param_groups:
+        if "fused" in group and not optimizer.state:
+            group |= {"fused": True, "foreach": False}

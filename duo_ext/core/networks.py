@@ -58,6 +58,34 @@ class Denoiser:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
+    def head_parameters(self):
+        """The last layer's weight (V, D) and, where it has one, bias (V,)."""
+        return list(self._last_layer.parameters())
+
+    @property
+    def vocab_size(self):
+        return self._last_layer.out_features
+
+    @torch.no_grad()
+    def head_backward(self, features_RD, gradient_RV, into):
+        """The gradient of the features; that of each parameter of the head is added to ``into``.
+
+        gradient_RV is of the logits; an entry of ``into`` may be None.
+        """
+        weight_VD, *_ = self.head_parameters
+        gradient_RV = gradient_RV.to(weight_VD.dtype)
+        for total, parameter in zip(into, self.head_parameters, strict=True):
+            if total is None:
+                continue
+            if parameter.ndim == 1:
+                total += gradient_RV.sum(0)
+            elif torch.is_autocast_enabled(features_RD.device.type):
+                total += gradient_RV.T @ features_RD
+            else:
+                total.addmm_(gradient_RV.T, features_RD)  # in place: no second (V, D)
+        return gradient_RV @ weight_VD
+
+    @property
     def _last_layer(self):
         return self.backbone.output_layer.linear
 

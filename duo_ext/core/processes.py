@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from duo_ext.core import rows
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
 LOG_LINEAR = LogLinear()
@@ -28,12 +29,6 @@ def sample_times(n, eps, device):
     u = torch.rand(n, dtype=torch.float64, device=device)
     strata = torch.randperm(n, device=device)
     return eps + (1 - eps) * (strata + u) / n
-
-
-def sample_tokens(probs):
-    """One token for each row of probabilities (..., V), without gradient: argmax p_i / E_i."""
-    probs = probs.detach()
-    return (probs / torch.empty_like(probs).exponential_()).argmax(-1)
 
 
 def one_hot_like(tokens, reference):
@@ -49,11 +44,9 @@ def absorbing_loss(log_f, xhat, dalpha_over_alpha):
     return dalpha_over_alpha * torch.linalg.vecdot(xhat, log_f)
 
 
-def log_mix(log_f, alpha):
-    """log fbar = log(V alpha f + 1 - alpha), (R, V); alpha (R, 1). Finite at alpha = 1 too."""
-    V = log_f.shape[-1]
-    fbar = V * alpha * log_f.exp() + 1 - alpha
-    return torch.log(fbar.clamp_min(torch.finfo(fbar.dtype).tiny))
+def mix(f, alpha):
+    """fbar = V alpha f + 1 - alpha, (R, V); alpha (R, 1)."""
+    return f * (f.shape[-1] * alpha) + (1 - alpha)
 
 
 def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
@@ -61,7 +54,7 @@ def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
 
     -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
     carries the gradient to xhat, and sum_j r_j = V / xbar_z.
-    log_fbar, xbar = V alpha xhat + 1 - alpha (R, V); z, alpha, dalpha (R,).
+    log_fbar = log mix(f), xbar = mix(xhat) (R, V); z, alpha, dalpha (R,).
     """
     V = xbar.shape[-1]
     log_fbar_z = log_fbar.gather(-1, z[:, None])[:, 0]
@@ -149,56 +142,69 @@ class AbsorbingProcess:
                 (alphas[step + 1] - alphas[step]) / (1 - alphas[step])
             )
             unmasked &= z == self.mask_index
-            z[unmasked] = sample_tokens(self.probs(student.head(features[unmasked])))
+            u = rows.uniforms(z.shape, device)
+            head = rows.Head(student, features[unmasked])
+            z[unmasked] = rows.sample(head, self.probs, u[unmasked])
             z_BL[going_B] = z
         torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
         return z_BL, alphas[stop_B]
 
     def _renoise(self, z_BL, hidden_BL, student, features_BLD):
         """x_s: the student's sampled tokens with the mask at the hidden positions."""
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         x_BL = torch.where(hidden_BL, self.mask_index, z_BL)
         sampled_BL = (z_BL == self.mask_index) & ~hidden_BL
-        with torch.no_grad():
-            probs = self.probs(student.head(features_BLD[sampled_BL].detach()))
-        x_BL[sampled_BL] = sample_tokens(probs)
+        head = rows.Head(student, features_BLD[sampled_BL])
+        x_BL[sampled_BL] = rows.sample(head, self.probs, u_BL[sampled_BL])
         return x_BL
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
+        with torch.no_grad():
+            student_BLD = student.features(z_BL, alpha_t)
+        x_BL = self._renoise(z_BL, hidden_BL, student, student_BLD)
+        fake_BLD = fake.features(x_BL, alpha_s)
         free_BL = (z_BL == self.mask_index) & hidden_BL
         copied_BL = hidden_BL & ~free_BL
-        with torch.no_grad():
-            features = student.features(z_BL, alpha_t)
-            x_BL = self._renoise(z_BL, hidden_BL, student, features)
-            xhat = self.probs(student.head(features[free_BL]))
-        features = fake.features(x_BL, alpha_s)
-        log_free, alpha, weight = self._rows(fake, features, free_BL, alpha_s, weight_BL)
-        soft = absorbing_loss(log_free, xhat, weight) + self.mass(log_free, alpha, weight)
-        log_copied, alpha, weight = self._rows(fake, features, copied_BL, alpha_s, weight_BL)
-        log_token = log_copied.gather(-1, z_BL[copied_BL][:, None])[:, 0]
-        hard = weight * log_token + self.mass(log_copied, alpha, weight)
-        return (soft.sum() + hard.sum()) / (~given_BL).sum().clamp(min=1)
+        alpha_BL = alpha_s[:, None].expand_as(z_BL)
 
-    def _rows(self, network, features_BLD, chosen_BL, alpha_B, weight_BL):
-        """log_f (R, V), alpha and weight (R,) at the chosen positions."""
-        logits = network.head(features_BLD[chosen_BL])
-        alpha = alpha_B[:, None].expand_as(chosen_BL)[chosen_BL].to(logits.dtype)
-        return self.log_f(logits, alpha), alpha, weight_BL[chosen_BL].to(logits.dtype)
+        def at(chosen_BL):
+            head = rows.Head(fake, fake_BLD[chosen_BL])
+            return head, alpha_BL[chosen_BL], weight_BL[chosen_BL]
+
+        soft = rows.Term(self.soft_loss, (rows.Head(student, student_BLD[free_BL]), *at(free_BL)))
+        hard = rows.Term(self.hard_loss, (*at(copied_BL), z_BL[copied_BL]))
+        return rows.total(soft, hard) / (~given_BL).sum().clamp(min=1)
+
+    def soft_loss(self, student_logits, logits, alpha_R, weight_R):
+        """(5), or (4), at masked positions, the student's output in the place of the token."""
+        log_f = self.log_f(logits, alpha_R)
+        mass_R = self.mass(log_f, alpha_R, weight_R)
+        return absorbing_loss(log_f, self.probs(student_logits), weight_R) + mass_R
+
+    def hard_loss(self, logits, alpha_R, weight_R, token_R):
+        """The same for a token."""
+        log_f = self.log_f(logits, alpha_R)
+        mass_R = self.mass(log_f, alpha_R, weight_R)
+        return weight_R * log_f.gather(-1, token_R[:, None])[:, 0] + mass_R
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
         free_BL = (z_BL == self.mask_index) & hidden_BL
-        features = student.features(z_BL, alpha_t)
-        # first with gradient: older autocasts keep the cast weights of the first use
-        xhat = self.probs(student.head(features[free_BL]))
-        x_BL = self._renoise(z_BL, hidden_BL, student, features)
+        features_BLD = student.features(z_BL, alpha_t)
+        x_BL = self._renoise(z_BL, hidden_BL, student, features_BLD)
         with torch.no_grad():
-            (log_teacher, _, weight), (log_fake, _, _) = (
-                self._rows(network, network.features(x_BL, alpha_s), free_BL, alpha_s, weight_BL)
-                for network in (teacher, fake)
-            )
-        total = absorbing_loss(log_teacher - log_fake, xhat, weight).sum()
-        return total / (~given_BL).sum().clamp(min=1)
+            others = [network.features(x_BL, alpha_s)[free_BL] for network in (teacher, fake)]
+        heads = map(rows.Head, (student, teacher, fake), (features_BLD[free_BL], *others))
+        alpha_BL = alpha_s[:, None].expand_as(z_BL)
+        at_free = alpha_BL[free_BL], weight_BL[free_BL]
+        term = rows.Term(self.difference, (*heads, *at_free))
+        return rows.total(term) / (~given_BL).sum().clamp(min=1)
+
+    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+        """The teacher's loss minus the fake's, where both see the mask."""
+        log_ratio = self.log_f(teacher_logits, alpha_R) - self.log_f(fake_logits, alpha_R)
+        return absorbing_loss(log_ratio, self.probs(student_logits), weight_R)
 
 
 @dataclass
@@ -242,80 +248,94 @@ class UniformProcess:
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
     eps: float = 1e-3
 
-    differentiates_input = False
-
-    def latent(self, x0_BL, t_B, given_BL):
-        """The student's input z_t."""
-        return self._replace(x0_BL, t_B, given_BL)
-
-    def renoise(self, xhat_BLV, s_B, given_BL):
-        """The networks' input x_s and its tokens z, (B, L)."""
-        x_BL = self._replace(sample_tokens(xhat_BLV), s_B, given_BL)
-        return x_BL, x_BL
-
-    def _replace(self, x_BL, t_B, given_BL):
-        alpha_B, _ = self.schedule(t_B)
-        u_BL = torch.rand(x_BL.shape, dtype=torch.float64, device=x_BL.device)
-        replaced_BL = (u_BL < 1 - alpha_B[:, None]) & ~given_BL
-        return torch.where(replaced_BL, torch.randint_like(x_BL, self.vocab_size), x_BL)
-
-    def student_output(self, student, x0_BL, given_BL):
-        """xhat (B, L, V) at a random t: the network's softmax, or the token that is given."""
-        t_B = sample_times(len(x0_BL), self.eps, x0_BL.device)
-        z = self.latent(x0_BL, t_B, given_BL)
-        xhat_BLV = student(z, self.schedule(t_B)[0]).softmax(-1)
-        if not given_BL.any():
-            return xhat_BLV
-        return torch.where(given_BL[..., None], one_hot_like(x0_BL, xhat_BLV), xhat_BLV)
-
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():
-            xhat_BLV = self.student_output(student, x0_BL, given_BL)
-            step = self._renoised(xhat_BLV, given_BL)
-        return _mean(step.value(step.log_fbar(fake)))
+            sample = self._sample(student, x0_BL, given_BL)
+        return sample.mean(self.value, [fake])
 
     def student_loss(self, student, fake, teacher, x0_BL, given_BL):
-        step = self._renoised(self.student_output(student, x0_BL, given_BL), given_BL)
-        with torch.set_grad_enabled(self.differentiates_input and torch.is_grad_enabled()):
-            log_teacher, log_fake = step.log_fbar(teacher), step.log_fbar(fake)
-        return _mean(step.value(log_teacher) - step.value(log_fake))
+        sample = self._sample(student, x0_BL, given_BL)
+        return sample.mean(self.difference, [teacher, fake])
 
-    def _renoised(self, xhat_BLV, given_BL):
-        s_B = sample_times(len(xhat_BLV), self.eps, xhat_BLV.device)
-        x, z_BL = self.renoise(xhat_BLV, s_B, given_BL)
-        alpha_B, dalpha_B = (value.to(xhat_BLV.dtype) for value in self.schedule(s_B))
-        free_BL = ~given_BL
-        alpha_R, dalpha_R = (
-            _rows(v[:, None].expand_as(z_BL), free_BL) for v in (alpha_B, dalpha_B)
+    def value(self, student_logits, logits, z_R, alpha_R, dalpha_R):
+        """(6) without its terms free of f, the student's output in the place of the token."""
+        xbar = mix(student_logits.softmax(-1), alpha_R[:, None])
+        return self._at(xbar, logits, z_R, alpha_R, dalpha_R)
+
+    def difference(self, student_logits, teacher_logits, fake_logits, z_R, alpha_R, dalpha_R):
+        """The teacher's (6) minus the fake's."""
+        xbar = mix(student_logits.softmax(-1), alpha_R[:, None])
+        teacher_R, fake_R = (
+            self._at(xbar, logits, z_R, alpha_R, dalpha_R)
+            for logits in (teacher_logits, fake_logits)
         )
-        xbar_RV = _rows(xhat_BLV, free_BL) * (self.vocab_size * alpha_R[:, None])
-        xbar_RV = xbar_RV + (1 - alpha_R[:, None])
-        return _Renoised(x, alpha_B, _rows(z_BL, free_BL), xbar_RV, alpha_R, dalpha_R, free_BL)
+        return teacher_R - fake_R
+
+    def _at(self, xbar, logits, z_R, alpha_R, dalpha_R):
+        fbar = mix(logits.softmax(-1), alpha_R[:, None])
+        log_fbar = fbar.clamp_min(torch.finfo(fbar.dtype).tiny).log()  # finite at alpha = 1 too
+        return uniform_loss(log_fbar, xbar, z_R, alpha_R, dalpha_R)
+
+    def corrupt(self, x0_BL, t_B, given_BL):
+        """Tokens z_t ~ p_t(. | x0), (B, L)."""
+        replaced_BL = self._replaced(t_B, given_BL)
+        return torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), x0_BL)
+
+    def _replaced(self, t_B, given_BL):
+        """Where p_t takes a token at random."""
+        alpha_B, _ = self.schedule(t_B)
+        return (rows.uniforms(given_BL.shape, given_BL.device) < 1 - alpha_B[:, None]) & ~given_BL
+
+    def _sample(self, student, x0_BL, given_BL):
+        """The student's output at a random t, and an x_s of it."""
+        t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
+        z_BL = self.corrupt(x0_BL, t_B, given_BL)
+        features_BLD = student.features(z_BL, self.schedule(t_B)[0])
+        x_BL = self._renoise(student, features_BLD, x0_BL, s_B, given_BL)
+        output = rows.Head(student, _rows(features_BLD, ~given_BL))
+        return Sample(output, x_BL, x_BL, *self.schedule(s_B), ~given_BL)
+
+    def _renoise(self, student, features_BLD, x0_BL, s_B, given_BL):
+        """x_s: tokens at random, and the student's at the other positions, if they are not given.
+
+        The head runs for those that are not replaced alone.
+        """
+        u_BL = rows.uniforms(given_BL.shape, given_BL.device)
+        sampled_BL = ~self._replaced(s_B, given_BL) & ~given_BL
+        x_BL = torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+        head = rows.Head(student, features_BLD[sampled_BL])
+        x_BL[sampled_BL] = rows.sample(head, lambda logits: logits.softmax(-1), u_BL[sampled_BL])
+        return x_BL
 
 
 @dataclass
-class _Renoised:
-    """One x_s and, at the positions that carry a loss, what (6) needs besides the network."""
+class Sample:
+    """The student's output and one x_s of it.
 
+    output: its logits at the R positions that carry a loss, tensor or ``rows.Head``; x: x_s as the
+    networks take it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s; free_BL: those R.
+    """
+
+    output: torch.Tensor | rows.Head
     x: torch.Tensor
+    z_BL: torch.Tensor
     alpha_B: torch.Tensor
-    z_R: torch.Tensor
-    xbar_RV: torch.Tensor
-    alpha_R: torch.Tensor
-    dalpha_R: torch.Tensor
+    dalpha_B: torch.Tensor
     free_BL: torch.Tensor
 
-    def log_fbar(self, network):
-        log_f_RV = _rows(network(self.x, self.alpha_B), self.free_BL).log_softmax(-1)
-        return log_mix(log_f_RV, self.alpha_R[:, None])
+    def mean(self, loss, networks):
+        """The mean over the R positions of loss(output, logits of each network, z, alpha, dalpha).
 
-    def value(self, log_fbar_RV):
-        return uniform_loss(log_fbar_RV, self.xbar_RV, self.z_R, self.alpha_R, self.dalpha_R)
-
-
-def _mean(values_R):
-    """Their mean; 0 where every token is given and none is left."""
-    return values_R.sum() / max(1, len(values_R))
+        A network has a graph if its parameters or x do.
+        """
+        features = [_rows(n.features(self.x, self.alpha_B), self.free_BL) for n in networks]
+        alpha_BL, dalpha_BL = (
+            v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
+        )
+        inputs = (_rows(v, self.free_BL) for v in (self.z_BL, alpha_BL, dalpha_BL))
+        heads = map(rows.Head, networks, features)
+        total = rows.total(rows.Term(loss, (self.output, *heads, *inputs)))
+        return total / self.free_BL.sum().clamp(min=1)
 
 
 def _rows(x_BL, chosen_BL):
@@ -333,15 +353,18 @@ class GaussianUniformProcess(UniformProcess):
 
     tau: float = 1e-3
 
-    differentiates_input = True
-
-    def latent(self, x0_BL, t_B, given_BL):
+    def _sample(self, student, x0_BL, given_BL):
+        t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
         x0_BLV = one_hot_like(x0_BL, torch.empty(0, self.vocab_size, device=x0_BL.device))
-        return self._noised(x0_BLV, t_B, given_BL) / self.tau
-
-    def renoise(self, xhat_BLV, s_B, given_BL):
+        w_BLV = self._noised(x0_BLV, t_B, given_BL)
+        logits_BLV = student(w_BLV / self.tau, self.schedule(t_B)[0])
+        xhat_BLV = logits_BLV.softmax(-1)
+        if given_BL.any():
+            xhat_BLV = torch.where(given_BL[..., None], x0_BLV.to(xhat_BLV.dtype), xhat_BLV)
         w_BLV = self._noised(xhat_BLV, s_B, given_BL)
-        return w_BLV / self.tau, w_BLV.detach().argmax(-1)
+        z_BL = w_BLV.detach().argmax(-1)
+        output = _rows(logits_BLV, ~given_BL)
+        return Sample(output, w_BLV / self.tau, z_BL, *self.schedule(s_B), ~given_BL)
 
     def _noised(self, x_BLV, t_B, given_BL):
         a_B, s_B = (scale.to(x_BLV.dtype) for scale in self.schedule.scales(t_B))

@@ -5,38 +5,36 @@ import itertools
 import pytest
 import torch
 
+from duo_ext.core.networks import Denoiser
 
-class ToyDenoiser:
-    """A small network with the core's interface: features of (tokens, alpha), then a head."""
+
+class ToyDenoiser(Denoiser):
+    """A network of three matrices: embedding, mixing of positions, head. Counts its head's rows."""
 
     def __init__(self, vocab_size, length, width=8, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        self.vocab_size = vocab_size
 
         def weight(*shape):
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+            value = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return torch.nn.Parameter(value)
 
-        self.weights = [
-            weight(vocab_size, width),
-            weight(length, length),
-            weight(width, vocab_size),
-        ]
-        self.backbone = torch.nn.Module()
-        for index, value in enumerate(self.weights):
-            self.backbone.register_parameter(f"w{index}", torch.nn.Parameter(value.detach()))
+        backbone = torch.nn.Module()
+        backbone.embedding = weight(vocab_size, width)
+        backbone.mixing = weight(length, length)
+        backbone.output_layer = torch.nn.Module()
+        backbone.output_layer.linear = torch.nn.Linear(width, vocab_size, bias=False)
+        backbone.output_layer.linear.weight = weight(vocab_size, width)
+        super().__init__(backbone, time_conditioning=True)
         self.head_rows = 0
 
     def features(self, x, alpha_B):
-        embedding, mixing, _ = self.backbone.parameters()
+        embedding, mixing = self.backbone.embedding, self.backbone.mixing
         h = x.double().softmax(-1) @ embedding if x.ndim == 3 else embedding[x]
         return torch.tanh(mixing @ h * (1 + alpha_B[:, None, None]))
 
     def head(self, features):
         self.head_rows += features[..., 0].numel()
-        return features @ self.backbone.w2
-
-    def __call__(self, x, alpha_B):
-        return self.head(self.features(x, alpha_B))
+        return super().head(features)
 
 
 @pytest.fixture

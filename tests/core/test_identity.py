@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from duo_ext.core.processes import absorbing_loss, log_mix, uniform_loss
+from duo_ext.core.processes import absorbing_loss, mix, uniform_loss
 
 SIZES = [(2, 1), (3, 1), (2, 2), (3, 2), (2, 3), (3, 3)]
 
@@ -84,8 +84,7 @@ def uniform_losses(fake, teacher, space, V, nodes=64, posterior=leave_one_out):
         keep = alpha * torch.eye(V, dtype=torch.float64) + (1 - alpha) / V
         probability = keep[space[:, None, :], space[None, :, :]].prod(-1)  # [x, z]
         logs = [
-            log_mix(posterior(p, space, keep, V).reshape(-1, V).log(), alpha)
-            for p in (teacher, fake)
+            mix(posterior(p, space, keep, V).reshape(-1, V), alpha).log() for p in (teacher, fake)
         ]
         for index, x in enumerate(space):
             xbar = (V * alpha * one_hot(x, V).double() + 1 - alpha).expand(len(space), N, V)

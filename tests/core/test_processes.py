@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from duo_ext.core import processes, schedules
+from benchmarks import dense
+from duo_ext.core import processes, rows, schedules
 
 V, B, L = 6, 5, 7
 MASK = V - 1
@@ -13,6 +14,20 @@ PROCESSES = {
     "absorbing": processes.AbsorbingProcess(V, MASK),
     "uniform": processes.UniformProcess(V),
     "gaussian": processes.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
+    "score": processes.ScoreProcess(V, MASK),
+}
+DENSE = {
+    "absorbing": dense.Absorbing(V, MASK),
+    "uniform": dense.Uniform(V),
+    "gaussian": dense.Gaussian(V, GAUSSIAN, tau=0.1),
+    "score": dense.Score(V, MASK),
+}
+# The loss of which the core leaves out no term; in the others it leaves those without a gradient.
+COMPLETE = {
+    "absorbing": "fake_loss",
+    "score": "fake_loss",
+    "uniform": "student_loss",
+    "gaussian": "student_loss",
 }
 
 
@@ -39,37 +54,22 @@ def same(actual, expected):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def dense_absorbing(process, student, others, x0, given, signs):
-    """sum over masked positions of w <xhat, sum_i sign_i log f_i>, every tensor (B, L, V)."""
-    z, alpha_t, hidden, alpha_s, weight = process._draw(student, x0, given)
-    logits = student(z, alpha_t)
-    with torch.no_grad():
-        x = process._renoise(z, hidden, student, student.features(z, alpha_t))
-    xhat = torch.where((z == MASK)[..., None], process.probs(logits), one_hot(z, V).double())
-    log_f = sum(
-        sign * process.log_probs(f(x, alpha_s)) for sign, f in zip(signs, others, strict=True)
-    )
-    per_token = weight * (xhat * log_f).sum(-1)
-    return (per_token * hidden).sum() / (~given).sum()
-
-
-def test_absorbing_student_gradient_equals_the_dense_one(networks, batch):
-    process, (student, fake, teacher) = PROCESSES["absorbing"], networks
-    torch.manual_seed(1)
-    loss = process.student_loss(student, fake, teacher, *batch)
-    torch.manual_seed(1)
-    dense = dense_absorbing(process, student, [teacher, fake], *batch, signs=(1, -1))
-    same(gradients(loss, student), gradients(dense, student))
-
-
-def test_absorbing_fake_gradient_equals_the_dense_one(networks, batch):
-    process, (student, fake, _) = PROCESSES["absorbing"], networks
-    torch.manual_seed(1)
-    loss = process.fake_loss(student, fake, *batch)
-    torch.manual_seed(1)
-    dense = dense_absorbing(process, student, [fake], *batch, signs=(1,))
-    torch.testing.assert_close(loss, dense)
-    same(gradients(loss, fake), gradients(dense, fake))
+@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatch):
+    """Both losses of a pair and their gradients, with the rows in any number of chunks."""
+    monkeypatch.setitem(rows.CHUNK, "cpu", V * rows_at_once)
+    student, fake, teacher = networks
+    others = {"fake_loss": (student, fake), "student_loss": (student, fake, teacher)}
+    for loss, trained in (("fake_loss", fake), ("student_loss", student)):
+        found = []
+        for process in (PROCESSES[name], DENSE[name]):
+            torch.manual_seed(1)
+            value = getattr(process, loss)(*others[loss], *batch)
+            found.append((value, gradients(value, trained)))
+        same(found[0][1], found[1][1])
+        if loss == COMPLETE[name]:
+            same([found[0][0]], [found[1][0]])
 
 
 def test_absorbing_heads_run_only_where_needed(networks, batch):
@@ -82,51 +82,6 @@ def test_absorbing_heads_run_only_where_needed(networks, batch):
     both = ((z == MASK) & hidden).sum().item()
     assert teacher.head_rows == fake.head_rows == both
     assert student.head_rows == (z == MASK).sum().item() < B * L
-
-
-def dense_uniform(log_f, xhat, z, alpha, dalpha):
-    """(6) at a soft xhat with all its terms, (B, L)."""
-    alpha, dalpha = alpha[:, None, None], dalpha[:, None, None]
-    xbar, fbar = V * alpha * xhat + 1 - alpha, V * alpha * log_f.exp() + 1 - alpha
-    at = lambda value: value.gather(-1, z[..., None])  # noqa: E731
-    ratio = at(fbar) * xbar / (fbar * at(xbar))
-    bracket = V / at(xbar) - V / at(fbar) - (xbar / at(xbar) * ratio.log()).sum(-1, keepdim=True)
-    return (dalpha / (V * alpha) * bracket)[..., 0]
-
-
-@pytest.mark.parametrize("name", ["uniform", "gaussian"])
-def test_uniform_student_gradient_equals_the_dense_one(networks, batch, name):
-    process, (student, fake, teacher) = PROCESSES[name], networks
-    x0, given = batch
-    torch.manual_seed(1)
-    loss = process.student_loss(student, fake, teacher, x0, given)
-    torch.manual_seed(1)
-    xhat = process.student_output(student, x0, given)
-    s = processes.sample_times(B, process.eps, x0.device)
-    x, z = process.renoise(xhat, s, given)
-    alpha, dalpha = process.schedule(s)
-    values = [
-        dense_uniform(f(x, alpha).log_softmax(-1), xhat, z, alpha, dalpha) for f in (teacher, fake)
-    ]
-    dense = ((values[0] - values[1]) * ~given).sum() / (~given).sum()
-    torch.testing.assert_close(loss, dense)
-    same(gradients(loss, student), gradients(dense, student))
-
-
-@pytest.mark.parametrize("name", ["uniform", "gaussian"])
-def test_uniform_fake_gradient_equals_the_dense_one(networks, batch, name):
-    process, (student, fake, _) = PROCESSES[name], networks
-    x0, given = batch
-    torch.manual_seed(1)
-    loss = process.fake_loss(student, fake, x0, given)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        xhat = process.student_output(student, x0, given)
-        s = processes.sample_times(B, process.eps, x0.device)
-        x, z = process.renoise(xhat, s, given)
-    alpha, dalpha = process.schedule(s)
-    value = dense_uniform(fake(x, alpha).log_softmax(-1), xhat, z, alpha, dalpha)
-    same(gradients(loss, fake), gradients((value * ~given).sum() / (~given).sum(), fake))
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -168,7 +123,7 @@ def test_visible_and_given_positions_carry_nothing(networks, batch, name):
     process.student_loss(student, fake, teacher, x0, given).backward()
     touched = seen["features"].grad.abs().sum(-1) > 0
     assert touched.any() and not touched[given].any()
-    if name == "absorbing":
+    if name in ("absorbing", "score"):
         assert not touched[seen["z"] != MASK].any()
 
 
@@ -192,7 +147,7 @@ def test_corruption_frequencies():
     x0, given = torch.zeros(1, 40_000, dtype=torch.long), torch.zeros(1, 40_000, dtype=torch.bool)
     time = torch.tensor([0.3], dtype=torch.float64)
     alpha, _ = PROCESSES["uniform"].schedule(time)
-    kept = (PROCESSES["uniform"].latent(x0, time, given) == 0).double().mean()
+    kept = (PROCESSES["uniform"].corrupt(x0, time, given) == 0).double().mean()
     assert abs(kept - (alpha + (1 - alpha) / V)) < 0.01
     masked = (PROCESSES["absorbing"].corrupt(x0, alpha, given) == MASK).double().mean()
     assert abs(masked - (1 - alpha)) < 0.01
@@ -207,7 +162,7 @@ class TestRollout:
         """With a student that says the same everywhere."""
         student = toy(V, L)
         with torch.no_grad():
-            student.backbone.w2.zero_()
+            student.backbone.output_layer.linear.weight.zero_()
             student.head = lambda features: torch.arange(V).double().expand(*features.shape[:-1], V)
         torch.manual_seed(0)
         x0 = torch.zeros(n, L, dtype=torch.long)
@@ -254,13 +209,6 @@ def test_times_are_stratified():
     assert sorted(strata.tolist()) == list(range(8)) and strata.tolist() != list(range(8))
 
 
-def test_tokens_are_sampled_with_their_probabilities():
-    torch.manual_seed(0)
-    probs = torch.tensor([0.5, 0.3, 0.2, 0.0])
-    counts = processes.sample_tokens(probs.expand(50_000, 4)).bincount(minlength=4) / 50_000
-    torch.testing.assert_close(counts, probs, atol=0.01, rtol=0)
-
-
 class TestAgainstTheHost:
     """At one-hot xhat the relaxed losses are the host's own training losses."""
 
@@ -291,15 +239,15 @@ class TestAgainstTheHost:
         dalpha = torch.full_like(alpha, -0.999)
         log_f = logits.log_softmax(-1)
         host = [model.nll_per_token(f, xt, x0, alpha, dalpha) for f in log_f]
-        rows = alpha.expand_as(xt).reshape(-1)
-        xbar = W * rows[:, None] * one_hot(x0, W).double().reshape(-1, W) + 1 - rows[:, None]
+        levels = alpha.expand_as(xt).reshape(-1)
+        xbar = processes.mix(one_hot(x0, W).double().reshape(-1, W), levels[:, None])
         ours = [
             processes.uniform_loss(
-                processes.log_mix(f.reshape(-1, W), rows[:, None]),
+                processes.mix(f.reshape(-1, W).exp(), levels[:, None]).log(),
                 xbar,
                 xt.reshape(-1),
-                rows,
-                torch.full_like(rows, -0.999),
+                levels,
+                torch.full_like(levels, -0.999),
             ).view_as(host[0])
             for f in log_f
         ]

@@ -1,21 +1,17 @@
 """The process of SEDD: the loss (4) with all its terms, the student's gradient, the schedule."""
 
-import math
-
 import pytest
 import torch
-from torch.nn.functional import one_hot
 
+from benchmarks import dense
 from duo_ext.core import processes, schedules
 
 V, B, L = 6, 5, 7
 MASK = V - 1
 GEOMETRIC = schedules.Geometric(1e-3, 5.0)
-PROCESSES = {
-    "scaled": processes.ScoreProcess(V, MASK),
-    "unscaled": processes.ScoreProcess(V, MASK, scaled=False),
-    "geometric": processes.ScoreProcess(V, MASK, schedule=GEOMETRIC),
-}
+SETTINGS = {"scaled": {}, "unscaled": {"scaled": False}, "geometric": {"schedule": GEOMETRIC}}
+PROCESSES = {name: processes.ScoreProcess(V, MASK, **more) for name, more in SETTINGS.items()}
+DENSE = {name: dense.Score(V, MASK, **more) for name, more in SETTINGS.items()}
 
 
 @pytest.fixture
@@ -32,67 +28,24 @@ def batch():
     return x0, given
 
 
-@pytest.fixture(params=PROCESSES)
-def process(request):
-    return PROCESSES[request.param]
+@pytest.fixture(params=SETTINGS)
+def name(request):
+    return request.param
 
 
-def log_scores(process, logits, sigma_B11):
-    """SEDD's network: its output minus log(exp(sigma) - 1) minus log(number of tokens)."""
-    if not process.scaled:
-        return logits
-    return logits - torch.expm1(sigma_B11).log() - math.log(V - 1)
-
-
-def score_entropy(process, logits, xhat, alpha_B):
-    """sum_y s_y - r xhat_y log s_y + r (log r - 1) over the tokens y, (B, L); r = 1/expm1(sigma)"""
-    sigma = -alpha_B.log()[:, None, None]
-    r = 1 / torch.expm1(sigma)
-    log_s = log_scores(process, logits, sigma)[..., :MASK]
-    sums = (log_s.exp() - r * xhat[..., :MASK] * log_s).sum(-1)
-    return sums + (r * (r.log() - 1))[..., 0]
-
-
-def drawn(process, student, x0, given):
-    """(x_s, xhat with gradient, alpha_s, d sigma / ds, where x_s is masked) of the next loss."""
-    z, alpha_t, hidden, alpha_s, weight = process._draw(student, x0, given)
-    logits = student(z, alpha_t)
-    with torch.no_grad():
-        x = process._renoise(z, hidden, student, student.features(z, alpha_t))
-    probs = logits[..., :MASK].softmax(-1)
-    probs = torch.cat([probs, torch.zeros(B, L, 1, dtype=probs.dtype)], -1)
-    xhat = torch.where((z == MASK)[..., None], probs, one_hot(z, V).double())
-    dsigma = -weight * (1 - alpha_s[:, None]) / alpha_s[:, None]
-    return x, xhat, alpha_s, dsigma, hidden
-
-
-def test_the_fake_loss_is_score_entropy_with_a_relaxed_token(process, networks, batch):
-    student, fake, _ = networks
-    torch.manual_seed(1)
-    loss = process.fake_loss(student, fake, *batch)
-    torch.manual_seed(1)
-    x, xhat, alpha, dsigma, hidden = drawn(process, student, *batch)
-    per_token = dsigma * score_entropy(process, fake(x, alpha), xhat.detach(), alpha)
-    dense = (per_token * hidden).sum() / (~batch[1]).sum()
-    torch.testing.assert_close(loss, dense, rtol=1e-10, atol=1e-12)
-    for found in zip(*(gradients(value, fake) for value in (loss, dense)), strict=True):
-        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
-
-
-def test_the_students_gradient_is_that_of_teacher_minus_fake(process, networks, batch):
+@pytest.mark.parametrize("loss", ["fake_loss", "student_loss"])
+def test_the_losses_are_score_entropy_with_a_relaxed_token(name, networks, batch, loss):
+    """With all terms of (4) and every tensor (B, L, V); the student's is up to its constant."""
     student, fake, teacher = networks
-    torch.manual_seed(1)
-    loss = process.student_loss(student, fake, teacher, *batch)
-    torch.manual_seed(1)
-    x, xhat, alpha, dsigma, hidden = drawn(process, student, *batch)
-    teachers, fakes = (score_entropy(process, f(x, alpha), xhat, alpha) for f in (teacher, fake))
-    dense = (dsigma * (teachers - fakes) * hidden).sum() / (~batch[1]).sum()
-    for found in zip(*(gradients(value, student) for value in (loss, dense)), strict=True):
-        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
-
-
-def gradients(loss, network):
-    return torch.autograd.grad(loss, list(network.backbone.parameters()))
+    trained, others = {"fake_loss": (fake, ()), "student_loss": (student, (teacher,))}[loss]
+    found = []
+    for process in (PROCESSES[name], DENSE[name]):
+        torch.manual_seed(1)
+        value = getattr(process, loss)(student, fake, *others, *batch)
+        found.append([value] if loss == "fake_loss" else [])
+        found[-1] += torch.autograd.grad(value, list(trained.backbone.parameters()))
+    for ours, textbook in zip(*found, strict=True):
+        torch.testing.assert_close(ours, textbook, rtol=1e-10, atol=1e-12)
 
 
 def test_the_loss_is_zero_at_the_true_scores_and_positive_elsewhere():

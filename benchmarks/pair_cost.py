@@ -1,0 +1,428 @@
+"""What a pair costs, in forward passes: python -m benchmarks.pair_cost --output results/pair_cost
+
+A pair is one fake and one student update with AdamW and EMA, through the Distiller; F is one
+forward pass of the whole backbone on tokens without gradient. Beside the core's losses stands the
+textbook form of dense.py, with AdamW and EMA as loops over the tensors; it draws tokens as the core
+does. In each repeat F, the core's pair, F, the textbook's pair follow each other, so that what
+disturbs the machine disturbs all.
+
+On a CPU: float32, one thread, CPU seconds of the process; results.json has wall-clock times as
+well. glibc's malloc keeps the memory that it has (mallopt: no mmap, no trimming): page faults of
+fresh tensors of 100 MB would be up to half of the textbook's time. Memory is what the tensors of a
+pair take over what was there: the three networks, EMA and AdamW's moments; gradients count.
+
+On a GPU: bf16 autocast, wall-clock times, the largest power of two that fits as the batch.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import itertools
+import json
+import math
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks import dense
+from duo_ext import files, host, trees
+from duo_ext.core import distiller, processes, schedules
+from duo_ext.core.networks import Denoiser
+
+GIB = 2**30
+CPU_WIDTHS = (256, 768)
+GROWTH = ("batch", "length", "vocab", "width")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    vocab: int = 50258
+    length: int = 128
+    batch: int = 4
+    blocks: int = 4
+    width: int = 256
+
+    @property
+    def tokens(self):
+        return self.batch * self.length
+
+
+def _gaussian(cls):
+    def make(vocab):
+        gammas = schedules.DUO_GAMMA if vocab == schedules.DUO_VOCAB else (None, None)
+        return cls(vocab, schedules.GaussianSchedule.configured(vocab, *gammas))
+
+    return make
+
+
+# name: the core's process and the textbook's, each made of a vocabulary; a mask is its last token
+CASES = {
+    "mdlm": tuple(
+        lambda V, cls=cls: cls(V, V - 1) for cls in (processes.AbsorbingProcess, dense.Absorbing)
+    ),
+    "sedd": tuple(
+        lambda V, cls=cls: cls(V, V - 1) for cls in (processes.ScoreProcess, dense.Score)
+    ),
+    "categorical": (processes.UniformProcess, dense.Uniform),
+    "gaussian": (_gaussian(processes.GaussianUniformProcess), _gaussian(dense.Gaussian)),
+}
+
+
+class Clock:
+    """(wall, CPU) seconds of this process; a GPU is waited for."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __call__(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+    def since(self, start):
+        return tuple(now - then for now, then in zip(self(), start, strict=True))
+
+
+class Timed(distiller.Distiller):
+    """Notes how long the last update took beyond its loss and gradient."""
+
+    def _update(self, phase):
+        start = self.clock()
+        done = super()._update(phase)
+        self.optimizing = self.clock.since(start)
+        return done
+
+
+class Pair:
+    """Networks, optimizers and EMA of one implementation."""
+
+    def __init__(self, process, size, device, plain):
+        torch.manual_seed(0)
+        self.size, self.device, self.plain = size, device, plain
+        networks = [_network(size, device) for _ in range(3)]
+        self.student, self.teacher = networks[0], networks[2]
+        optimizers = [torch.optim.AdamW(n.parameters(), lr=1e-6) for n in networks[:2]]
+        scheduled = [(o, torch.optim.lr_scheduler.ConstantLR(o, 1.0)) for o in optimizers]
+        student, fake, teacher = (Denoiser(n, True) for n in networks)
+        self.machine = Timed(
+            process(size.vocab),
+            (student, *scheduled[0]),
+            (fake, *scheduled[1]),
+            teacher,
+            distiller.Recipe(),
+        )
+        self.machine.clock = self.clock = Clock(device)
+        if plain:
+            for group in itertools.chain(*(o.param_groups for o in optimizers)):
+                group["fused"] = None
+        average = host.active().module("models.ema").ExponentialMovingAverage
+        self.ema = average(self.student.parameters(), decay=0.9999)
+        self.x0_BL = torch.randint(size.vocab - 1, (size.batch, size.length), device=device)
+        self.given_BL = torch.zeros_like(self.x0_BL, dtype=torch.bool)
+
+    def run(self):
+        """Seconds (wall, CPU) of each part of one pair."""
+        parts = {}
+        for part in ("fake step", "student step"):
+            start = self.clock()
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                self.machine.step(self.x0_BL, self.given_BL)
+            whole = self.clock.since(start)
+            parts[part] = _minus(whole, self.machine.optimizing)
+            parts[f"{part}, optimizer"] = self.machine.optimizing
+        start = self.clock()
+        self._average()
+        parts["EMA"] = self.clock.since(start)
+        return parts
+
+    @torch.no_grad()
+    def _average(self):
+        if not self.plain:
+            self.ema.update(self.student.parameters())
+            return
+        for shadow, p in zip(self.ema.shadow_params, self.student.parameters(), strict=True):
+            shadow.sub_((1 - self.ema.decay) * (shadow - p))
+
+    @torch.no_grad()
+    def forward(self):
+        """Seconds (wall, CPU) of F."""
+        sigma_B = torch.full((self.size.batch,), 0.7, device=self.device)
+        start = self.clock()
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            self.teacher(self.x0_BL, sigma_B)
+        return self.clock.since(start)
+
+    def clear(self):
+        """Drop the gradients, which an update would only drop when the next one begins."""
+        for optimizer in self.machine.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def memory(self):
+        """(bytes a pair takes at most over what is there before, tensors of (B, L, V) at once)."""
+        self.clear()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.run()
+            return torch.cuda.max_memory_allocated() - before, None
+        watch = torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        )
+        with watch:
+            self.run()
+        return _peak(watch, 4 * self.size.tokens * self.size.vocab, self._state_sizes())
+
+    def _state_sizes(self):
+        return {4 * p.numel() for p in self.student.parameters()}
+
+
+def _network(size, device):
+    config = {
+        "model": {
+            "hidden_size": size.width,
+            "cond_dim": 128,
+            "n_blocks": size.blocks,
+            "n_heads": max(1, size.width // 64),
+            "length": size.length,
+            "dropout": 0.1,
+            "scale_by_sigma": True,
+        },
+        "algo": {"causal_attention": False},
+    }
+    network = host.active().module("models.dit").DIT(config, vocab_size=size.vocab)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return network.to(device)
+
+
+def _minus(a, b):
+    return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
+def _peak(watch, whole, state_sizes):
+    """Of the profiler's allocations: most bytes at once, most tensors of ``whole`` bytes or more.
+
+    A tensor with as many bytes as one of the parameters is taken for its gradient.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        watch.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    events = [e for e in events if e["name"] == "[memory]"]
+    live, most, tensors, most_tensors = 0, 0, {}, 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        size, address = event["args"]["Bytes"], event["args"]["Addr"]
+        live += size
+        if size < 0:
+            tensors.pop(address, None)
+        elif size >= whole and size not in state_sizes:
+            tensors[address] = size
+        most, most_tensors = max(most, live), max(most_tensors, len(tensors))
+    return most, most_tensors
+
+
+# measuring -------------------------------------------------------------------------------------
+
+
+def measure(case, size, device, repeats, textbook=True):
+    """Rows of results, the core's and, if asked for, the textbook's; batch 0 is the largest."""
+    rows = []
+    for name, process in list(zip(("core", "textbook"), CASES[case], strict=True))[: 1 + textbook]:
+        plain = name == "textbook"
+        fitted = size if size.batch else _largest(process, size, device, plain)
+        rows.append((name, fitted, Pair(process, fitted, device, plain)))
+    peaks = []
+    for *_, pair in rows:
+        pair.run()  # AdamW's moments and the allocator's memory are there after this
+        peaks.append(pair.memory())
+    seen = {name: [] for name, *_ in rows}
+    for _ in range(repeats):
+        for name, _, pair in rows:
+            seen[name].append({"F": pair.forward(), **pair.run()})
+    return [
+        {"case": case, "form": name, **dataclasses.asdict(fitted), **_summary(seen[name], fitted)}
+        | {"peak_bytes": peak, "tensors_BLV": tensors}
+        | {"repeats": seen[name]}
+        for (name, fitted, _), (peak, tensors) in zip(rows, peaks, strict=True)
+    ]
+
+
+def _largest(process, size, device, plain):
+    """The size with the largest power of two as batch at which a pair fits on the GPU."""
+    batch = 1
+    while True:
+        try:
+            Pair(process, dataclasses.replace(size, batch=2 * batch), device, plain).run()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return dataclasses.replace(size, batch=batch)
+        batch *= 2
+
+
+def _summary(repeats, size):
+    """Medians over the repeats, of CPU seconds on a CPU and wall seconds on a GPU."""
+    clock = 0 if torch.cuda.is_available() else 1
+    seconds = {part: [r[part][clock] for r in repeats] for part in repeats[0]}
+    parts = [part for part in seconds if part != "F"]
+    pairs = [sum(values) for values in zip(*(seconds[part] for part in parts), strict=True)]
+    ratios = [pair / F for pair, F in zip(pairs, seconds["F"], strict=True)]
+    medians = {part: statistics.median(values) for part, values in seconds.items()}
+    return {
+        "seconds": medians,
+        "pair_seconds": statistics.median(pairs),
+        "pair_over_F": statistics.median(ratios),
+        "pair_over_F_range": [min(ratios), max(ratios)],
+        "tokens_per_second": size.tokens / statistics.median(pairs),
+    }
+
+
+def growth(case, base, device, repeats):
+    """Exponents of time and memory: slopes of log cost at 1/2, 1 and 2 times the base."""
+    rows = []
+    for key in GROWTH:
+        sizes = [
+            dataclasses.replace(base, **{key: int(getattr(base, key) * factor)})
+            for factor in (0.5, 1, 2)
+        ]
+        found = [measure(case, size, device, repeats, textbook=False)[0] for size in sizes]
+        costs = {
+            "pair": [row["pair_seconds"] for row in found],
+            "F": [row["seconds"]["F"] for row in found],
+            "memory": [row["peak_bytes"] for row in found],
+        }
+        rows.append({"case": case, "doubled": key} | {k: _slope(v) for k, v in costs.items()})
+    return rows
+
+
+def _slope(values):
+    """Least squares through three logs, one step of log 2 apart: the ends decide."""
+    return math.log2(values[-1] / values[0]) / 2
+
+
+# reporting -------------------------------------------------------------------------------------
+
+
+def table(rows, growths):
+    """Both tables, in Markdown."""
+    lines = [
+        "| size | process | form | F, s | fake step | student step | optimizer, EMA | pair / F "
+        "(range) | tokens/s | GiB over base | (B, L, V) at once |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        s, low_high = row["seconds"], row["pair_over_F_range"]
+        rest = s["fake step, optimizer"] + s["student step, optimizer"] + s["EMA"]
+        size = f"{row['blocks']} x {row['width']}, L {row['length']}, B {row['batch']}"
+        cells = [
+            f"{size}, V {row['vocab']}",
+            row["case"],
+            row["form"],
+            f"{s['F']:.3f}",
+            *(f"{value / s['F']:.1f} F" for value in (s["fake step"], s["student step"], rest)),
+            f"{row['pair_over_F']:.1f} ({low_high[0]:.1f} to {low_high[1]:.1f})",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['peak_bytes'] / GIB:.2f}",
+            "" if row["tensors_BLV"] is None else str(row["tensors_BLV"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if growths:
+        lines += [
+            "",
+            "| process | doubled | pair | F | memory over base |",
+            "|---|---|---|---|---|",
+        ]
+    lines += [
+        f"| {g['case']} | {g['doubled']} | {g['pair']:.2f} | {g['F']:.2f} | {g['memory']:.2f} |"
+        for g in growths
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def keep_memory():
+    """Let glibc's malloc neither map large blocks on their own nor give memory back."""
+    if platform.libc_ver()[0] != "glibc":
+        return "the C library's default"
+    libc = ctypes.CDLL(None)
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
+    settings = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 2**28))
+    if not all(libc.mallopt(key, value) for key, value in settings):
+        raise RuntimeError("mallopt refuses M_MMAP_MAX, M_TRIM_THRESHOLD or M_TOP_PAD")
+    return "mallopt: M_MMAP_MAX 0, M_TRIM_THRESHOLD -1, M_TOP_PAD 256 MiB"
+
+
+def hardware(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, one thread"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", help="folder for results.json and table.md")
+    parser.add_argument("--host", help="the Duo tree whose backbone is measured")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--widths", nargs="+", type=int, help="default 256 768; on a GPU 768")
+    for field in dataclasses.fields(Size):
+        if field.name != "width":
+            parser.add_argument(f"--{field.name}", type=int)
+    parser.add_argument("--no-textbook", action="store_true", help="measure the core alone")
+    parser.add_argument("--no-growth", action="store_true", help="leave out the second table")
+    return parser.parse_args()
+
+
+def sizes(options, device):
+    """What is measured by default, with what the command line says."""
+    default, widths = Size(), CPU_WIDTHS
+    if device.type == "cuda":
+        default, widths = Size(length=1024, batch=0, blocks=12), (768,)
+    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Size)}
+    size = dataclasses.replace(default, **{k: v for k, v in given.items() if v is not None})
+    return [dataclasses.replace(size, width=width) for width in options.widths or widths]
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(1)
+    malloc = keep_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tree = host.find(options.host or host.STANDALONE).activate()
+    rows, growths = [], []
+    for size in sizes(options, device):
+        for case in options.cases:
+            rows += measure(case, size, device, options.repeats, not options.no_textbook)
+            print(table(rows[-1 - (not options.no_textbook) :], []), flush=True)
+    if not options.no_growth:
+        base = sizes(options, device)[0]
+        base = dataclasses.replace(base, batch=base.batch or 4)
+        for case in options.cases:
+            growths += growth(case, base, device, max(1, options.repeats // 2))
+    text = table(rows, growths)
+    print(text)
+    if options.output:
+        report = {
+            "rows": rows,
+            "growth": growths,
+            "hardware": hardware(device),
+            "precision": "bf16" if device.type == "cuda" else "float32",
+            "clock": "wall" if device.type == "cuda" else "CPU seconds of the process",
+            "malloc": malloc,
+            "torch": torch.__version__,
+            "host": tree.name,
+            "commit": trees.own_commit(),
+        }
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_whole(
+            str(folder / "results.json"), (json.dumps(report, indent=1) + "\n").encode()
+        )
+        files.write_whole(str(folder / "table.md"), text.encode())
+
+
+if __name__ == "__main__":
+    main()

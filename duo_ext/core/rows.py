@@ -1,0 +1,164 @@
+"""Sums over rows of logits, chunk by chunk: no tensor of all rows and the vocabulary is kept.
+
+The logits (R, V) are by far the largest tensors of a pair. Here a loss is written once, as the
+formula of a row, and applied to a few rows at a time. A chunk's gradient with respect to its logits
+is carried on to features and weights of the last layer at once, in the forward pass, so that the
+backward pass only scales what is there. Values and gradients are those of the formula on all rows.
+
+Shapes: R rows, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+# Logits in a chunk: a formula holds about ten such tensors at once, and a GPU wants to be filled.
+CHUNK = {"cpu": 2**23}
+CHUNK_ELSEWHERE = 2**27
+TILE = 64  # matrix products like numbers of rows that are a multiple of this
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits that are not there yet: ``network.head(features_RD)``.
+
+    Features that carry no gradient are of a network that is fixed.
+    """
+
+    network: object
+    features: torch.Tensor
+
+    @property
+    def parameters(self):
+        if not self.features.requires_grad:
+            return []
+        return [p for p in self.network.head_parameters if p.requires_grad]
+
+
+@dataclass(frozen=True)
+class Term:
+    """sum over rows r of loss(inputs)_r.
+
+    ``loss`` takes the inputs at some rows and gives one value for each row. An input is a Head, of
+    which it gets the logits, or a tensor (R, ...). The first is logits, in float32 or more; what
+    else is not of integers comes in their dtype.
+    """
+
+    loss: Callable
+    inputs: tuple
+
+    @property
+    def tensors(self):
+        return [_tensor(x) for x in self.inputs]
+
+    @property
+    def parameters(self):
+        return [p for x in self.inputs if isinstance(x, Head) for p in x.parameters]
+
+
+def _tensor(x):
+    return x.features if isinstance(x, Head) else x
+
+
+def total(*terms):
+    """The sum of terms, a scalar whose gradients are formed already."""
+    carriers = {id(x): x for term in terms for x in [*term.tensors, *term.parameters]}
+    return _Total.apply(terms, torch.is_grad_enabled(), *carriers.values())
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, terms, differentiate, *carriers):
+        wanted = [x if differentiate and x.requires_grad else None for x in carriers]
+        gradients = {id(x): torch.zeros_like(x) for x in wanted if x is not None}
+        sums = [_chunk(term, rows, gradients) for term in terms for rows in chunks(term.inputs[0])]
+        ctx.gradients = [gradients.get(id(x)) for x in carriers]
+        return torch.stack(sums).sum() if sums else terms[0].tensors[0].new_zeros(())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of a sum over rows can be taken once")
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(g if g is None else g.mul_(gradient) for g in gradients)
+
+
+def _chunk(term, rows, gradients):
+    """The term's sum over some rows; adds its gradients."""
+    values, leaves = [], []
+    for x in term.inputs:
+        value = x.network.head(x.features[rows]) if isinstance(x, Head) else x[rows].detach()
+        if values and value.is_floating_point():
+            value = value.to(values[0].dtype)
+        if id(_tensor(x)) in gradients:
+            leaves.append((x, value.requires_grad_()))
+        values.append(value)
+    device = values[0].device.type
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        loss = term.loss(*values).sum()
+        found = torch.autograd.grad(loss, [value for _, value in leaves]) if leaves else []
+    del values
+    for (x, _), gradient in zip(leaves, found, strict=True):
+        if isinstance(x, Head):
+            into = [gradients.get(id(p)) for p in x.network.head_parameters]
+            gradient = x.network.head_backward(x.features[rows], gradient, into)
+        gradients[id(_tensor(x))][rows] += gradient
+    return loss.detach()
+
+
+def chunks(x):
+    """Slices that cover the rows of an input."""
+    R = len(_tensor(x))
+    width = x.network.vocab_size if isinstance(x, Head) else x[:1].numel()
+    most = max(1, CHUNK.get(_tensor(x).device.type, CHUNK_ELSEWHERE) // max(1, width))
+    if most > TILE:
+        most -= most % TILE
+    return [slice(start, min(start + most, R)) for start in range(0, R, most)]
+
+
+@torch.no_grad()
+def sample(head, probs, u_R):
+    """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
+    tokens = [
+        sample_tokens(probs(head.network.head(head.features[rows])), u_R[rows])
+        for rows in chunks(head)
+    ]
+    return torch.cat(tokens) if tokens else u_R.long()
+
+
+def uniforms(shape, device):
+    """What ``sample_tokens`` takes, float64: one number a row, however the rows are taken."""
+    return torch.rand(shape, dtype=torch.float64, device=device)
+
+
+@torch.no_grad()
+def sample_tokens(probs, u):
+    """Inverse-CDF sampling, (...): the first token with sum_{i <= token} p_i > u sum_i p_i.
+
+    probs (..., V), not negative and of any sum; u (...) in [0, 1), float64. The sum is found in two
+    steps, over blocks of tokens and inside one of them, in float64: no rare token is cut off, and
+    none of probability 0 is drawn.
+    """
+    V = probs.shape[-1]
+    whole = V // BLOCK * BLOCK
+    blocks = probs[..., :whole].unflatten(-1, (-1, BLOCK)).sum(-1) if whole else probs[..., :0]
+    sums = torch.cat([blocks, probs[..., whole:].sum(-1, keepdim=True)], -1).double()
+    block, share = _invert(sums, u)
+    tokens = block[..., None] * BLOCK + torch.arange(BLOCK, device=probs.device)
+    inside = probs.gather(-1, tokens.clamp(max=V - 1)).double().masked_fill(tokens >= V, 0.0)
+    return (block * BLOCK + _invert(inside, share)[0]).clamp(max=V - 1)
+
+
+def _invert(masses, u):
+    """The first index at which the cumulated mass passes the share u, and the share of it there."""
+    cumulated = masses.cumsum(-1)
+    target = u.clamp(max=1 - 1e-12)[..., None] * cumulated[..., -1:]
+    index = torch.searchsorted(cumulated, target, right=True)
+    index = index.clamp(max=masses.shape[-1] - 1)  # not a number is for the loss to find
+    mass = masses.gather(-1, index)
+    share = (target - (cumulated.gather(-1, index) - mass)) / mass
+    return index[..., 0], share[..., 0].clamp(min=0.0)
