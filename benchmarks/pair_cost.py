@@ -51,10 +51,10 @@ class Size:
         return self.batch * self.length
 
 
-def _gaussian(cls):
+def _gaussian(cls, **settings):
     def make(vocab):
         gammas = schedules.DUO_GAMMA if vocab == schedules.DUO_VOCAB else (None, None)
-        return cls(vocab, schedules.GaussianSchedule.configured(vocab, *gammas))
+        return cls(vocab, schedules.GaussianSchedule.configured(vocab, *gammas), **settings)
 
     return make
 
@@ -68,7 +68,14 @@ CASES = {
         lambda V, cls=cls: cls(V, V - 1) for cls in (processes.ScoreProcess, dense.Score)
     ),
     "categorical": (processes.UniformProcess, dense.Uniform),
-    "gaussian": (_gaussian(processes.GaussianUniformProcess), _gaussian(dense.Gaussian)),
+    "gaussian": (
+        _gaussian(processes.GaussianUniformProcess),
+        _gaussian(dense.Gaussian, top=schedules.DUO_VOCAB),
+    ),
+    # on a host whose network takes no mixtures; the textbook has no other inputs
+    "gaussian, dense inputs": (
+        _gaussian(processes.GaussianUniformProcess, top=schedules.DUO_VOCAB),
+    ),
 }
 
 
@@ -229,24 +236,24 @@ def _peak(watch, whole, state_sizes):
 
 def measure(case, size, device, repeats, textbook=True):
     """Rows of results, the core's and, if asked for, the textbook's; batch 0 is the largest."""
-    rows = []
-    for name, process in list(zip(("core", "textbook"), CASES[case], strict=True))[: 1 + textbook]:
+    forms = []
+    for name, process in zip(("core", "textbook"), CASES[case][: 1 + textbook], strict=False):
         plain = name == "textbook"
         fitted = size if size.batch else _largest(process, size, device, plain)
-        rows.append((name, fitted, Pair(process, fitted, device, plain)))
+        forms.append((name, fitted, Pair(process, fitted, device, plain)))
     peaks = []
-    for *_, pair in rows:
+    for *_, pair in forms:
         pair.run()  # AdamW's moments and the allocator's memory are there after this
         peaks.append(pair.memory())
-    seen = {name: [] for name, *_ in rows}
+    seen = {name: [] for name, *_ in forms}
     for _ in range(repeats):
-        for name, _, pair in rows:
+        for name, _, pair in forms:
             seen[name].append({"F": pair.forward(), **pair.run()})
     return [
         {"case": case, "form": name, **dataclasses.asdict(fitted), **_summary(seen[name], fitted)}
         | {"peak_bytes": peak, "tensors_BLV": tensors}
         | {"repeats": seen[name]}
-        for (name, fitted, _), (peak, tensors) in zip(rows, peaks, strict=True)
+        for (name, fitted, _), (peak, tensors) in zip(forms, peaks, strict=True)
     ]
 
 
@@ -281,7 +288,7 @@ def _summary(repeats, size):
 
 def growth(case, base, device, repeats):
     """Exponents of time and memory: slopes of log cost at 1/2, 1 and 2 times the base."""
-    rows = []
+    exponents = []
     for key in GROWTH:
         sizes = [
             dataclasses.replace(base, **{key: int(getattr(base, key) * factor)})
@@ -293,8 +300,8 @@ def growth(case, base, device, repeats):
             "F": [row["seconds"]["F"] for row in found],
             "memory": [row["peak_bytes"] for row in found],
         }
-        rows.append({"case": case, "doubled": key} | {k: _slope(v) for k, v in costs.items()})
-    return rows
+        exponents.append({"case": case, "doubled": key} | {k: _slope(v) for k, v in costs.items()})
+    return exponents
 
 
 def _slope(values):
@@ -389,39 +396,45 @@ def sizes(options, device):
 def main():
     options = arguments()
     torch.set_num_threads(1)
-    malloc = keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tree = host.find(options.host or host.STANDALONE).activate()
-    rows, growths = [], []
+    report = {
+        "rows": [],
+        "growth": [],
+        "hardware": hardware(device),
+        "precision": "bf16" if device.type == "cuda" else "float32",
+        "clock": "wall" if device.type == "cuda" else "CPU seconds of the process",
+        "malloc": keep_memory(),
+        "torch": torch.__version__,
+        "host": host.find(options.host or host.STANDALONE).activate().name,
+        "commit": trees.own_commit(),
+    }
     for size in sizes(options, device):
         for case in options.cases:
-            rows += measure(case, size, device, options.repeats, not options.no_textbook)
-            print(table(rows[-1 - (not options.no_textbook) :], []), flush=True)
+            found = measure(case, size, device, options.repeats, not options.no_textbook)
+            print(table(found, []), flush=True)
+            report["rows"] += found
+            write(options.output, report)
     if not options.no_growth:
         base = sizes(options, device)[0]
-        base = dataclasses.replace(base, batch=base.batch or 4)
+        batch, vocab = max(2, base.batch // 2), base.vocab // 2
+        base = dataclasses.replace(base, batch=batch, vocab=vocab)
+        report["growth_base"] = dataclasses.asdict(base)
         for case in options.cases:
-            growths += growth(case, base, device, max(1, options.repeats // 2))
-    text = table(rows, growths)
-    print(text)
-    if options.output:
-        report = {
-            "rows": rows,
-            "growth": growths,
-            "hardware": hardware(device),
-            "precision": "bf16" if device.type == "cuda" else "float32",
-            "clock": "wall" if device.type == "cuda" else "CPU seconds of the process",
-            "malloc": malloc,
-            "torch": torch.__version__,
-            "host": tree.name,
-            "commit": trees.own_commit(),
-        }
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_whole(
-            str(folder / "results.json"), (json.dumps(report, indent=1) + "\n").encode()
-        )
-        files.write_whole(str(folder / "table.md"), text.encode())
+            report["growth"] += growth(case, base, device, max(1, options.repeats // 2))
+            write(options.output, report)
+    print(table(report["rows"], report["growth"]))
+
+
+def write(folder, report):
+    """What has been found so far; nothing where no folder is given."""
+    if folder is None:
+        return
+    content = {
+        "results.json": json.dumps(report, indent=1) + "\n",
+        "table.md": table(report["rows"], report["growth"]),
+    }
+    for name, text in content.items():
+        files.write_whole(str(Path(folder, name)), text.encode())
 
 
 if __name__ == "__main__":

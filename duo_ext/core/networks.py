@@ -1,6 +1,8 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
 import contextlib
+import inspect
+from dataclasses import dataclass
 
 import torch
 
@@ -9,12 +11,21 @@ class _Captured(Exception):
     """Carries the features out of a forward pass whose output layer is not wanted."""
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Soft tokens that mix k tokens each: tokens (B, L, k) with weights (B, L, k) of sum 1."""
+
+    tokens: torch.Tensor
+    weights: torch.Tensor
+
+
 class Denoiser:
     """A DIT whose body and head can be evaluated apart, the head on chosen rows only.
 
     ``backbone(x, sigma)`` is any network with Duo's names: x are token ids (B, L), or logits
-    (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. A network that is not
-    conditioned on time gets sigma = 0. Nothing of the backbone is changed or copied.
+    (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One whose forward pass has
+    a parameter ``weights`` takes a ``Mixture`` as well. A network that is not conditioned on time
+    gets sigma = 0. Nothing of the backbone is changed or copied.
     """
 
     def __init__(self, backbone, time_conditioning):
@@ -34,12 +45,19 @@ class Denoiser:
         hook = self._last_layer.register_forward_pre_hook(capture)
         try:
             with self._dropout_apart():
-                self.backbone(x, self._sigma(alpha_B))
+                if isinstance(x, Mixture):
+                    self.backbone(x.tokens, self._sigma(alpha_B), weights=x.weights)
+                else:
+                    self.backbone(x, self._sigma(alpha_B))
         except _Captured as captured:
             return captured.args[0]
         finally:
             hook.remove()
         raise AssertionError("the backbone did not call output_layer.linear")
+
+    @property
+    def takes_mixtures(self):
+        return "weights" in inspect.signature(self.backbone.forward).parameters
 
     @contextlib.contextmanager
     def _dropout_apart(self):

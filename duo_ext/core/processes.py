@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import torch
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Mixture
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
 LOG_LINEAR = LogLinear()
+NEGLIGIBLE = 1e-8  # of a sum of 1; float32 rounds at 6e-8
 
 
 def sample_times(n, eps, device):
@@ -317,7 +319,7 @@ class Sample:
     """
 
     output: torch.Tensor | rows.Head
-    x: torch.Tensor
+    x: torch.Tensor | Mixture
     z_BL: torch.Tensor
     alpha_B: torch.Tensor
     dalpha_B: torch.Tensor
@@ -349,22 +351,36 @@ class GaussianUniformProcess(UniformProcess):
 
     The networks see softmax(w_s / tau), the loss z = argmax(w_s), which is not differentiated;
     w_s is, inside teacher and fake too. ``schedule`` is the GaussianSchedule of the argmax.
+
+    softmax(w_s / tau) has few tokens that count. A network that takes mixtures gets the ``top``
+    largest, if the rest is at most 1e-8 of it at every position; otherwise all V.
     """
 
     tau: float = 1e-3
+    top: int = 16
 
     def _sample(self, student, x0_BL, given_BL):
         t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
         x0_BLV = one_hot_like(x0_BL, torch.empty(0, self.vocab_size, device=x0_BL.device))
         w_BLV = self._noised(x0_BLV, t_B, given_BL)
-        logits_BLV = student(w_BLV / self.tau, self.schedule(t_B)[0])
+        logits_BLV = student(self._softened(w_BLV, student), self.schedule(t_B)[0])
         xhat_BLV = logits_BLV.softmax(-1)
         if given_BL.any():
             xhat_BLV = torch.where(given_BL[..., None], x0_BLV.to(xhat_BLV.dtype), xhat_BLV)
         w_BLV = self._noised(xhat_BLV, s_B, given_BL)
         z_BL = w_BLV.detach().argmax(-1)
         output = _rows(logits_BLV, ~given_BL)
-        return Sample(output, w_BLV / self.tau, z_BL, *self.schedule(s_B), ~given_BL)
+        x = self._softened(w_BLV, student)
+        return Sample(output, x, z_BL, *self.schedule(s_B), ~given_BL)
+
+    def _softened(self, w_BLV, network):
+        """softmax(w / tau) as the network takes it: a Mixture, or logits."""
+        if network.takes_mixtures and self.top < self.vocab_size:
+            w_BLK, tokens_BLK = w_BLV.topk(self.top)
+            gap = (w_BLK[..., 0] - w_BLK[..., -1]).min()
+            if self.vocab_size * torch.exp(-gap / self.tau) <= NEGLIGIBLE:
+                return Mixture(tokens_BLK, (w_BLK / self.tau).softmax(-1))
+        return w_BLV / self.tau
 
     def _noised(self, x_BLV, t_B, given_BL):
         a_B, s_B = (scale.to(x_BLV.dtype) for scale in self.schedule.scales(t_B))

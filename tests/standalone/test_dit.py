@@ -44,6 +44,14 @@ def test_a_soft_token_is_the_mean_embedding(dit):
     torch.testing.assert_close(shifted, mean, rtol=1e-13, atol=1e-13)
 
 
+def test_weighted_tokens_are_the_soft_token_of_the_same_distribution(dit):
+    model, (x, sigma) = dit(), tokens_and_noise()
+    tokens = torch.stack([x, (x + 1) % V], -1)
+    weights = torch.rand(3, 5, 2, dtype=torch.float64).softmax(-1)
+    probs = torch.zeros(3, 5, V + 1, dtype=torch.float64).scatter(-1, tokens, weights)
+    torch.testing.assert_close(model(tokens, sigma, weights=weights), model(probs.log(), sigma))
+
+
 def test_a_soft_input_has_the_gradient_of_finite_differences(dit):
     model, sigma = dit("mdlm", "model.n_blocks=1"), torch.full((1,), 0.4).double()
     logits = (0.1 * torch.randn(1, 2, V + 1, dtype=torch.float64)).requires_grad_()
@@ -192,7 +200,6 @@ def test_dropout_acts_in_training_only(dit):
     assert not torch.equal(model(x, sigma), model(x, sigma))
 
 
-@pytest.mark.parametrize("extra", [{"class_cond": torch.zeros(3)}, {"weights": torch.zeros(3)}])
-def test_what_it_does_not_have_is_refused(dit, extra):
-    with pytest.raises(ValueError, match="neither class conditions nor input weights"):
-        dit()(*tokens_and_noise(), **extra)
+def test_class_conditions_are_refused(dit):
+    with pytest.raises(ValueError, match="no class conditions"):
+        dit()(*tokens_and_noise(), class_cond=torch.zeros(3))

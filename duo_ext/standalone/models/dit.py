@@ -103,14 +103,17 @@ class TimestepEmbedder(nn.Module):
 
 
 class EmbeddingLayer(nn.Module):
-    """Token ids (B, L), or logits (B, L, V) whose softmax weighs the embeddings."""
+    """Token ids (B, L); (B, L, k) with weights; or logits (B, L, V), their softmax the weights."""
 
     def __init__(self, dim, vocab_dim):
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(vocab_dim, dim))
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
 
-    def forward(self, x):
+    def forward(self, x, weights=None):
+        if weights is not None:
+            mixed = weights.to(self.embedding.dtype)[..., None, :] @ F.embedding(x, self.embedding)
+            return mixed[..., 0, :]
         if x.ndim == 2:
             return F.embedding(x, self.embedding)
         weights = x.to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
@@ -187,8 +190,9 @@ class DIT(nn.Module, huggingface_hub.PyTorchModelHubMixin):
     """Logits (B, L, V) in float32 for x at noise level sigma (B,).
 
     x: token ids (B, L), or (B, L, V) logits of a distribution over tokens: the softmax is inside,
-    so a log-probability gives the mean embedding under it. With ``algo.causal_attention`` there is
-    no time and sigma is ignored.
+    so a log-probability gives the mean embedding under it; or token ids (B, L, k) with their
+    ``weights`` (B, L, k) in the mean embedding, as in Duo's main. With ``algo.causal_attention``
+    there is no time and sigma is ignored.
     """
 
     def __init__(self, config, vocab_size):
@@ -219,11 +223,11 @@ class DIT(nn.Module, huggingface_hub.PyTorchModelHubMixin):
         )
 
     def forward(self, x, sigma=None, class_cond=None, weights=None):
-        if class_cond is not None or weights is not None:
-            raise ValueError("the standalone DIT has neither class conditions nor input weights")
+        if class_cond is not None:
+            raise ValueError("the standalone DIT has no class conditions")
         c_BC = F.silu(self.sigma_map(sigma)) if self.adaLN else None
         with self._precision(x.device.type):
-            x_BLD = self.vocab_embed(x)
+            x_BLD = self.vocab_embed(x, weights)
             cos_sin = self.rotary_emb(x.shape[1])
             for block in self.blocks:
                 x_BLD = block(x_BLD, cos_sin, c_BC)

@@ -1,0 +1,68 @@
+"""The benchmark runs, at a size that takes seconds, and reports all that it should."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks import pair_cost
+from duo_ext.core import rows
+
+TINY = pair_cost.Size(vocab=40, length=8, batch=2, blocks=1, width=32)
+
+
+@pytest.fixture
+def device():
+    return torch.device("cpu")
+
+
+@pytest.mark.parametrize("case", pair_cost.CASES)
+def test_both_forms_of_each_case_are_measured(case, device):
+    found = pair_cost.measure(case, TINY, device, repeats=2)
+    assert [row["form"] for row in found] == ["core", "textbook"][: len(pair_cost.CASES[case])]
+    for row in found:
+        assert len(row["repeats"]) == 2 and row["case"] == case
+        assert row["peak_bytes"] > 0
+    assert case in pair_cost.table(found, [])
+
+
+@pytest.mark.parametrize(("parameters", "tensors"), [(set(), 2), ({2**22}, 0)])
+def test_memory_is_what_lives_at_once(parameters, tensors):
+    """Two tensors of 4 MiB together, then two others; those of a parameter's size do not count."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as watch:
+        a, b = torch.empty(2**20), torch.empty(2**20)
+        del a
+        c = torch.empty(2**20)
+        del b, c
+    most, found = pair_cost._peak(watch, 2**22, parameters)
+    assert most == pytest.approx(2**23, rel=0.01) and found == tensors
+
+
+def test_the_core_keeps_no_tensor_of_batch_length_and_vocabulary(device, monkeypatch):
+    """The textbook does. Rows are taken in chunks of an eighth."""
+    size = pair_cost.Size(vocab=1000, length=32, batch=4, blocks=1, width=32)
+    monkeypatch.setitem(rows.CHUNK, "cpu", size.tokens * size.vocab // 8)
+    for case in ("mdlm", "sedd", "categorical"):
+        core, textbook = pair_cost.measure(case, size, device, repeats=1)
+        assert core["tensors_BLV"] == 0 < textbook["tensors_BLV"]
+        assert core["peak_bytes"] < textbook["peak_bytes"]
+
+
+def test_growth_and_files(monkeypatch, tmp_path):
+    command = "pair_cost --vocab 40 --length 8 --batch 2 --blocks 1 --widths 32 --repeats 1"
+    arguments = [*command.split(), "--cases", "mdlm", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr(pair_cost, "keep_memory", lambda: "as it was")
+    pair_cost.main()
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["form"] for row in found["rows"]} == {"core", "textbook"}
+    assert {g["doubled"] for g in found["growth"]} == {"batch", "length", "vocab", "width"}
+    assert all(math.isfinite(g["pair"]) for g in found["growth"])
+    assert "| mdlm | vocab |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_exponents_of_powers():
+    assert pair_cost._slope([3 * 2.0**-1.5, 3.0, 3 * 2.0**1.5]) == pytest.approx(1.5)
