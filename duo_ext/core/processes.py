@@ -51,12 +51,18 @@ def mix(f, alpha):
     return f * (f.shape[-1] * alpha) + (1 - alpha)
 
 
+def log_mix(f, alpha):
+    """log of ``mix``, finite at alpha = 1 too."""
+    fbar = mix(f, alpha)
+    return fbar.clamp_min(torch.finfo(fbar.dtype).tiny).log()
+
+
 def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
     """(6) without its terms free of f, (R,).
 
     -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
     carries the gradient to xhat, and sum_j r_j = V / xbar_z.
-    log_fbar = log mix(f), xbar = mix(xhat) (R, V); z, alpha, dalpha (R,).
+    log_fbar = log_mix(f), xbar = mix(xhat) (R, V); z, alpha, dalpha (R,).
     """
     V = xbar.shape[-1]
     log_fbar_z = log_fbar.gather(-1, z[:, None])[:, 0]
@@ -274,8 +280,7 @@ class UniformProcess:
         return teacher_R - fake_R
 
     def _at(self, xbar, logits, z_R, alpha_R, dalpha_R):
-        fbar = mix(logits.softmax(-1), alpha_R[:, None])
-        log_fbar = fbar.clamp_min(torch.finfo(fbar.dtype).tiny).log()  # finite at alpha = 1 too
+        log_fbar = log_mix(logits.softmax(-1), alpha_R[:, None])
         return uniform_loss(log_fbar, xbar, z_R, alpha_R, dalpha_R)
 
     def corrupt(self, x0_BL, t_B, given_BL):

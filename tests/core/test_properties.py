@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duo_ext.core import processes, schedules
+from duo_ext.core import processes, rows, schedules
 
 # log-probabilities of any size, but scores are exponentials: beyond this float32 has none
 LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "gaussian": 1e6}
@@ -15,6 +15,8 @@ LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "g
 
 class Table:
     """A network that says the same whatever it is shown: its weights are its logits (B, L, V)."""
+
+    head_parameters, takes_mixtures = (), False
 
     def __init__(self, logits_BLV):
         self.logits_BLV = logits_BLV.requires_grad_()
@@ -25,8 +27,15 @@ class Table:
     def head(self, features):
         return features
 
+    def head_backward(self, features, gradient, into):
+        return gradient
+
     def __call__(self, x, alpha_B):
         return self.features(x, alpha_B)
+
+    @property
+    def vocab_size(self):
+        return self.logits_BLV.shape[-1]
 
 
 def make(name, V):
@@ -79,14 +88,14 @@ def test_losses_and_gradients_are_finite(name, data):
 @given(data=st.data(), t=st.one_of(st.sampled_from([1e-3, 1.0]), st.floats(1e-3, 1.0)))
 def test_the_uniform_loss_is_a_divergence_of_f_from_xhat(data, t):
     """(6) with all its terms is not negative at any xhat on the simplex: l(f) >= l(xhat)."""
-    V, x0, _, logits = data.draw(worlds(1e6))
-    log_f, xhat = (value.double().flatten(0, 1).log_softmax(-1) for value in logits[:2])
-    alpha, dalpha = schedules.LogLinear()(torch.full((len(log_f),), t, dtype=torch.float64))
-    xbar = V * alpha[:, None] * xhat.exp() + 1 - alpha[:, None]
+    _, x0, _, logits = data.draw(worlds(1e6))
+    f, xhat = (value.double().flatten(0, 1).softmax(-1) for value in logits[:2])
+    alpha, dalpha = schedules.LogLinear()(torch.full((len(f),), t, dtype=torch.float64))
+    xbar = processes.mix(xhat, alpha[:, None])
     z = x0.flatten()
     at_f, at_xhat = (
         processes.uniform_loss(processes.log_mix(value, alpha[:, None]), xbar, z, alpha, dalpha)
-        for value in (log_f, xhat)
+        for value in (f, xhat)
     )
     assert at_f.isfinite().all() and at_xhat.isfinite().all()
     assert (at_f - at_xhat >= -1e-9 * at_xhat.abs().clamp_min(1)).all()
@@ -99,13 +108,12 @@ def test_probabilities_lie_on_the_simplex(data):
     absorbing, uniform = make("absorbing", V), make("uniform", V)
     xhat = absorbing.probs(logits[0])
     assert (xhat[..., V - 1] == 0).all()
-    soft = uniform.student_output(Table(logits[1]), x0, given_BL)
-    assert torch.equal(soft.argmax(-1)[given_BL], x0[given_BL])
-    for probs in (xhat, soft.detach()):
-        assert (probs >= 0).all()
-        torch.testing.assert_close(probs.sum(-1), torch.ones(x0.shape))
-        drawn = processes.sample_tokens(probs)
-        assert (probs.gather(-1, drawn[..., None]) > 0).all()
+    z = uniform.corrupt(x0, torch.rand(len(x0)), given_BL)
+    assert torch.equal(z[given_BL], x0[given_BL])
+    assert (xhat >= 0).all()
+    torch.testing.assert_close(xhat.sum(-1), torch.ones(x0.shape))
+    drawn = rows.sample_tokens(xhat, rows.uniforms(x0.shape, "cpu"))
+    assert (xhat.gather(-1, drawn[..., None]) > 0).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -140,15 +148,16 @@ def test_alpha_stays_between_its_ends_and_falls(name, V):
 @given(data=st.data())
 def test_no_nan_where_alpha_is_one_or_zero(data):
     """At the ends themselves a loss may be infinite, but it is a number."""
-    V, _, _, logits = data.draw(worlds(1e6))
-    log_f = logits[0].flatten(0, 1).log_softmax(-1)
-    xhat = logits[1].flatten(0, 1).softmax(-1)
+    _, _, _, logits = data.draw(worlds(1e6))
+    f, xhat = (value.flatten(0, 1).softmax(-1) for value in logits[:2])
     for end in (0.0, 1.0):
-        alpha = torch.full((len(log_f),), end)
-        xbar = V * end * xhat + 1 - end
-        log_fbar = processes.log_mix(log_f, alpha[:, None])
+        alpha = torch.full((len(f),), end)
+        xbar = processes.mix(xhat, alpha[:, None])
+        log_fbar = processes.log_mix(f, alpha[:, None])
         assert not log_fbar.isnan().any()
-        z = processes.sample_tokens(xbar / V)  # what is drawn has a probability
+        z = rows.sample_tokens(
+            xbar, rows.uniforms(len(f), "cpu")
+        )  # what is drawn has a probability
         if end == 1.0:
             loss = processes.uniform_loss(log_fbar, xbar, z, alpha, -torch.ones_like(alpha))
             assert not loss.isnan().any()
