@@ -8,10 +8,15 @@ HEADS = ("hidden_size", "n_heads")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 
 
-def choose(key, name, options):
-    """options[name], or a ValueError that lists what ``key`` may be."""
+def require(key, name, options):
+    """Raise a ValueError that lists what ``key`` may be, if it may not be ``name``."""
     if name not in options:
         raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(options)}")
+
+
+def choose(key, name, options):
+    """options[name], where ``require`` lets it be."""
+    require(key, name, options)
     return options[name]
 
 

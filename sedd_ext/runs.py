@@ -18,12 +18,14 @@ from duo_ext.checkpoints import Saved
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
 
-# SEDD's learning rate is a numpy number, which its optimizer state carries along.
+# SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
+# only types beyond torch's own that are made from a checkpoint; numpy 1 had another module name.
+_SCALAR = numpy.float64(0).__reduce__()[0]
 NUMPY_TYPES = [
-    numpy.dtype,
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (numpy.dtype, "numpy.dtype"),
     type(numpy.dtype(numpy.float64)),
-    (numpy._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
 
 

@@ -41,3 +41,10 @@ def test_only_unfinished_files_are_swept(tmp_path, monkeypatch):
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept | {"inner"}
     files.sweep(tmp_path / "missing")
+
+
+def test_files_are_found_wherever_fsspec_reaches(tmp_path):
+    (tmp_path / "here").touch()
+    assert files.exists(str(tmp_path / "here"))
+    assert not files.exists(str(tmp_path / "there"))
+    assert not files.exists("memory://nothing")

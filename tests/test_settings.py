@@ -87,3 +87,9 @@ def test_a_host_refuses_before_it_loads_anything(tiny, standalone, monkeypatch, 
     monkeypatch.setattr(standalone.module("dataloader"), "get_tokenizer", pytest.fail)
     with pytest.raises(ValueError, match=f"{setting.partition('=')[0]} is '?{setting[-1:]}?"):
         host.active().run(tiny("algo=mdlm", setting), algorithm)
+
+
+def test_a_choice_outside_the_list_names_the_key_and_the_list():
+    assert settings.choose("mode", "train", {"train": 1, "sample": 2}) == 1
+    with pytest.raises(ValueError, match="mode is 'fly'; it must be one of train, sample"):
+        settings.choose("mode", "fly", {"train": 1, "sample": 2})

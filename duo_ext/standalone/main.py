@@ -12,10 +12,9 @@ import dataloader
 import hydra
 import lightning
 import omegaconf
-import utils
 
-from duo_ext import checkpoints
-from duo_ext.files import write_whole
+from duo_ext import checkpoints, files
+from duo_ext.settings import require
 
 ALGORITHMS = {
     "ar": algo.AR,
@@ -67,7 +66,7 @@ def _generate_samples(diffusion_model, config, logger, tokenizer):
         "generated_seqs": texts,
     }
     print(f"GenPPL {result['generative_ppl']:.3f}  entropy {result['entropy']:.4f}")
-    write_whole(config.eval.generated_samples_path, json.dumps(result, indent=1).encode())
+    files.write_whole(config.eval.generated_samples_path, json.dumps(result, indent=1).encode())
     return result
 
 
@@ -84,7 +83,7 @@ def _eval_ppl(diffusion_model, config, logger, tokenizer):
 def _train(diffusion_model, config, logger, tokenizer):
     """Train from scratch, from training.finetune_path, or from the run's last checkpoint."""
     resume = config.checkpointing.resume_ckpt_path
-    if not (config.checkpointing.resume_from_ckpt and resume and utils.fsspec_exists(resume)):
+    if not (config.checkpointing.resume_from_ckpt and resume and files.exists(resume)):
         resume = None
     if resume:
         checkpoints.read(resume, "checkpointing.resume_ckpt_path")
@@ -114,7 +113,7 @@ MODES = {"train": _train, "sample_eval": _generate_samples, "ppl_eval": _eval_pp
 
 def main(config):
     """Run ``config.mode`` with the algorithm that ``algo.name`` names."""
-    utils.check_choice("algo.name", config.algo.name, ALGORITHMS)
+    require("algo.name", config.algo.name, ALGORITHMS)
     lightning.seed_everything(config.seed, verbose=False)
     tokenizer = dataloader.get_tokenizer(config)
     return MODES[config.mode](

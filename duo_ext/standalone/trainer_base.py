@@ -17,6 +17,7 @@ import torch
 import utils
 
 from duo_ext import checkpoints
+from duo_ext.settings import require
 
 
 @dataclass
@@ -233,11 +234,9 @@ class Diffusion(TrainerBase):
 
     def _validate_configuration(self):
         super()._validate_configuration()
-        utils.check_choice("algo.loss_type", self.loss_type, self.LOSS_TYPES)
-        utils.check_choice("sampling.predictor", self.sampler, self.PREDICTORS)
-        utils.check_choice(
-            "sampling.noise_removal", self.config.sampling.noise_removal, self.NOISE_REMOVALS
-        )
+        require("algo.loss_type", self.loss_type, self.LOSS_TYPES)
+        require("sampling.predictor", self.sampler, self.PREDICTORS)
+        require("sampling.noise_removal", self.config.sampling.noise_removal, self.NOISE_REMOVALS)
         if self.sampler == "ancestral_cache" and self.time_conditioning:
             raise ValueError(
                 "sampling.predictor is 'ancestral_cache', which skips evaluations of a network "

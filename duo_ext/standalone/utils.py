@@ -1,14 +1,8 @@
-"""Files through fsspec, learning-rate schedules, and checks with one clear sentence."""
+"""Learning-rate schedules, and checks with one clear sentence."""
 
 import math
 
-import fsspec
 import torch
-
-
-def fsspec_exists(filename):
-    fs, path = fsspec.core.url_to_fs(filename)
-    return fs.exists(path)
 
 
 class CosineDecayWarmupLRScheduler(torch.optim.lr_scheduler.LambdaLR):
@@ -38,8 +32,3 @@ def stop_if_not_finite(value, name, step):
             f"the {name} at step {step} is {value.item()}: training stops before the update, "
             "the last checkpoint is kept"
         )
-
-
-def check_choice(key, given, wanted):
-    if given not in wanted:
-        raise ValueError(f"{key} is '{given}'; it must be one of {', '.join(wanted)}")

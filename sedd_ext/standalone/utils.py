@@ -5,23 +5,13 @@ import logging
 import os
 import re
 
-import numpy
 import omegaconf
 import torch
 
 from duo_ext.files import write_whole
+from sedd_ext.runs import NUMPY_TYPES
 
 LAYOUT = ("optimizer", "model", "ema", "step")
-
-# SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
-# only types beyond torch's own that are made from a checkpoint; numpy 1 had another module name.
-_SCALAR = numpy.float64(0).__reduce__()[0]
-SAFE = [
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (numpy.dtype, "numpy.dtype"),
-    type(numpy.dtype(numpy.float64)),
-]
 
 
 def load_hydra_config_from_run(load_dir):
@@ -58,7 +48,7 @@ def read_checkpoint(path, device="cpu"):
     if not os.path.isfile(path):
         raise ValueError(f"there is no checkpoint '{path}'")
     try:
-        with torch.serialization.safe_globals(SAFE):
+        with torch.serialization.safe_globals(NUMPY_TYPES):
             saved = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # what torch.load raises depends on the bytes that it meets
         unknown = re.search(r"GLOBAL (\S+)", str(error))

@@ -36,16 +36,3 @@ def test_a_value_that_is_not_finite_stops(utils, value):
     utils.stop_if_not_finite(torch.tensor(1e30), "loss", 3)
     with pytest.raises(ValueError, match=f"the loss at step 3 is {value}: training stops"):
         utils.stop_if_not_finite(torch.tensor(value), "loss", 3)
-
-
-def test_a_choice_outside_the_list_names_the_key_and_the_list(utils):
-    utils.check_choice("mode", "train", ("train", "sample"))
-    with pytest.raises(ValueError, match="mode is 'fly'; it must be one of train, sample"):
-        utils.check_choice("mode", "fly", ("train", "sample"))
-
-
-def test_files_are_found_wherever_fsspec_reaches(utils, tmp_path):
-    (tmp_path / "here").touch()
-    assert utils.fsspec_exists(str(tmp_path / "here"))
-    assert not utils.fsspec_exists(str(tmp_path / "there"))
-    assert not utils.fsspec_exists("memory://nothing")
