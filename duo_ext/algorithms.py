@@ -324,6 +324,7 @@ class IDLM(trainer_base.Diffusion):
             "teacher": self.opponents.teacher_sha256,
             "algo.process": config.algo.process,
             "algo.noising": config.algo.noising,
+            "algo.on_policy": config.algo.get("on_policy"),
             "algo.fake_ratio": config.algo.fake_ratio,
             "algo.fake_warmup": config.algo.fake_warmup,
             "loader.global_batch_size": config.loader.global_batch_size,
