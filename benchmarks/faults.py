@@ -35,12 +35,11 @@ class Row:
 
 
 def kill_at_random(tiny, straight, count, draw):
-    """kill -9 at a moment drawn from the time between the making of the folder and the end."""
+    """kill -9 at a moment drawn from the time between the first save and the end."""
     tensors, seconds = straight
 
     def moment(run):
-        while not run.folder.exists():
-            time.sleep(0.001)
+        run.wait_for_save()
         time.sleep(draw.uniform(0, seconds))
 
     return _kills(tiny, tensors, count, moment, "kill -9 at a random moment")
@@ -53,6 +52,7 @@ def kill_while_saving(tiny, straight, count, draw):
         seen, wanted = set(), draw.randint(1, PAIRS - 1)
         while len(seen) < wanted and run.over() is None:
             seen.update(run.temporaries())
+            time.sleep(0.0002)
 
     return _kills(tiny, straight[0], count, moment, "kill -9 in a save")
 
@@ -77,9 +77,9 @@ def _kills(tiny, straight, count, moment, fault):
         if done:
             shutil.rmtree(run.folder)
     seen = (
-        f"last checkpoint complete {whole} times, absent before the first pair {first} times; an "
-        f"unfinished file beside it {amid} times, removed by the next start; same end, bit for "
-        f"bit, {resumed} times"
+        f"last checkpoint complete {whole - first} times, not yet there {first} times; unfinished "
+        f"file beside it {amid} times, removed by the next start; same end, bit for bit, {resumed} "
+        "times"
     )
     return Row(tiny.program.name, fault, tried, min(whole, resumed), seen, "the pair in hand")
 

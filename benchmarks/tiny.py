@@ -138,10 +138,9 @@ class Tiny:
         return Run(self, name, settings).command([*before, module], dict(environment))
 
     def straight(self):
-        """What the undisturbed run ends with, and its seconds from the making of its folder."""
+        """What the undisturbed run ends with, and the seconds from its first save to its end."""
         run = self.student("straight")
-        while not run.folder.exists():
-            time.sleep(0.001)
+        run.wait_for_save()
         start = time.perf_counter()
         assert run.wait() == 0, run.printed()
         return run.tensors(), time.perf_counter() - start
@@ -211,6 +210,11 @@ class Run:
         if self.code is None:
             self._reap(0)
         return self.code
+
+    def wait_for_save(self):
+        """Return when the first checkpoint is being written, or the run is over."""
+        while not (self.temporaries() or self.last.exists() or self.over() is not None):
+            time.sleep(0.001)
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
