@@ -39,6 +39,10 @@ def check_heads(config):
 
 def check(config):
     """Raise a ValueError that names the first key whose value cannot work."""
+    for key in ("trainer.devices", "trainer.num_nodes"):  # first: the batch is computed from them
+        value = omegaconf.OmegaConf.select(config, key)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} is {value}; it must be a number, at least 1")
     require_positive(config, POSITIVE)
     for key in NOT_NEGATIVE:
         value = omegaconf.OmegaConf.select(config, key)
@@ -57,8 +61,6 @@ def check(config):
 
 
 def _check_batch(loader, trainer):
-    if not isinstance(trainer.devices, int):
-        raise ValueError(f"trainer.devices is {trainer.devices}; it must be a number of devices")
     parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
     if loader.batch_size * parts != loader.global_batch_size:
         raise ValueError(
