@@ -144,6 +144,8 @@ class AbsorbingProcess:
         z_BL = torch.where(given_BL, x0_BL, self.mask_index)
         for step in range(K - 1):
             going_B = stop_B > step
+            if not going_B.any():  # a network need not take a batch of nothing
+                break
             z = z_BL[going_B]
             features = student.features(z, alphas[step].expand(len(z)))
             unmasked = torch.rand(z.shape, device=device) < (

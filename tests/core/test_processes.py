@@ -186,6 +186,16 @@ class TestRollout:
         shares = tokens.bincount(minlength=MASK).double() / len(tokens)
         torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
 
+    def test_no_network_is_given_a_batch_of_nothing(self, toy):
+        """One sequence often stops before the last step; some networks fail on none."""
+        student = toy(V, L)
+        features, seen = student.features, []
+        student.features = lambda x, alpha: seen.append(len(x)) or features(x, alpha)
+        for n in (0, *[1] * 20):
+            x0 = torch.zeros(n, L, dtype=torch.long)
+            self.process.rollout(student, x0, torch.zeros(n, L, dtype=torch.bool))
+        assert 0 not in seen and 0 < len(seen) < 60
+
     def test_the_chosen_share_is_replaced(self, networks):
         process = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
         x0 = torch.randint(0, MASK, (600, L))
