@@ -44,11 +44,16 @@ def _absorbing(model):
 
 
 def _categorical(model):
-    return processes.UniformProcess(model.vocab_size)
+    return processes.UniformProcess(model.vocab_size, on_policy=model.config.algo.on_policy)
 
 
 def _gaussian(model):
     settings = model.config.algo
+    if settings.on_policy > 0:
+        raise ValueError(
+            f"algo.on_policy is {settings.on_policy}; algo.noising=gaussian has inputs that no "
+            "sampling makes, so it must be 0"
+        )
     schedule = schedules.GaussianSchedule.configured(
         model.vocab_size, settings.gamma_min, settings.gamma_max
     )
@@ -324,7 +329,7 @@ class IDLM(trainer_base.Diffusion):
             "teacher": self.opponents.teacher_sha256,
             "algo.process": config.algo.process,
             "algo.noising": config.algo.noising,
-            "algo.on_policy": config.algo.get("on_policy"),
+            "algo.on_policy": config.algo.on_policy,
             "algo.fake_ratio": config.algo.fake_ratio,
             "algo.fake_warmup": config.algo.fake_warmup,
             "loader.global_batch_size": config.loader.global_batch_size,

@@ -85,7 +85,7 @@ def check_idlm(settings, length):
         )
     if settings.fake_lr is not None and settings.fake_lr <= 0:
         raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
-    if not 0 <= settings.get("on_policy", 0) <= 1:
+    if not 0 <= settings.on_policy <= 1:
         raise ValueError(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
     _check_guard(settings.guard)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext.core import rows
+from duo_ext.core import rollout, rows
 from duo_ext.core.networks import Mixture
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
@@ -79,8 +79,7 @@ class AbsorbingProcess:
     positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
 
-    A share ``on_policy`` of the z_t are not noised data but states of the student's own sampling,
-    on which a few-step sampler is used; the paper has 0. It slows the drift of the marginals.
+    ``on_policy``, ``rollout_steps``: see ``rollout``.
     """
 
     vocab_size: int
@@ -121,43 +120,25 @@ class AbsorbingProcess:
     def _draw(self, student, x0_BL, given_BL):
         """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
         B, device = len(x0_BL), x0_BL.device
-        alpha_t, _ = self.schedule(sample_times(B, self.eps, device))
+        t_B = sample_times(B, self.eps, device)
         alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
-        z_BL = self.corrupt(x0_BL, alpha_t, given_BL)
+        z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
         hidden_BL = self._hidden(alpha_s, given_BL)
-        if self.on_policy > 0:
-            chosen_B = torch.rand(B, device=device) < self.on_policy
-            states = self.rollout(student, x0_BL[chosen_B], given_BL[chosen_B])
-            z_BL[chosen_B], alpha_t[chosen_B] = states
-        weight_B = dalpha_s / (1 - alpha_s)
-        return z_BL, alpha_t, hidden_BL, alpha_s, weight_B[:, None].expand_as(hidden_BL)
+        rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
+        weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)
+        return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
 
-    @torch.no_grad()
-    def rollout(self, student, x0_BL, given_BL):
-        """States (B, L) of the student's own sampling in ``rollout_steps`` steps, and alpha_t (B,).
+    def prior(self, x0_BL, given_BL):
+        return torch.where(given_BL, x0_BL, self.mask_index)
 
-        Each sequence stops before a step drawn at random, so its t is 1, ..., 1 / rollout_steps.
-        """
-        K, B, device = self.rollout_steps, len(x0_BL), x0_BL.device
-        alphas, _ = self.schedule(1 - torch.arange(K, device=device) / K)
-        stop_B = torch.randint(K, (B,), device=device)
-        z_BL = torch.where(given_BL, x0_BL, self.mask_index)
-        for step in range(K - 1):
-            going_B = stop_B > step
-            if not going_B.any():  # a network need not take a batch of nothing
-                break
-            z = z_BL[going_B]
-            features = student.features(z, alphas[step].expand(len(z)))
-            unmasked = torch.rand(z.shape, device=device) < (
-                (alphas[step + 1] - alphas[step]) / (1 - alphas[step])
-            )
-            unmasked &= z == self.mask_index
-            u = rows.uniforms(z.shape, device)
-            head = rows.Head(student, features[unmasked])
-            z[unmasked] = rows.sample(head, self.probs, u[unmasked])
-            z_BL[going_B] = z
-        torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
-        return z_BL, alphas[stop_B]
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
+        features = student.features(z_BL, alpha_t.expand(len(z_BL)))
+        drawn = torch.rand(z_BL.shape, device=z_BL.device) < (alpha_s - alpha_t) / (1 - alpha_t)
+        drawn &= z_BL == self.mask_index
+        u = rows.uniforms(z_BL.shape, z_BL.device)
+        z_BL[drawn] = rows.sample(rows.Head(student, features[drawn]), self.probs, u[drawn])
+        return z_BL
 
     def _renoise(self, z_BL, hidden_BL, student, features_BLD):
         """x_s: the student's sampled tokens with the mask at the hidden positions."""
@@ -252,11 +233,15 @@ class UniformProcess:
 
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
+
+    ``on_policy``, ``rollout_steps``: see ``rollout``.
     """
 
     vocab_size: int
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
     eps: float = 1e-3
+    on_policy: float = 0.0
+    rollout_steps: int = 4
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():
@@ -299,10 +284,28 @@ class UniformProcess:
         """The student's output at a random t, and an x_s of it."""
         t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
+        rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
         features_BLD = student.features(z_BL, self.schedule(t_B)[0])
         x_BL = self._renoise(student, features_BLD, x0_BL, s_B, given_BL)
         output = rows.Head(student, _rows(features_BLD, ~given_BL))
         return Sample(output, x_BL, x_BL, *self.schedule(s_B), ~given_BL)
+
+    def prior(self, x0_BL, given_BL):
+        return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
+        V, alpha_ts = self.vocab_size, alpha_t / alpha_s
+
+        def posterior(logits, z):
+            at_s = mix(logits.softmax(-1), alpha_s.to(logits.dtype))
+            kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
+            return at_s.scatter(-1, z[:, None], kept)
+
+        features = student.features(z_BL, alpha_t.expand(len(z_BL)))
+        u, free = rows.uniforms(z_BL.shape, z_BL.device), ~given_BL
+        z_BL[free] = rows.sample(rows.Head(student, features[free]), posterior, u[free], z_BL[free])
+        return z_BL
 
     def _renoise(self, student, features_BLD, x0_BL, s_B, given_BL):
         """x_s: tokens at random, and the student's at the other positions, if they are not given.

@@ -121,10 +121,13 @@ def chunks(x):
 
 
 @torch.no_grad()
-def sample(head, probs, u_R):
-    """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
+def sample(head, probs, u_R, *inputs):
+    """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits, inputs) at u_R;
+    inputs are tensors (R, ...)."""
     tokens = [
-        sample_tokens(probs(head.network.head(head.features[rows])), u_R[rows])
+        sample_tokens(
+            probs(head.network.head(head.features[rows]), *(x[rows] for x in inputs)), u_R[rows]
+        )
         for rows in chunks(head)
     ]
     return torch.cat(tokens) if tokens else u_R.long()

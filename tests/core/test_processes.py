@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from benchmarks import dense
-from duo_ext.core import processes, rows, schedules
+from duo_ext.core import processes, rollout, rows, schedules
 
 V, B, L = 6, 5, 7
 MASK = V - 1
@@ -168,15 +168,14 @@ class TestRollout:
         x0 = torch.zeros(n, L, dtype=torch.long)
         given = torch.zeros(n, L, dtype=torch.bool)
         given[:, 0] = True
-        return *self.process.rollout(student, x0, given), given
+        return *rollout.states(self.process, student, x0, given), given
 
     def test_share_of_masks_is_the_process_own(self, toy):
-        z, alpha, given = self.states(toy)
-        levels, _ = self.process.schedule(torch.tensor([1.0, 0.75, 0.5, 0.25]))
-        assert set(alpha.tolist()) == set(levels.tolist())
-        for level in levels:
-            masked = (z[alpha == level] == MASK)[~given[alpha == level]].double().mean()
-            assert abs(masked - (1 - level)) < 0.02
+        z, t, given = self.states(toy)
+        assert set(t.tolist()) == {1.0, 0.75, 0.5, 0.25}
+        for time in t.unique():
+            masked = (z[t == time] == MASK)[~given[t == time]].double().mean()
+            assert abs(masked - (1 - self.process.schedule(time)[0])) < 0.02
 
     def test_visible_tokens_are_the_students_and_the_given_ones(self, toy):
         z, _, given = self.states(toy)
@@ -186,6 +185,24 @@ class TestRollout:
         shares = tokens.bincount(minlength=MASK).double() / len(tokens)
         torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
 
+    def test_a_uniform_rollout_has_the_process_own_marginals(self, toy):
+        """With a student that knows the tokens' distribution and that they are independent."""
+        process = processes.UniformProcess(V, on_policy=1.0)
+        student = toy(V, L)
+        student.head = lambda features: torch.arange(V).double().expand(*features.shape[:-1], V)
+        torch.manual_seed(0)
+        x0 = torch.zeros(6000, L, dtype=torch.long)
+        given = torch.zeros(6000, L, dtype=torch.bool)
+        given[:, 0] = True
+        z, t = rollout.states(process, student, x0, given)
+        assert (z[given] == 0).all()
+        for time in t.unique():
+            alpha, _ = process.schedule(time)
+            expected = alpha * torch.arange(V).double().softmax(0) + (1 - alpha) / V
+            tokens = z[t == time][:, 1:].flatten()
+            shares = tokens.bincount(minlength=V).double() / len(tokens)
+            torch.testing.assert_close(shares, expected, atol=0.025, rtol=0)
+
     def test_no_network_is_given_a_batch_of_nothing(self, toy):
         """One sequence often stops before the last step; some networks fail on none."""
         student = toy(V, L)
@@ -193,7 +210,7 @@ class TestRollout:
         student.features = lambda x, alpha: seen.append(len(x)) or features(x, alpha)
         for n in (0, *[1] * 20):
             x0 = torch.zeros(n, L, dtype=torch.long)
-            self.process.rollout(student, x0, torch.zeros(n, L, dtype=torch.bool))
+            rollout.states(self.process, student, x0, torch.zeros(n, L, dtype=torch.bool))
         assert 0 not in seen and 0 < len(seen) < 60
 
     def test_the_chosen_share_is_replaced(self, networks):

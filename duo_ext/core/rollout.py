@@ -1,0 +1,41 @@
+"""Inputs of a distillation taken from the student's own few-step sampling instead of from data.
+
+A few-step sampler meets states that the student itself has made. A share ``process.on_policy`` of
+the inputs z_t are such states; the paper has 0. For the absorbing process it slows the drift of the
+marginals.
+
+A process gives its schedule, ``prior(x0_BL, given_BL)`` and ``reverse(student, z_BL, alpha_t,
+alpha_s, given_BL)``, a step of ancestral sampling from t to s.
+"""
+
+import torch
+
+
+def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
+    """Replace, in place, each sequence with probability ``on_policy`` by such a state and its t."""
+    if process.on_policy > 0:
+        chosen_B = torch.rand(len(t_B), device=t_B.device) < process.on_policy
+        z_BL[chosen_B], t_B[chosen_B] = states(
+            process, student, x0_BL[chosen_B], given_BL[chosen_B]
+        )
+
+
+@torch.no_grad()
+def states(process, student, x0_BL, given_BL):
+    """(z_t (B, L), t (B,)) of the student's own sampling in ``process.rollout_steps`` steps.
+
+    Each sequence stops before a step drawn at random, so its t is 1, ..., 1 / rollout_steps.
+    """
+    K, device = process.rollout_steps, x0_BL.device
+    times = 1 - torch.arange(K, device=device, dtype=torch.float64) / K
+    alphas, _ = process.schedule(times)
+    stop_B = torch.randint(K, (len(x0_BL),), device=device)
+    z_BL = process.prior(x0_BL, given_BL)
+    for step in range(K - 1):
+        going_B = stop_B > step
+        if not going_B.any():  # a network need not take a batch of nothing
+            break
+        alpha_t, alpha_s = alphas[step : step + 2]
+        z_BL[going_B] = process.reverse(student, z_BL[going_B], alpha_t, alpha_s, given_BL[going_B])
+    torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
+    return z_BL, times[stop_B]
