@@ -185,23 +185,33 @@ class TestRollout:
         shares = tokens.bincount(minlength=MASK).double() / len(tokens)
         torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
 
-    def test_a_uniform_rollout_has_the_process_own_marginals(self, toy):
-        """With a student that knows the tokens' distribution and that they are independent."""
-        process = processes.UniformProcess(V, on_policy=1.0)
-        student = toy(V, L)
+    def test_a_uniform_step_is_bayes_rule(self, toy):
+        """q(z_s | z_t), proportional to q(z_t | z_s) p_s(z_s), by its four factors."""
+        process, student = processes.UniformProcess(V), toy(V, L)
         student.head = lambda features: torch.arange(V).double().expand(*features.shape[:-1], V)
-        torch.manual_seed(0)
-        x0 = torch.zeros(6000, L, dtype=torch.long)
-        given = torch.zeros(6000, L, dtype=torch.bool)
+        alpha_t, alpha_s = torch.tensor([0.3, 0.5], dtype=torch.float64)
+        z_BL, given = torch.full((8000, L), 1), torch.zeros(8000, L, dtype=torch.bool)
         given[:, 0] = True
-        z, t = rollout.states(process, student, x0, given)
-        assert (z[given] == 0).all()
-        for time in t.unique():
-            alpha, _ = process.schedule(time)
-            expected = alpha * torch.arange(V).double().softmax(0) + (1 - alpha) / V
-            tokens = z[t == time][:, 1:].flatten()
-            shares = tokens.bincount(minlength=V).double() / len(tokens)
-            torch.testing.assert_close(shares, expected, atol=0.025, rtol=0)
+        torch.manual_seed(0)
+        after = process.reverse(student, z_BL.clone(), alpha_t, alpha_s, given)
+        assert (after[given] == 1).all()
+        ratio, one_V = alpha_t / alpha_s, torch.eye(V, dtype=torch.float64)[1]
+        before_V = alpha_s * torch.arange(V).double().softmax(0) + (1 - alpha_s) / V
+        expected = (ratio * one_V + (1 - ratio) / V) * before_V
+        shares = after[~given].bincount(minlength=V).double() / (~given).sum()
+        torch.testing.assert_close(shares, expected / expected.sum(), atol=0.015, rtol=0)
+
+    def test_a_uniform_rollout_starts_anywhere_and_keeps_what_is_given(self, toy):
+        process = processes.UniformProcess(V, on_policy=1.0)
+        torch.manual_seed(0)
+        x0, given = torch.zeros(4000, L, dtype=torch.long), torch.zeros(4000, L, dtype=torch.bool)
+        given[:, 0] = True
+        z, t = rollout.states(process, toy(V, L), x0, given)
+        assert (z[given] == 0).all() and set(t.tolist()) == {1.0, 0.75, 0.5, 0.25}
+        first = z[t == 1][:, 1:].flatten().bincount(minlength=V).double()
+        torch.testing.assert_close(
+            first / first.sum(), torch.full((V,), 1 / V).double(), atol=0.02, rtol=0
+        )
 
     def test_no_network_is_given_a_batch_of_nothing(self, toy):
         """One sequence often stops before the last step; some networks fail on none."""
