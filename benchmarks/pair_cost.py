@@ -36,6 +36,7 @@ from duo_ext.core.networks import Denoiser
 GIB = 2**30
 CPU_WIDTHS = (256, 768)
 GROWTH = ("batch", "length", "vocab", "width")
+TABLES = ("pairs", "growth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +301,8 @@ def growth(case, base, device, repeats):
             "F": [row["seconds"]["F"] for row in found],
             "memory": [row["peak_bytes"] for row in found],
         }
-        exponents.append({"case": case, "doubled": key} | {k: _slope(v) for k, v in costs.items()})
+        slopes = {k: _slope(v) for k, v in costs.items()}
+        exponents.append({"case": case, "doubled": key, "base": dataclasses.asdict(base)} | slopes)
     return exponents
 
 
@@ -312,8 +314,9 @@ def _slope(values):
 # reporting -------------------------------------------------------------------------------------
 
 
-def table(rows, growths):
-    """Both tables, in Markdown."""
+def as_markdown(found):
+    """Both tables."""
+    rows, growths = found["pairs"], found["growth"]
     lines = [
         "| size | process | form | F, s | fake step | student step | optimizer, EMA | pair / F "
         "(range) | tokens/s | GiB over base | (B, L, V) at once |",
@@ -379,7 +382,7 @@ def arguments():
         if field.name != "width":
             parser.add_argument(f"--{field.name}", type=int)
     parser.add_argument("--no-textbook", action="store_true", help="measure the core alone")
-    parser.add_argument("--no-growth", action="store_true", help="leave out the second table")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     return parser.parse_args()
 
 
@@ -397,9 +400,7 @@ def main():
     options = arguments()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = {
-        "rows": [],
-        "growth": [],
+    made = {
         "hardware": hardware(device),
         "precision": "bf16" if device.type == "cuda" else "float32",
         "clock": "wall" if device.type == "cuda" else "CPU seconds of the process",
@@ -408,33 +409,33 @@ def main():
         "host": host.find(options.host or host.STANDALONE).activate().name,
         "commit": trees.own_commit(),
     }
-    for size in sizes(options, device):
-        for case in options.cases:
-            found = measure(case, size, device, options.repeats, not options.no_textbook)
-            print(table(found, []), flush=True)
-            report["rows"] += found
-            write(options.output, report)
-    if not options.no_growth:
-        base = sizes(options, device)[0]
-        batch, vocab = max(2, base.batch // 2), base.vocab // 2
-        base = dataclasses.replace(base, batch=batch, vocab=vocab)
-        report["growth_base"] = dataclasses.asdict(base)
-        for case in options.cases:
-            report["growth"] += growth(case, base, device, max(1, options.repeats // 2))
-            write(options.output, report)
-    print(table(report["rows"], report["growth"]))
+    for table, key, rows in tables(options, device):
+        print(as_markdown({"pairs": [], "growth": []} | {table: rows}), flush=True)
+        if options.output:
+            write(Path(options.output), table, key, [row | made for row in rows])
 
 
-def write(folder, report):
-    """What has been found so far; nothing where no folder is given."""
-    if folder is None:
-        return
-    content = {
-        "results.json": json.dumps(report, indent=1) + "\n",
-        "table.md": table(report["rows"], report["growth"]),
-    }
-    for name, text in content.items():
-        files.write_whole(str(Path(folder, name)), text.encode())
+def tables(options, device):
+    """(table, what tells its rows apart, rows), as they are measured."""
+    for size in sizes(options, device) if "pairs" in options.tables else []:
+        for case in options.cases:
+            rows = measure(case, size, device, options.repeats, not options.no_textbook)
+            yield "pairs", ("case", "form", *(f.name for f in dataclasses.fields(Size))), rows
+    base = sizes(options, device)[0]
+    base = dataclasses.replace(base, batch=max(2, base.batch // 2), vocab=base.vocab // 2)
+    for case in options.cases if "growth" in options.tables else []:
+        rows = growth(case, base, device, max(1, options.repeats // 2))
+        yield "growth", ("case", "doubled"), rows
+
+
+def write(folder, table, key, rows):
+    """Put rows among those that the folder's results.json has, in the place of their like."""
+    path = folder / "results.json"
+    found = json.loads(path.read_text()) if path.exists() else {table: [] for table in TABLES}
+    new = {tuple(row[k] for k in key) for row in rows}
+    found[table] = [row for row in found[table] if tuple(row[k] for k in key) not in new] + rows
+    files.write_whole(str(path), (json.dumps(found, indent=1) + "\n").encode())
+    files.write_whole(str(folder / "table.md"), as_markdown(found).encode())
 
 
 if __name__ == "__main__":
