@@ -1,4 +1,4 @@
-"""Apply the patches of the folder duo/ to a Duo checkout, or revert them.
+"""Apply the patches of duo/ to a Duo checkout, those of sedd/ to a SEDD checkout, or revert them.
 
 python patches/apply.py CHECKOUT [--only 0001 0003] [--reverse]
 """
@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PATCHES = Path(__file__).resolve().with_name("duo")
+PATCHES = Path(__file__).resolve().parent
+PROGRAMS = {"duo": "Duo", "sedd": "SEDD"}  # folder of patches: whose they are
 APPLY = ("apply", "--unidiff-zero")
 
 
@@ -31,27 +32,40 @@ def versions(patch):
     return dict(zip(files, re.findall(r"^index ([0-9a-f]{40})\.\.", text, re.M), strict=True))
 
 
-def choose(checkout, only):
-    """{name: file, or None where this branch does not need it}, in the order of the numbers."""
+def folder_for(checkout):
+    """The folder of the patches whose files the checkout has, by the files' names."""
     top = git(checkout, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != Path(checkout).resolve():
         raise Refused(f"{checkout} is not the top folder of a git checkout")
+    there = {*(git(checkout, "ls-tree", "-r", "--name-only", "HEAD") or "").splitlines()}
+    for folder in PROGRAMS:
+        if {
+            file for patch in PATCHES.glob(f"{folder}/*.patch") for file in versions(patch)
+        } <= there:
+            return folder
+    raise Refused(f"{checkout} is no checkout of {' or '.join(PROGRAMS.values())}")
+
+
+def choose(checkout, only):
+    """{name: file, or None where this branch does not need it}, in the order of the numbers."""
+    folder = folder_for(checkout)
     found, fits = {}, {}
-    for patch in sorted(PATCHES.glob("*.patch")):
+    for patch in sorted(PATCHES.glob(f"{folder}/*.patch")):
         name, _, branch = patch.stem.partition(".")
         found.setdefault(name, {})[branch] = patch
         head = {file: git(checkout, "rev-parse", f"HEAD:{file}") for file in versions(patch)}
         if head == versions(patch):
             fits[name] = branch
     if unknown := {*only} - {n for name in found for n in (name, name[:4])}:
-        raise Refused(f"there is no patch {min(unknown)}")
+        raise Refused(f"there is no patch {min(unknown)} for {PROGRAMS[folder]}")
     # a patch of one branch may fit the other by chance: only those of both tell them apart
-    branches = {branch for name, branch in fits.items() if len(found[name]) > 1}
+    apart = {name for name, patches in found.items() if len(patches) > 1}
+    branches = {fits[name] for name in apart & fits.keys()}
     chosen = {}
     for name in [n for n in found if not only or {n, n[:4]} & {*only}]:
         needed = branches <= found[name].keys() or "" in found[name]
-        if len(branches) != 1 or (needed and name not in fits):
-            raise Refused(f"{name} is not made for the version of Duo in {checkout}")
+        if (apart and len(branches) != 1) or (needed and name not in fits):
+            raise Refused(f"{name} is not made for the version of {PROGRAMS[folder]} in {checkout}")
         chosen[name] = found[name][fits[name]] if needed else None
     return chosen
 

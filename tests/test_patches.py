@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "patches"
-FILES = sorted(ROOT.glob("duo/*.patch"))
+FILES = sorted(ROOT.glob("*/*.patch"))
 HUNK = re.compile(r"@@ -(\d+),0 \+(\d+)(?:,(\d+))? @@")
 
 spec = importlib.util.spec_from_file_location("apply_patches", ROOT / "apply.py")
@@ -28,7 +28,7 @@ def hunks(patch):
     return found
 
 
-@pytest.mark.parametrize("patch", FILES, ids=lambda patch: patch.stem)
+@pytest.mark.parametrize("patch", FILES, ids=lambda patch: f"{patch.parent.name}-{patch.stem}")
 def test_only_inserts_and_quotes_nothing(patch):
     assert re.fullmatch(r"\d{4}-[a-z0-9-]+(\.(ch-1|main))?\.patch", patch.name)
     content = patch.read_bytes()
@@ -53,31 +53,45 @@ def test_only_inserts_and_quotes_nothing(patch):
     assert hunks(patch).keys() == apply.versions(patch).keys() != set()
 
 
-@pytest.mark.parametrize("branch", ["ch-1", "main"])
-def test_each_patch_lies_above_the_lower_numbers(branch):
+def of(folder, branch=None):
+    """The patches in a folder; those for one branch if one is named."""
+    files = [patch for patch in FILES if patch.parent.name == folder]
+    return [p for p in files if branch is None or p.stem.partition(".")[2] in ("", branch)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "branch", "file"),
+    [("duo", "ch-1", "main.py"), ("duo", "main", "main.py"), ("sedd", "", "model/transformer.py")],
+)
+def test_each_patch_lies_above_the_lower_numbers(folder, branch, file):
     """So git puts every subset in place, though the line numbers are those of the clean file."""
     first = {}
-    for patch in FILES:
-        if patch.stem.partition(".")[2] in ("", branch):
-            for file, lines in hunks(patch).items():
-                assert max(lines) < first.get(file, 10**9), patch.name
-                first[file] = min(lines)
-    assert "main.py" in first
+    for patch in of(folder, branch):
+        for name, lines in hunks(patch).items():
+            assert max(lines) < first.get(name, 10**9), patch.name
+            first[name] = min(lines)
+    assert file in first
 
 
-def test_one_name_a_number_and_one_version_a_branch():
-    names = {patch.name[:4]: patch.stem.partition(".")[0] for patch in FILES}
-    assert len(set(names.values())) == len({p.stem.partition(".")[0] for p in FILES}) == len(names)
-    for patch in FILES:
+@pytest.mark.parametrize("folder", apply.PROGRAMS)
+def test_one_name_a_number_and_one_version_a_branch(folder):
+    files = of(folder)
+    names = {patch.name[:4]: patch.stem.partition(".")[0] for patch in files}
+    assert len(set(names.values())) == len({p.stem.partition(".")[0] for p in files}) == len(names)
+    for patch in files:
         other = patch.with_name(patch.name.replace(".ch-1.", ".main."))
         if other != patch and other.exists():
             assert apply.versions(patch) != apply.versions(other)
 
 
-def test_the_readme_describes_every_patch():
-    text = (ROOT / "README.md").read_text()
-    for patch in FILES:
-        assert patch.stem.partition(".")[0] in text
+@pytest.mark.parametrize("folder", apply.PROGRAMS)
+def test_the_readme_describes_every_patch(folder):
+    """In the table and in a section with the text of the pull request, below its program."""
+    section = (ROOT / "README.md").read_text().partition(f"\n## {apply.PROGRAMS[folder]}\n")[2]
+    section = section.partition("\n## ")[0]
+    for name in {patch.stem.partition(".")[0] for patch in of(folder)}:
+        assert f"| {name} |" in section
+        assert re.search(rf"\n### {name}\n[^#]*\n> \*\*", section)
 
 
 def git(folder, *arguments):
@@ -98,28 +112,43 @@ def inserted(text, *places):
 
 
 LATE, EARLY, ONLY, SAME = "late\n", "early 1\n", "only: main\n", "same\n"
-# b.txt is the same on both branches, but the patch of it is for one
+# b.txt is the same on both branches of Duo, but the patch of it is for one
 TEXTS = {
     "ch-1": {"a.txt": numbered(9), "b.txt": numbered(5), "c.txt": numbered(2)},
     "main": {"a.txt": "new\n" + numbered(9), "b.txt": numbered(5), "c.txt": numbered(2)},
+    "sedd": {"a.txt": numbered(9), "d.txt": numbered(4)},
 }
 PLACES = {
-    "0001-late.ch-1": ("a.txt", (7, LATE), (5, LATE)),
-    "0001-late.main": ("a.txt", (8, LATE), (6, LATE)),
-    "0002-early.ch-1": ("a.txt", (1, EARLY)),
-    "0002-early.main": ("a.txt", (2, EARLY)),
-    "0003-only.main": ("b.txt", (3, ONLY)),
-    "0004-same": ("c.txt", (1, SAME)),
+    "duo/0001-late.ch-1": ("a.txt", (7, LATE), (5, LATE)),
+    "duo/0001-late.main": ("a.txt", (8, LATE), (6, LATE)),
+    "duo/0002-early.ch-1": ("a.txt", (1, EARLY)),
+    "duo/0002-early.main": ("a.txt", (2, EARLY)),
+    "duo/0003-only.main": ("b.txt", (3, ONLY)),
+    "duo/0004-same": ("c.txt", (1, SAME)),
+    "sedd/0001-late": ("d.txt", (3, LATE)),
+    "sedd/0002-early": ("d.txt", (2, EARLY), (1, EARLY)),
+    "sedd/0003-other": ("a.txt", (8, ONLY)),
+    "sedd/0004-same": ("a.txt", (7, SAME)),
 }
+
+
+def places(branch):
+    """{name of a patch: what it inserts} for one branch."""
+    folder, suffix = ("sedd", "") if branch == "sedd" else ("duo", branch)
+    return {
+        name.partition("/")[2]: inserts
+        for name, inserts in PLACES.items()
+        if name.startswith(folder) and name.partition(".")[2] in ("", suffix)
+    }
 
 
 def patched(branch, *numbers):
     """The texts of a branch with these patches."""
-    places = {}
-    for name, (file, *inserts) in PLACES.items():
-        if name[:4] in numbers and name.partition(".")[2] in ("", branch):
-            places.setdefault(file, []).extend(inserts)
-    return {file: inserted(text, *places.get(file, ())) for file, text in TEXTS[branch].items()}
+    added = {}
+    for name, (file, *inserts) in places(branch).items():
+        if name[:4] in numbers:
+            added.setdefault(file, []).extend(inserts)
+    return {file: inserted(text, *added.get(file, ())) for file, text in TEXTS[branch].items()}
 
 
 def texts(folder):
@@ -131,7 +160,6 @@ def checkouts(tmp_path, monkeypatch):
     """{branch: folder}; the patches of ``PLACES`` are those that apply.py finds."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setattr(apply, "PATCHES", tmp_path / "patches")
-    apply.PATCHES.mkdir()
     found = {branch: tmp_path / branch for branch in TEXTS}
     for branch, folder in found.items():
         folder.mkdir()
@@ -140,13 +168,14 @@ def checkouts(tmp_path, monkeypatch):
         git(folder, "init", "-q")
         git(folder, "add", ".")
         git(folder, "commit", "-qm", "clean")
-    for name, (file, *inserts) in PLACES.items():
-        branch = name.partition(".")[2] or "main"
-        path = found[branch] / file
-        path.write_text(inserted(TEXTS[branch][file], *inserts))
-        diff = git(found[branch], "diff", "-U0", "--full-index")
-        (apply.PATCHES / f"{name}.patch").write_text(re.sub(r"(?m)^(@@ .* @@).*", r"\1", diff))
-        path.write_text(TEXTS[branch][file])
+        patches = apply.PATCHES / ("sedd" if branch == "sedd" else "duo")
+        patches.mkdir(parents=True, exist_ok=True)
+        for name, (file, *inserts) in places(branch).items():
+            path = folder / file
+            path.write_text(inserted(TEXTS[branch][file], *inserts))
+            diff = git(folder, "diff", "-U0", "--full-index")
+            (patches / f"{name}.patch").write_text(re.sub(r"(?m)^(@@ .* @@).*", r"\1", diff))
+            path.write_text(TEXTS[branch][file])
     return found
 
 
@@ -184,13 +213,15 @@ def test_refusals_change_nothing(checkouts, tmp_path):
             apply.run(at, only, reverse)
         assert texts(at) == before
 
-    refused("no patch 0009", ["0001", "0009"])
+    refused("no patch 0009 for Duo", ["0001", "0009"])
     refused("does not have 0001-late", reverse=True)
     (tmp_path / "empty").mkdir()
     refused("not the top folder of a git checkout", at=tmp_path / "empty")
     refused("not the top folder of a git checkout", at=tmp_path / "missing")
     (folder / "sub").mkdir()
     refused("not the top folder of a git checkout", at=folder / "sub")
+    git(tmp_path / "empty", "init", "-q")
+    refused("empty is no checkout of Duo or SEDD", at=tmp_path / "empty")
 
     apply.run(folder, ["0001", "0004"], reverse=False)
     refused("already has 0001-late", ["0001"])
@@ -214,3 +245,13 @@ def test_the_command_says_one_sentence(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"apply.py: {tmp_path} is not the top folder of a git checkout\n"
+
+
+def test_another_version_of_sedd_is_refused(checkouts):
+    folder = checkouts["sedd"]
+    (folder / "d.txt").write_text("other\n")
+    git(folder, "commit", "-qam", "another version of d.txt")
+    with pytest.raises(apply.Refused, match="0001-late is not made for the version of SEDD in"):
+        apply.run(folder, [], reverse=False)
+    apply.run(folder, ["0003"], reverse=False)
+    assert texts(folder) == {"a.txt": patched("sedd", "0003")["a.txt"], "d.txt": "other\n"}

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2] / "patches"
 COMMITS = {
     "duo ch-1": "9604c0bbf4be87d2700f5165df973f4f987e7aca",
     "duo main": "7c9b498f5b717de064d6fad7e2509c866e6cb620",
+    "sedd": "0605786da5ccb5747545e26d66fdf477187598b6",
 }
 
 spec = importlib.util.spec_from_file_location("apply_patches", ROOT / "apply.py")
@@ -26,11 +27,11 @@ def git(folder, *arguments):
 
 @pytest.fixture(scope="module", params=COMMITS)
 def clone(request, checkouts, tmp_path_factory):
-    """A clean clone of a branch; every test leaves it clean."""
+    """A clean clone of a branch, in a folder "duo ch-1", ...; every test leaves it clean."""
     variable, root = checkouts[request.param]
     if not root:
         pytest.skip(f"{variable} names no checkout of {request.param}")
-    folder = tmp_path_factory.mktemp("clones") / request.param.split()[1]
+    folder = tmp_path_factory.mktemp("clones") / request.param
     git(folder.parent, "clone", "-q", root, folder)
     git(folder, "-c", "advice.detachedHead=false", "checkout", "-q", COMMITS[request.param])
     return folder
@@ -71,16 +72,17 @@ def expected(clone, patches):
 
 def test_the_branch_gets_its_own_patches(clone, chosen):
     """All of its own and of the common ones, none of the other branch."""
-    suffixes = ("", clone.name)
-    own = {p for p in ROOT.glob("duo/*.patch") if p.stem.partition(".")[2] in suffixes}
+    folder, _, branch = clone.name.partition(" ")
+    patches = ROOT.glob(f"{folder}/*.patch")
+    own = {p for p in patches if p.stem.partition(".")[2] in ("", branch)}
     assert set(chosen.values()) == own
 
 
 def test_every_subset_goes_in_and_out(clone, chosen):
     by_file = {}
     for name, patch in chosen.items():
-        (file,) = inserts(patch)
-        by_file.setdefault(file, []).append(name)
+        for file in inserts(patch):
+            by_file.setdefault(file, []).append(name)
     subsets = [tuple(chosen)]
     for names in by_file.values():  # patches of different files do not meet
         for size in range(1, len(names) + 1):
