@@ -26,7 +26,7 @@ OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard")  # not 
 class Program:
     """What differs between hosts: the module that is run, how a host is made active (the path or
     None), how a checkpoint is read, which sections of its configuration describe the model, which
-    process an algorithm (its name, the path) has, the host's network (configuration, weights), the
+    process it has (configuration, path), the host's network (configuration, weights), the
     content of config.json (configuration, network), and what the card says of loading it."""
 
     module: str
@@ -57,7 +57,7 @@ def export(program, options):
     path = resolve(options.checkpoint)
     saved = program.read(path, KEY, options.trust_checkpoint)
     config = published_config(program, saved.config, options.checkpoint)
-    process = program.process(config["algo"]["name"], options.checkpoint)
+    process = program.process(config, options.checkpoint)
     if pretrained.EMBEDDING not in saved.weights:
         raise ValueError(f"{KEY}: the checkpoint holds no DIT (no {pretrained.EMBEDDING})")
     network = program.network(config, saved.weights)
@@ -153,9 +153,10 @@ def main(program, arguments=None):
 # ------------------------------------------------------------------------------------------- Duo
 
 
-def _process(name, given):
+def _process(config, given):
     from duo_ext.algorithms import FAMILIES  # imports the host, which is active by now
 
+    name = config["algo"]["name"]
     for process, family in FAMILIES.items():
         if name in family.teachers:
             return process

@@ -11,12 +11,11 @@ from sedd_ext import algorithms, host
 SECTIONS = ("algo", "tokens", "graph", "noise", "model", "data")
 
 
-def _process(algorithm, given):
-    return "absorbing"
+def _process(config, given):
+    return {"absorb": "absorbing"}.get(config["graph"]["type"], "uniform")
 
 
 def _network(config, weights):
-    """SEDD's network; a configuration of Duo's may stand in the way of one of SEDD's."""
     return host.active().module("model").SEDD(omegaconf.OmegaConf.create(config))
 
 

@@ -138,6 +138,7 @@ class Scores(torch.nn.Module):
 def sampler(parts, way, project=lambda x_BL: x_BL):
     """(draw(size) -> tokens (size, L) by SEDD's own sampler, the list of network evaluations)."""
     sampling, scores = host.active().module("sampling"), Scores(parts, way)
+    _check_way(way, parts.graph)
     try:
         sampling.get_predictor(way.predictor)
     except KeyError as error:
@@ -159,6 +160,13 @@ def sampler(parts, way, project=lambda x_BL: x_BL):
         return project(sample(scores))
 
     return draw, scores.calls
+
+
+def _check_way(way, graph):
+    if not graph.absorb and (way.renormalise or way.temperature != 1):
+        raise ValueError(
+            "graph.type is 'uniform'; a temperature and renormalised scores are for absorb"
+        )
 
 
 def check(saved, parts, key):

@@ -73,6 +73,10 @@ def test_the_uniform_graph_has_no_student(run, tmp_path):
     given = ("algo=idlm", f"teacher={tmp_path / 'uniform'}")
     message = run(tmp_path / "student", *uniform, *given, code=1)
     assert "error: graph.type is 'uniform'; algo=idlm takes absorb" in message
+    sampling = ("mode=sample", f"checkpoint={tmp_path / 'uniform'}", "sampling.steps=2")
+    run(tmp_path / "sampled", *uniform, *sampling, "sampling.samples=4")
+    message = run(tmp_path / "out", *uniform, *sampling, "sampling.renormalise=true", code=1)
+    assert "error: graph.type is 'uniform'; a temperature and renormalised" in message
 
 
 def test_a_sedd_checkpoint_of_numpy_numbers_is_read_and_no_other_object(tmp_path):
