@@ -166,7 +166,7 @@ def evaluate(program, tree, options):
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
     subjects = [program.load(role, path, options) for role, path in given]
-    names = options.names or [subject.algo for subject in subjects]
+    names = options.names or _names(subjects)
     try:
         judge = metrics.Judge(resolve(options.judge), options.device, options.batch_size)
     except ValueError as error:
@@ -201,6 +201,15 @@ def evaluate(program, tree, options):
         "command": options.command,
     }
     return results, readable
+
+
+def _names(subjects):
+    """Their algo, and the path as well where two of a role have the same."""
+    algos = [(subject.role, subject.algo) for subject in subjects]
+    return [
+        subject.algo if algos.count(own) == 1 else f"{subject.algo} {subject.given}"
+        for own, subject in zip(algos, subjects, strict=True)
+    ]
 
 
 def _data(subject):

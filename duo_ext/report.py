@@ -3,7 +3,7 @@
 A folder holds one results.json, hence one judge; tables of different judges are never merged. Rows
 compare only where sampler, precision and family (a teacher with what was made from it) agree.
 GenPPL means little alone, so that every comparison here keeps the entropy beside it or fixes it.
-Rows that differ in the checkpoint alone are seeds of one distillation and become one.
+Rows of several seeds of one distillation become one.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def _finite(value):
 
 
 def seeds_joined(rows: list[dict]) -> list[dict]:
-    """One row for all rows that differ in the checkpoint alone, as seeds of a distillation do.
+    """One row for all rows that differ in ``distillation_seed`` alone; others stay as they are.
 
     Numbers become means, except the ends of GenPPL's interval, which are the lowest and the highest
     of the seeds'; ``seeds`` is their number.
@@ -122,7 +122,8 @@ def seeds_joined(rows: list[dict]) -> list[dict]:
     groups = defaultdict(list)
     for row in rows:
         keys = ("family", "model", "name", "steps", *SETTINGS)
-        groups[tuple(row.get(key) for key in keys)].append(row)
+        own = "checkpoint_sha256" if "distillation_seed" not in row else None
+        groups[tuple(row.get(key) for key in (*keys, own))].append(row)
     return [_joined(group) for group in groups.values()]
 
 

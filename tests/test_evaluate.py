@@ -135,7 +135,7 @@ def test_the_files_are_written_and_can_be_rendered_again(checkpoint, place, caps
     assert table in printed and "Judge judge" in table
     samples = (out / "samples.md").read_text()
     for name, steps in itertools.product(names, (1, 2)):
-        assert f"## student duo_base (../{name}), {steps} steps\n" in samples
+        assert f"## student duo_base {name} (../{name}), {steps} steps\n" in samples
     assert samples.count("Sample 3\n") == 4 and "Sample 4" not in samples
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     for name in ("table.md", "figure.png"):
@@ -154,9 +154,10 @@ def test_the_seed_decides_every_row(checkpoint):
 def test_a_row_does_not_depend_on_the_models_beside_it(checkpoint):
     """Each model is compared with the held-out text at its own length and vocabulary."""
     short, long = checkpoint("duo_base"), checkpoint("duo_base", "model.length=30", seed=4)
-    apart, together = [], timeless(run("--student", short, long, "--steps", 1))
-    for name in (short, long):
-        apart += timeless(run("--student", name, "--steps", 1))
+    named = ("--steps", 1, "--names")
+    apart, together = [], timeless(run("--student", short, long, *named, "a", "b"))
+    for name, called in ((short, "a"), (long, "b")):
+        apart += timeless(run("--student", name, *named, called))
     assert together == apart
 
 

@@ -21,8 +21,8 @@ def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **chang
 def results():
     """A teacher at 8 and 32 steps, a student of two seeds over temperatures, another family."""
     rows = [row("Duo", 8, 24.0, model="teacher"), row("Duo", 32, 14.0, 2.7, model="teacher")]
-    rows += [row("IDLM-Duo", 8, ppl, checkpoint=f"{ppl}.ckpt") for ppl in (12.0, 16.0)]
-    rows += [row("IDLM-Duo", 8, 7.0, 2.6, temperature=0.8)]
+    rows += [row("IDLM-Duo", 8, ppl, distillation_seed=ppl) for ppl in (12.0, 16.0)]
+    rows += [row("IDLM-Duo", 8, 7.0, 2.6, temperature=0.8, distillation_seed=1)]
     rows += [row("MDLM", 8, 20.0, model="teacher", family="MDLM")]
     return {
         "rows": report.seeds_joined(rows),
@@ -39,6 +39,11 @@ def test_seeds_become_one_row(results):
     assert student["genppl"] == 14.0 and student["seeds"] == 2
     assert (student["genppl_low"], student["genppl_high"]) == (0.9 * 12, 1.1 * 16)
     assert len(results["rows"]) == 5
+
+
+def test_checkpoints_that_are_no_seeds_stay_apart():
+    rows = [row("idlm", 8, ppl, checkpoint_sha256=str(ppl)) for ppl in (12.0, 16.0)]
+    assert report.seeds_joined(rows) == rows
 
 
 def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
