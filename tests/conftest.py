@@ -164,7 +164,7 @@ class SeddProgram:
         """All that the last checkpoint goes on from, as far as it is numbers."""
         saved = runs.read(f"{folder}/{runs.LAST}", "last")
         trained = saved.pop("idlm")["trained"]
-        return saved | {name: value for name, value in trained.items() if name != "run"}
+        return saved | trained
 
     @staticmethod
     def weights(folder):
