@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-import transformers
 
-from duo_ext import checkpoints, metrics
+from duo_ext import checkpoints, metrics, texts
 from sedd_ext import host
 
 
@@ -35,13 +34,7 @@ def tokenizer_of(config):
     SEDD names the hub's gpt2 in its source, which is found nowhere offline.
     """
     name = config.data.tokenizer
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"data.tokenizer is '{name}'; it must be a tokenizer's folder or hub name "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    tokenizer = texts.tokenizer(name, "data.tokenizer")
     if tokenizer.eos_token is None:
         raise ValueError(f"data.tokenizer is '{name}': it has no EOS token")
     if len(tokenizer) != config.tokens:

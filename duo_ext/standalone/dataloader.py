@@ -7,29 +7,19 @@ BOS + (model.length - 2) tokens + EOS, as Duo does; without it each paragraph is
 
 import hashlib
 import os
-import posixpath
 
-import fsspec
 import numpy
 import torch
-import transformers
 from lightning.pytorch.utilities import rank_zero_only
 
+from duo_ext import texts
 from duo_ext.order import ResumableLoader
 
 
 def get_tokenizer(config):
     """``data.tokenizer_name_or_path`` through AutoTokenizer, with BOS, EOS and PAD."""
     name = config.data.tokenizer_name_or_path
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"data.tokenizer_name_or_path is '{name}'; it must be a tokenizer's folder or hub name "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    if len(tokenizer) < 2:
-        raise ValueError(f"data.tokenizer_name_or_path is '{name}': its vocabulary is empty")
+    tokenizer = texts.tokenizer(name, "data.tokenizer_name_or_path")
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.bos_token is None or tokenizer.eos_token is None:
@@ -55,22 +45,6 @@ class Blocks(torch.utils.data.Dataset):
         if self.mask_NL is not None:
             mask = torch.from_numpy(self.mask_NL[index].astype(numpy.int64))
         return {"input_ids": tokens, "attention_mask": mask}
-
-
-def read_lines(folder, mode):
-    path = posixpath.join(folder, f"{mode}.txt")
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            lines = [line.rstrip("\n") for line in file]
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"data: '{path}' is missing; data.train and data.valid are folders with train.txt and "
-            "validation.txt"
-        ) from error
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise ValueError(f"data: '{path}' holds no text")
-    return lines
 
 
 def wrap(ids_per_line, tokenizer, length, insert_eos):
@@ -102,7 +76,7 @@ def pad(ids_per_line, tokenizer, length, insert_eos):
 
 def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, block_size=1024):
     """Blocks of one split; wrapped ones are kept in ``cache_dir`` under a hash of their source."""
-    lines = read_lines(folder, mode)
+    lines = texts.lines(folder, mode)
     if not do_wrap:
         ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
         return Blocks(*pad(ids, tokenizer, block_size, insert_eos))

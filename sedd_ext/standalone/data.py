@@ -4,11 +4,11 @@ import hashlib
 import io
 import os
 
-import fsspec
 import numpy
 import torch
 from transformers import GPT2TokenizerFast
 
+from duo_ext import texts
 from duo_ext.files import write_whole
 
 NAME = "gpt2"  # the only tokenizer SEDD knows; set this module's GPT2TokenizerFast to use another
@@ -39,23 +39,6 @@ def get_tokenizer():
     return tokenizer
 
 
-def read_paragraphs(folder, mode):
-    """The lines of folder/mode.txt that hold text."""
-    path = os.path.join(folder, f"{mode}.txt")
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            lines = [line.rstrip("\n") for line in file]
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"data: '{path}' is missing; data.train is a folder with train.txt and data.valid one "
-            "with validation.txt"
-        ) from error
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise ValueError(f"data: '{path}' holds no text")
-    return lines
-
-
 def cut(ids_per_paragraph, eos, length):
     """(N, length) blocks of one stream; a remainder shorter than a block is dropped."""
     stream = numpy.concatenate([numpy.asarray([*ids, eos]) for ids in ids_per_paragraph])
@@ -72,7 +55,7 @@ def get_dataset(name, mode, cache_dir=None, block_size=1024, num_proc=8):
     They are kept in ``cache_dir``, if there is one, under a hash of their source. ``num_proc`` is
     SEDD's; here one process does the work.
     """
-    paragraphs, tokenizer = read_paragraphs(name, mode), get_tokenizer()
+    paragraphs, tokenizer = texts.lines(name, mode), get_tokenizer()
 
     def encode(texts):
         return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
