@@ -113,7 +113,8 @@ def test_large_vocabularies_are_kept_whole(sedd, tokenizer, folder, tmp_path, mo
 
 
 def test_text_that_makes_no_block_is_refused(sedd, tokenizer, folder, tmp_path):
-    with pytest.raises(ValueError, match=r"validation.txt' is missing; data.train and data.valid are folders"):
+    wanted = r"validation.txt' is missing; data.train and data.valid are folders"
+    with pytest.raises(ValueError, match=wanted):
         sedd.data.get_dataset(folder(train="we"), "validation")
     with pytest.raises(ValueError, match=r"the text has 3 tokens, less than .* model.length=1024"):
         sedd.data.get_dataset(folder(train="we\n"), "train")
