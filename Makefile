@@ -1,8 +1,9 @@
-# make demo [TEACHER="duo mdlm sedd"]   distil shipped teachers, print teacher against student
+# make demo [TEACHER="duo mdlm sedd"]   distil shipped teachers, two at a time on a core each,
+#                                       print teacher against student
 # make test                             lint and tests
 
 PYTHON ?= python3
-TEACHER ?= duo mdlm sedd
+TEACHER ?= duo sedd
 BIN := .venv/bin
 
 # Fresh large tensors cost page faults on a CPU; threads that spin starve a machine that is shared.
@@ -21,7 +22,8 @@ $(BIN)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-demo: $(TEACHER:%=demo-%)
+demo: install
+	OMP_NUM_THREADS=1 $(MAKE) -j2 $(TEACHER:%=demo-%)
 
 demo-duo demo-mdlm: demo-%: install
 	rm -rf runs/$@
