@@ -95,6 +95,7 @@ def parse(program, arguments):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
     parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")
+    parser.add_argument("--ceiling", action="store_true", help="the judge's own samples too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--host", metavar="PATH", help=f"the {program.host} tree to sample in")
@@ -150,15 +151,21 @@ def sample(subject, setting, options):
 
 
 class HeldOut:
-    """The validation text of a model's own data: reference statistics and texts for the judge."""
+    """The validation text of a model's own data, what samples are compared with: its statistics,
+    and the judge's ``scores`` of ``count`` texts of it."""
 
-    def __init__(self, subject, count):
+    def __init__(self, subject, judge, count):
         tokens_NL = subject.held_out()
         self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
         spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
-        self.texts = subject.tokenizer.batch_decode(tokens_NL[spread])
+        self.scores = judge.score(subject.tokenizer.batch_decode(tokens_NL[spread]))
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
+
+    def compare(self, tokens_NL, scores, seed):
+        """The numbers of a row of results.json."""
+        mauve = metrics.mauve(scores.features_ND, self.scores.features_ND, seed)
+        return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
 
 
 def evaluate(program, tree, options):
@@ -167,31 +174,28 @@ def evaluate(program, tree, options):
     given += [("student", path) for path in options.student]
     subjects = [program.load(role, path, options) for role, path in given]
     names = options.names or _names(subjects)
-    try:
-        judge = metrics.Judge(resolve(options.judge), options.device, options.batch_size)
-    except ValueError as error:
-        raise ValueError(f"--judge: {error}") from error
+    judge = _judge(options)
     models = {_data(subject): subject for subject in subjects}
-    held_out = {data: HeldOut(subject, options.samples) for data, subject in models.items()}
+    held_out = {data: HeldOut(subject, judge, options.samples) for data, subject in models.items()}
     _make_folder(options.output)
     ways = itertools.product(*(getattr(options, way) for way in WAYS))
     settings = list(itertools.starmap(Setting, ways))
+    parts = list(itertools.product(zip(names, subjects, strict=True), settings))
+    if options.ceiling:
+        parts += _ceiling(judge, subjects[0], options)
     rows, readable = [], {}
-    bar = tqdm.tqdm(
-        list(itertools.product(zip(names, subjects, strict=True), settings)), unit="row"
-    )
+    bar = tqdm.tqdm(parts, unit="row")
     for (name, subject), setting in bar:
         bar.set_postfix_str(f"{name}, {setting.steps} steps")
         tokens_NL, evaluations, seconds = sample(subject, setting, options)
         texts = subject.tokenizer.batch_decode(tokens_NL)
-        reference = held_out[_data(subject)].reference
-        measured = metrics.measure(tokens_NL, texts, judge, reference, options.seed)
+        measured = held_out[_data(subject)].compare(tokens_NL, judge.score(texts), options.seed)
         row = _row(name, subject, setting, options, evaluations, seconds)
         rows.append(row | {"host": tree.name} | measured)
         heading = f"{subject.role} {name} ({row['checkpoint']}), {setting.steps} steps"
         readable.setdefault(heading, texts[:READABLE_SAMPLES])
     first = next(iter(held_out.values()))
-    heldout_ppl = metrics.gen_ppl(*judge.nll(first.texts), options.seed).value
+    heldout_ppl = metrics.gen_ppl(*first.scores[:2], options.seed).value
     results = {
         "rows": rows,
         "judge": {"name": judge.name, "heldout_ppl": heldout_ppl},
@@ -201,6 +205,21 @@ def evaluate(program, tree, options):
         "command": options.command,
     }
     return results, readable
+
+
+def _judge(options):
+    try:
+        return metrics.Judge(resolve(options.judge), options.device, options.batch_size)
+    except ValueError as error:
+        raise ValueError(f"--judge: {error}") from error
+
+
+def _ceiling(judge, subject, options):
+    """The judge's own rows: one a temperature."""
+    from duo_ext.ceiling import Ceiling  # it is a Subject
+
+    own = judge.name, Ceiling.of(judge, subject)
+    return [(own, Setting(subject.length, temperature=t)) for t in options.temperature]
 
 
 def _names(subjects):

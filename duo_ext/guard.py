@@ -106,8 +106,8 @@ class Watch:
         tokens_NL = metrics.draw(
             lambda size: self.draw(size, steps, teacher), self.settings.samples, self.batch_size
         )
-        texts = self.decode(tokens_NL)
-        return metrics.measure(tokens_NL, texts, self.judge, self.reference, self.seed)
+        scores = self.judge.score(self.decode(tokens_NL))
+        return metrics.measure(tokens_NL, scores, self.reference, self.seed)
 
 
 def logged(rows):

@@ -5,6 +5,7 @@ B texts a batch, T judge tokens a text. Tokens are integer tensors or arrays (N,
 float64; entropies and divergences are in nats.
 """
 
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,15 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Scores(NamedTuple):
+    """What a judge makes of N texts: negative log-likelihoods (nats) and numbers of predicted
+    tokens, (N,); its last layer at each text's last token, (N, D)."""
+
+    nll_N: np.ndarray
+    tokens_N: np.ndarray
+    features_ND: np.ndarray
 
 
 class Judge:
@@ -45,23 +55,29 @@ class Judge:
             model.config, "max_position_embeddings", self.tokenizer.model_max_length
         )
 
-    def nll(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Negative log-likelihood in nats and number of predicted tokens of each text: (N,), (N,).
+    def score(self, texts: list[str]) -> Scores:
+        """Negative log-likelihood, number of predicted tokens and features of each text.
 
         A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
         added, except the BOS at the start of a text that lacks it where the judge's config.json
         says ``starts_with_bos``: such a judge has seen no text without. The first token is given,
         not predicted. As in Duo, every other token counts except an end-of-text token (EOS) that
         is not the text's first one. Unlike in Duo, padding never counts, so that a score does not
-        depend on the batch. A text of fewer than two tokens contributes (0, 0).
+        depend on the batch. A text of fewer than two tokens contributes (0, 0) and features of 0.
         """
         ids = [self._ids(text) for text in texts]
         nll_N, tokens_N = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
+        features_ND = np.zeros((len(ids), self.model.config.hidden_size), dtype=np.float32)
         scored = [n for n in range(len(ids)) if len(ids[n]) >= 2]
         for start in range(0, len(scored), self.batch_size):
             batch = scored[start : start + self.batch_size]
-            nll_N[batch], tokens_N[batch] = self._score([ids[n] for n in batch])
-        return nll_N, tokens_N
+            found = self._score([ids[n] for n in batch])
+            nll_N[batch], tokens_N[batch], features_ND[batch] = found
+        return Scores(nll_N, tokens_N, features_ND)
+
+    def nll(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The first two of ``score``."""
+        return self.score(texts)[:2]
 
     def _ids(self, text: str) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
@@ -69,12 +85,13 @@ class Judge:
         return ids[: self.context]
 
     @torch.no_grad()
-    def _score(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """``nll`` of one batch of token lists."""
+    def _score(self, ids: list[list[int]]) -> Scores:
+        """``score`` of one batch of token lists."""
         rows = [torch.tensor(row, device=self.device) for row in ids]
         ids_BT = pad_sequence(rows, batch_first=True)
         real_BT = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        logits_BTV = self.model(input_ids=ids_BT, attention_mask=real_BT).logits
+        found = self.model(input_ids=ids_BT, attention_mask=real_BT, output_hidden_states=True)
+        logits_BTV, last_B = found.logits, real_BT.sum(1) - 1
         nll_BT = F.cross_entropy(
             logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
         ).double()
@@ -82,7 +99,8 @@ class Judge:
         eos_BT = ids_BT == (-1 if eos is None else eos)
         counted_BT = (real_BT.bool() & (~eos_BT | (eos_BT.cumsum(1) == 1)))[:, 1:]
         nll_B = torch.where(counted_BT, nll_BT, 0.0).sum(1)
-        return nll_B.cpu().numpy(), counted_BT.sum(1).cpu().numpy()
+        features_BD = found.hidden_states[-1][torch.arange(len(ids), device=self.device), last_B]
+        return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
 
 
 def _load_judge(name_or_path: str):
@@ -108,7 +126,7 @@ def _load_judge(name_or_path: str):
 def gen_ppl(nll_N: np.ndarray, tokens_N: np.ndarray, seed: int, resamples: int = 1000) -> Interval:
     """Generative perplexity exp(sum of nll / sum of tokens), with a 95 % percentile bootstrap.
 
-    ``nll_N`` (nats) and ``tokens_N`` are those of ``Judge.nll``. Whole samples are resampled, by
+    ``nll_N`` (nats) and ``tokens_N`` are those of ``Judge.score``. Whole samples are resampled, by
     ``seed``. Without a single predicted token all three numbers are nan.
     """
     nll_N, tokens_N = np.asarray(nll_N, dtype=np.float64), np.asarray(tokens_N)
@@ -118,6 +136,19 @@ def gen_ppl(nll_N: np.ndarray, tokens_N: np.ndarray, seed: int, resamples: int =
     nll_R, tokens_R = nll_N[draw_RN].sum(1), tokens_N[draw_RN].sum(1)
     low, high = np.percentile(np.exp(nll_R[tokens_R > 0] / tokens_R[tokens_R > 0]), [2.5, 97.5])
     return Interval(float(np.exp(nll_N.sum() / tokens_N.sum())), float(low), float(high))
+
+
+def mauve(features_ND: np.ndarray, reference_MD: np.ndarray, seed: int) -> float | None:
+    """MAUVE (arXiv 2102.01454), 0 to 1, of samples against reference texts by the judge's features
+    ``Judge.score(...).features_ND``; None where mauve-text is not installed."""
+    if not importlib.util.find_spec("mauve"):
+        return None
+    import mauve
+
+    found = mauve.compute_mauve(
+        p_features=features_ND, q_features=reference_MD, seed=seed, verbose=False
+    )
+    return float(found.mauve)
 
 
 def sample_entropy(tokens_NL) -> float:
@@ -187,16 +218,14 @@ def draw(batch, samples: int, batch_size: int) -> torch.Tensor:
     return torch.cat([batch(size).cpu() for size in sizes])
 
 
-def measure(
-    tokens_NL, texts: list[str], judge: Judge, reference: Reference, seed: int
-) -> dict[str, float]:
-    """Every number of a row of results.json that depends on the samples alone.
+def measure(tokens_NL, scores: Scores, reference: Reference, seed: int) -> dict[str, float]:
+    """The numbers of a row of results.json that depend on the samples and the reference alone.
 
-    ``texts`` are the N samples decoded; ``seed`` is the bootstrap's. Raises ValueError when a token
-    lies outside the reference's vocabulary or L < 4.
+    ``scores`` are the judge's of the N samples decoded; ``seed`` is the bootstrap's. Raises
+    ValueError when a token lies outside the reference's vocabulary or L < 4.
     """
-    assert len(texts) == len(tokens_NL), f"{len(texts)} texts for {len(tokens_NL)} samples"
-    ppl = gen_ppl(*judge.nll(texts), seed)
+    assert len(scores.nll_N) == len(tokens_NL), f"{len(scores.nll_N)} for {len(tokens_NL)} samples"
+    ppl = gen_ppl(scores.nll_N, scores.tokens_N, seed)
     return {
         "genppl": ppl.value,
         "genppl_low": ppl.low,

@@ -26,6 +26,14 @@ SAMPLER = ("predictor", "noise_removal", "precision")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 MODELS = ("teacher", "student", "judge")
+NUMBERS = {
+    "genppl": ("GenPPL [95 %]", ""),
+    "entropy": ("entropy", ".3f"),
+    "unigram_kl": ("unigram KL", ".4f"),
+    "bigram_tv": ("bigram TV", ".3f"),
+    "mauve": ("MAUVE", ".3f"),
+    "seconds": ("seconds", ".1f"),
+}
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -128,7 +136,8 @@ def seeds_joined(rows: list[dict]) -> list[dict]:
 
 
 def _joined(rows: list[dict]) -> dict:
-    means = {key: float(np.mean([row[key] for row in rows])) for key in (*METRICS, "seconds")}
+    measured = [key for key in (*METRICS, "mauve", "seconds") if rows[0].get(key) is not None]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in measured}
     means["genppl_low"] = min(row["genppl_low"] for row in rows)
     means["genppl_high"] = max(row["genppl_high"] for row in rows)
     return rows[0] if len(rows) == 1 else rows[0] | means | {"seeds": len(rows)}
@@ -249,8 +258,12 @@ def table(results: dict) -> str:
     columns = {"model": "model", "name": "name"}
     columns |= {key.replace("_", " "): key for key in varying}
     columns |= {"steps": "steps", "network evaluations": "evaluations"}
-    lines = [[str(row[key]) for key in columns.values()] + _numbers(row) for row in rows]
-    titles = [*columns, "GenPPL [95 %]", "entropy", "unigram KL", "bigram TV", "seconds"]
+    numbers = [number for number in NUMBERS if any(row.get(number) is not None for row in rows)]
+    lines = [
+        [str(row[key]) for key in columns.values()] + [_cell(row, key) for key in numbers]
+        for row in rows
+    ]
+    titles = [*columns, *(NUMBERS[number][0] for number in numbers)]
     rule = [
         "---" if title in ("model", "name", "predictor", "noise removal") else "---:"
         for title in titles
@@ -272,16 +285,11 @@ def _headline(results: dict, varying: list[str]) -> str:
     return "; ".join(parts)
 
 
-def _numbers(row: dict) -> list[str]:
-    """The measured cells of a row."""
-    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
-    return [
-        f"{ppl} [{low}, {high}]",
-        _number(row["entropy"], ".3f"),
-        _number(row["unigram_kl"], ".4f"),
-        _number(row["bigram_tv"], ".3f"),
-        _number(row["seconds"], ".1f"),
-    ]
+def _cell(row: dict, key: str) -> str:
+    if key == "genppl":
+        ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+        return f"{ppl} [{low}, {high}]"
+    return _number(row.get(key), NUMBERS[key][1])
 
 
 def _number(value: float | None, spec: str) -> str:

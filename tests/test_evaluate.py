@@ -108,7 +108,7 @@ def test_results_have_every_key_and_a_row_for_every_combination(checkpoint, plac
     ]
     for row in rows:
         _, algo, name = models[row["model"] == "student"]
-        assert row.keys() >= SETTINGS | METRICS
+        assert row.keys() >= SETTINGS | METRICS | {"mauve"}
         assert (row["algo"], row["host"], row["samples"], row["seed"]) == (algo, "standalone", 6, 7)
         assert row["precision"] == "float64"
         assert row["checkpoint"] == f"../{name}"
@@ -122,6 +122,29 @@ def test_results_have_every_key_and_a_row_for_every_combination(checkpoint, plac
         else:  # without time conditioning an evaluation serves until a token changes
             assert 1 <= row["evaluations"] <= row["steps"] + removal
     assert str(place) not in (place / "out" / "results.json").read_text()
+
+
+def test_the_judges_own_samples_are_the_ceiling(checkpoint, place):
+    """One row a temperature, as many evaluations as it draws tokens; a seed gives them again."""
+    given = ["--student", checkpoint("duo_base"), "--steps", 1, 2, "--temperature", 1, 0.5]
+    results = run(*given, "--ceiling")
+    *_, plain, cold = results["rows"]
+    assert [row["model"] for row in results["rows"]] == ["student"] * 4 + ["judge"] * 2
+    assert (plain["name"], plain["algo"]) == ("judge", "ar")
+    assert plain["steps"] == 16 and plain["evaluations"] == 15
+    assert cold["temperature"] == 0.5 and cold["genppl"] < plain["genppl"]
+    assert timeless(run(*given, "--ceiling")) == timeless(results)
+    assert "| judge | judge |" in (place / "out" / "table.md").read_text()
+
+
+def test_a_ceiling_needs_the_models_vocabulary(checkpoint, place):
+    name = checkpoint("duo_base")
+    folder = place / "other"
+    shutil.copytree((place / "judge").resolve(), folder)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"e"', '"é"'))
+    with pytest.raises(SystemExit, match="--ceiling: the judge other has not the vocabulary of"):
+        run("--student", name, "--steps", 1, "--judge", "other", "--ceiling")
 
 
 def test_the_files_are_written_and_can_be_rendered_again(checkpoint, place, capsys):

@@ -1,5 +1,6 @@
 """duo_ext.metrics against plain loops, and the judge against its own log-probabilities."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -22,6 +23,7 @@ from duo_ext.metrics import (
     bigram_tv,
     distinct_n,
     gen_ppl,
+    mauve,
     measure,
     sample_entropy,
     unigram_kl,
@@ -119,6 +121,29 @@ def test_a_judge_whose_texts_start_with_bos_gives_one_to_those_that_lack_it(fold
 def test_without_an_eos_token_every_token_counts(folder):
     save_tokenizer(folder, eos=None)
     assert Judge(str(folder), "cpu").nll(["a <eos> b <eos> c <eos>"])[1].tolist() == [5]
+
+
+@torch.no_grad()
+def test_features_are_the_last_layer_at_a_texts_last_token(folder):
+    """Whatever the batch; none for a text of one token, which is not scored."""
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder)
+    first, _, other = Judge(str(folder), "cpu").score(["a b", "a", "b a c d"]).features_ND
+    for found, text in ((first, "a b"), (other, "b a c d")):
+        ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+        hidden = model(ids, output_hidden_states=True).hidden_states[-1]
+        np.testing.assert_allclose(found, hidden[0, -1].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_mauve_is_high_for_the_same_texts_and_low_for_others():
+    pytest.importorskip("mauve", reason="mauve-text is not installed")
+    rng = np.random.default_rng(0)
+    same, again = rng.normal(size=(2, 200, 8)).astype(np.float32)
+    assert mauve(same, again, seed=1) > 0.9 > 0.1 > mauve(same + 4, again, seed=1)
+
+
+def test_without_mauve_text_there_is_no_mauve(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert mauve(np.zeros((2, 2)), np.zeros((2, 2)), seed=1) is None
 
 
 def test_no_text_is_no_score(folder):
@@ -280,7 +305,7 @@ def test_measure_is_its_parts(folder):
     texts = [" ".join(WORDS[token] for token in row) for row in tokens_NL.tolist()]
     judge = Judge(str(folder), "cpu")
     ppl = gen_ppl(*judge.nll(texts), seed=5)
-    measured = measure(tokens_NL, texts, judge, reference, seed=5)
+    measured = measure(tokens_NL, judge.score(texts), reference, seed=5)
     assert measured == {
         "genppl": ppl.value,
         "genppl_low": ppl.low,

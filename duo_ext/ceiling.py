@@ -1,0 +1,57 @@
+"""The judge's own samples: the lowest GenPPL at which samples still have its diversity."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from duo_ext import evaluation, metrics
+
+
+@dataclass
+class Ceiling(evaluation.Subject):
+    """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
+
+    Raises ValueError where its vocabulary is not that subject's.
+    """
+
+    judge: metrics.Judge
+    like: evaluation.Subject
+
+    @classmethod
+    def of(cls, judge, like):
+        if judge.tokenizer.get_vocab() != like.tokenizer.get_vocab():
+            raise ValueError(
+                f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.given}'"
+            )
+        shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}
+        return cls("judge", judge.name, "ar", "", **shared, judge=judge, like=like)
+
+    def seed(self, seed):
+        torch.manual_seed(seed)
+
+    @contextlib.contextmanager
+    def sampler(self, setting, precision):
+        """``setting.temperature`` counts; the steps are its evaluations."""
+        calls = []
+
+        def draw(size):
+            return self._draw(size, setting.temperature, getattr(torch, precision), calls)
+
+        yield draw, calls
+
+    def _draw(self, size, temperature, dtype, calls):
+        """Tokens (size, L); behind the judge's context stands its EOS."""
+        config, model = self.judge.model.config, self.judge.model
+        x = torch.full((size, 1), config.bos_token_id, device=self.judge.device)
+        past, last = None, x
+        while x.shape[1] < min(self.length, self.judge.context):
+            found = model(input_ids=last, past_key_values=past, use_cache=True)
+            calls.append(1)
+            past, logits = found.past_key_values, found.logits[:, -1].to(dtype) / temperature
+            last = torch.multinomial(logits.softmax(-1), 1)
+            x = torch.cat([x, last], 1)
+        return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)
+
+    def held_out(self):
+        return self.like.held_out()
