@@ -5,23 +5,28 @@ results.json, table.md and figure.png to --output. What a run has finished is no
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from duo_ext import report
 from duo_ext.evaluation import hardware
+from duo_ext.files import write_whole
 from duo_ext.trees import own_commit
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-FRONTIER = ("--steps", "4", "8", "16", "--temperature", "0.85", "0.92", "1.08")
-DUO_WAYS = ("--noise-removal", "ancestral", "greedy")
-SEDD_WAYS = ("--predictor", "analytic", "renormalised")
+FEW = 32  # rows of more steps take most of the time, and come last
+FRONTIER = (4, 8, 16)
+TEMPERATURES = ("0.85", "0.92", "1.08")
+PASSES = (("few", "frontier"), ("greedy",), ("many",))
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Method:
     """A line of the table: what trains it, on what, and how it is sampled.
 
     ``train`` are the arguments of ``program``; without any it is the shipped model ``checkpoint``.
-    ``teacher`` is the setting that takes the checkpoint of the method ``after``.
+    ``after`` is the method whose checkpoint is the teacher; ``extra`` are arguments of its first
+    evaluation; ``greedy``: sampled with a greedy last step too; ``once``: of the first seed alone.
     """
 
     family: str
@@ -37,7 +43,9 @@ class Method:
     train: tuple = ()
     checkpoint: str = ""
     after: str = ""
-    ways: tuple = ()
+    extra: tuple = ()
+    greedy: bool = False
+    once: bool = False
 
     @property
     def program(self):
@@ -53,23 +61,32 @@ def experiment(name, *overrides):
 
 
 METHODS = (
-    Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}"),
+    Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
     Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0")),
     Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm")),
-    Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", ways=DUO_WAYS),
-    Method("Duo", "Duo-DCD", experiment("sotu_dcd"), ways=DUO_WAYS),
-    Method("Duo", "IDLM-Duo", experiment("sotu_idlm_duo"), ways=DUO_WAYS),
+    Method(
+        "MDLM",
+        "IDLM-MDLM, on-policy, equal seconds",
+        experiment("sotu_idlm_mdlm", "trainer.max_steps=160"),
+        once=True,
+    ),
+    Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", greedy=True),
+    Method("Duo", "Duo-DCD", experiment("sotu_dcd"), greedy=True),
+    Method("Duo", "IDLM-Duo", experiment("sotu_idlm_duo"), greedy=True),
     Method("Duo", "IDLM-Duo, Gaussian", experiment("sotu_idlm_duo", "algo.noising=gaussian")),
-    Method("Duo", "IDLM-DCD", experiment("sotu_idlm_dcd"), after="Duo-DCD", ways=DUO_WAYS),
+    Method(
+        "Duo", "IDLM-Duo, on-policy", experiment("sotu_idlm_duo", "algo.on_policy=0.5"), once=True
+    ),
+    Method("Duo", "IDLM-DCD", experiment("sotu_idlm_dcd"), after="Duo-DCD", greedy=True),
     Method(
         "Duo",
         "IDLM-DCD, Gaussian",
         experiment("sotu_idlm_dcd", "algo.noising=gaussian"),
         after="Duo-DCD",
     ),
-    Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}", ways=SEDD_WAYS),
-    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), ways=SEDD_WAYS),
-    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), ways=SEDD_WAYS),
+    Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
+    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0")),
+    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd")),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),
@@ -83,27 +100,34 @@ class Table:
 
     def __init__(self, options):
         self.options, self.runs = options, Path(options.runs)
+        self.by_name = {method.name: method for method in METHODS}
+        self.locks = collections.defaultdict(threading.Lock)
         names = options.only or [method.name for method in METHODS]
         wanted = {method.after for method in METHODS if method.name in names} | set(names)
         self.methods = [method for method in METHODS if method.name in wanted]
         for name in names:
-            if name not in {method.name for method in METHODS}:
-                known = ", ".join(method.name for method in METHODS)
+            if name not in self.by_name:
+                known = ", ".join(self.by_name)
                 raise ValueError(f"--only is '{name}'; it must be of: {known}")
 
     def make(self):
-        """Train in the order of dependence, ``--jobs`` at a time, and sample what is trained."""
+        """Do what is missing, ``--jobs`` at a time, and put the rows together."""
+        work = [
+            (method, seed, parts)
+            for parts in PASSES
+            for seed in self.options.seeds
+            for method in self.methods
+            if seed in self.seeds(method)
+        ]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
-            for after in (False, True):
-                chosen = [m for m in self.methods if bool(m.after) == after]
-                parts = [(m, seed) for m in chosen for seed in self.seeds(m)]
-                list(pool.map(lambda part: self.finish(*part), parts))
+            list(pool.map(lambda item: self.finish(*item), work))
         results = self.collect()
         report.save(results, self.options.output)
         report.render(self.options.output)
 
     def seeds(self, method):
-        return self.options.seeds if method.train else [1]
+        seeds = self.options.seeds
+        return seeds if method.train and not method.once else seeds[:1]
 
     def place(self, method, seed):
         slug = "".join(c if c.isalnum() else "-" for c in method.name.lower())
@@ -119,27 +143,47 @@ class Table:
         last = {"duo_ext": folder / "last.ckpt", "sedd_ext": folder.parent}
         return str(best if best.exists() else last[method.program])
 
-    def finish(self, method, seed):
-        place, options = self.place(method, seed), self.options
-        if method.train and not (place / "done").exists():
-            self.command(place, method.program, *self.training(method, seed))
-            (place / "done").touch()
-        role = f"--{method.model}"
-        common = (role, self.checkpoint(method, seed), "--names", method.name)
-        common += ("--samples", options.samples, *method.ways)
-        steps = ("--steps", *options.steps)
-        for name, ways in (("plain", steps), ("frontier", FRONTIER)):
-            output = place / name
-            if not (output / "results.json").exists() and (name == "plain" or not options.smoke):
-                self.command(
-                    place, f"{method.program}.evaluate", *common, *ways, "--output", output
-                )
+    def finish(self, method, seed, parts):
+        """Train, where that is not done, and sample the ``parts``."""
+        place = self.place(method, seed)
+        self.train(method, seed)
+        common = (f"--{method.model}", self.checkpoint(method, seed), "--names", method.name)
+        common += ("--samples", self.options.samples)
+        for part, arguments in self.parts(method, seed).items():
+            output = place / part
+            if part in parts and not (output / "results.json").exists():
+                module = f"{method.program}.evaluate"
+                self.command(place, module, *common, *arguments, "--output", output)
+
+    def train(self, method, seed):
+        place = self.place(method, seed)
+        with self.locks[place]:
+            if method.train and not (place / "done").exists():
+                if method.after:
+                    self.train(self.by_name[method.after], seed)
+                start = time.perf_counter()
+                self.command(place, method.program, *self.training(method, seed))
+                write_whole(place / "done", f"{time.perf_counter() - start:.1f}".encode())
+
+    def parts(self, method, seed):
+        """{part: arguments of evaluate}, of those that have something to sample."""
+        steps, first = self.options.steps, seed == self.options.seeds[0]
+        few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
+        frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
+        greedy = few if first and method.greedy else []
+        found = {
+            "few": (few, method.extra),
+            "frontier": (frontier, ("--temperature", *TEMPERATURES)),
+            "greedy": (greedy, ("--noise-removal", "greedy")),
+            "many": (many, ()),
+        }
+        return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}
 
     def training(self, method, seed):
         arguments = [*method.train, f"seed={seed}", f"hydra.run.dir={self.place(method, seed)}"]
         if method.after:
-            (teacher,) = (m for m in METHODS if m.name == method.after)
-            arguments.append(f"algo.teacher_path={self.checkpoint(teacher, seed)}")
+            teacher = self.checkpoint(self.by_name[method.after], seed)
+            arguments.append(f"algo.teacher_path={teacher}")
         if self.options.smoke:
             plain = method.train[0].removeprefix("+experiment=")
             arguments += SMOKE.get(plain, SMOKE[method.program])
@@ -168,7 +212,10 @@ class Table:
                     part = report.load(str(path.parent))
                     parts.append(part)
                     own = {"family": method.family, "distillation_seed": seed}
-                    rows += [self.portable(path.parent, row) | own for row in part["rows"]]
+                    rows += [
+                        self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
+                        for row in part["rows"]
+                    ]
         return {
             "rows": rows,
             "judge": parts[0]["judge"],
@@ -187,11 +234,13 @@ class Table:
         return row | {"checkpoint": os.path.relpath(path, self.runs.absolute())}
 
     def distillations(self, method):
-        """How each distillation ended, by its guard."""
+        """How each distillation ended, by its guard, and its seconds, those of the guard too."""
         for seed in self.seeds(method) if method.train else ():
-            path = self.place(method, seed) / "guard.json"
+            place = self.place(method, seed)
+            path = place / "guard.json"
             kept = json.loads(path.read_text())["kept"] if path.exists() else None
-            yield {"name": method.name, "seed": seed, "kept_pair": kept}
+            seconds = float((place / "done").read_text())
+            yield {"name": method.name, "seed": seed, "kept_pair": kept, "seconds": seconds}
 
 
 def main(arguments=None):

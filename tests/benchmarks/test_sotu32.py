@@ -1,5 +1,6 @@
 """benchmarks.sotu32 at its smallest: a method, what it needs, their rows and files."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -22,12 +23,25 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
     found = {(r["family"], r["name"], r["noise_removal"], r["steps"]) for r in results["rows"]}
     names, removals = ("Duo-DCD", "IDLM-DCD"), ("ancestral", "greedy")
     assert found == {("Duo", n, r, s) for n in names for r in removals for s in (1, 2)}
+    assert [d["name"] for d in results["distillations"]] == list(names)
+    assert all(d["seconds"] > 0 for d in results["distillations"])
     assert {row["checkpoint"] for row in results["rows"]} == {
         "duo-dcd/1/checkpoints/last.ckpt", "idlm-dcd/1/checkpoints/last.ckpt"
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(results["rows"])
     assert "| Duo | IDLM-DCD (greedy) |" in (out / "table.md").read_text()
     assert (out / "figure.png").exists()
+
+
+def test_what_is_sampled_of_a_method_depends_on_the_seed():
+    """16 steps over temperatures and greedy last steps are the first seed's."""
+    options = argparse.Namespace(seeds=[1, 2], steps=sotu32.STEPS, only=None, runs="runs")
+    table = sotu32.Table(options)
+    dcd, teacher = table.by_name["Duo-DCD"], table.by_name["MDLM"]
+    assert list(table.parts(dcd, 1)) == ["few", "frontier", "greedy", "many"]
+    assert table.parts(dcd, 2)["frontier"][:4] == ("--steps", 4, 8, "--temperature")
+    assert table.parts(dcd, 2)["many"] == ("--steps", 64, 128)
+    assert "--ceiling" in table.parts(teacher, 1)["few"] and table.seeds(teacher) == [1]
 
 
 def test_an_unknown_method_is_one_sentence():
