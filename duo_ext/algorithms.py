@@ -166,6 +166,8 @@ class IDLM(trainer_base.Diffusion):
         self.watch = self._make_watch()
         if self._resumed:
             self.distiller.load_state_dict(self._resumed["distiller"])
+        if self.watch and self.watch.guard.stops:  # before the run was started again
+            self.trainer.should_stop = True
 
     def _make_distiller(self):
         settings, optim = self.config.algo, self.config.optim

@@ -46,13 +46,18 @@ class Guard:
         )
         entry = {"pair": pair, "score": score, "inside": inside, "best": best}
         self.history.append(entry | {"rows": {str(steps): row for steps, row in rows.items()}})
+        return best, self.stops
+
+    @property
+    def stops(self):
+        """Whether the last ``patience`` students were all outside."""
         recent = self.history[-self.bounds.patience :]
-        stop = len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
-        return best, stop
+        return len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
 
     def _inside(self, row):
-        distance = abs(row["entropy"] / self.teacher["entropy"] - 1)
-        return distance <= self.bounds.entropy and row["unigram_kl"] <= self.bounds.unigram_kl
+        entropy = self.teacher["entropy"]
+        near = abs(row["entropy"] - entropy) <= self.bounds.entropy * entropy
+        return near and row["unigram_kl"] <= self.bounds.unigram_kl
 
     @property
     def kept(self):

@@ -51,7 +51,7 @@ def train(config, folder):
     )
     run = Run(config, folder, parts, state, trained, loader, world, tokenizer)
     run.restore()
-    trained.begin(tokenizer)
+    run.begin()
     run.loop()
 
 
@@ -73,7 +73,7 @@ class Run:
         self.trained, self.loader, self.world = trained, loader, world
         self.tokenizer, self.stopped = tokenizer, False
         self.valid = program.blocks(config, "validation")
-        self.log = _logger(folder) if world.rank == 0 else logging.getLogger("sedd_ext.silent")
+        self.log = _logger(folder, silent=world.rank > 0)
 
     @property
     def last(self):
@@ -146,6 +146,15 @@ class Run:
         self.save(self.last)
         self._tell_kept()
 
+    def begin(self):
+        """Make the guard; a run that it has stopped stays so."""
+        self.trained.begin(self.tokenizer)
+        self.stopped = bool(self.watch and self.watch.guard.stops)
+
+    @property
+    def watch(self):
+        return getattr(self.trained, "watch", None)
+
     @property
     def _going(self):
         return self.state["step"] < self.config.training.n_iters and not self.stopped
@@ -199,7 +208,7 @@ class Run:
     def _guard(self, rows, best, stop):
         self._log(guard.logged(rows))
         if self.world.rank == 0:
-            self.trained.watch.guard.write(f"{self.folder}/guard.json")
+            self.watch.guard.write(f"{self.folder}/guard.json")
         if best:
             self.save(f"{self.folder}/{runs.BEST}")
         if stop:
@@ -207,9 +216,8 @@ class Run:
             tqdm.tqdm.write(f"the guard stops the distillation after {self.state['step']} pairs")
 
     def _tell_kept(self):
-        watch = getattr(self.trained, "watch", None)
-        if watch and self.world.rank == 0:
-            kept = watch.guard.kept
+        if self.watch and self.world.rank == 0:
+            kept = self.watch.guard.kept
             print(
                 f"kept the student after {kept} pairs: {self.folder}/{runs.BEST}"
                 if kept
@@ -229,13 +237,13 @@ class Run:
         write_whole(place, "\n\n".join(texts).encode())
 
 
-def _logger(folder):
-    """A logger that writes to the run's file ``logs``, as SEDD's."""
+def _logger(folder, silent):
+    """A logger that writes to the run's file ``logs``, as SEDD's, or nowhere."""
     os.makedirs(folder, exist_ok=True)
     logger = logging.getLogger("sedd_ext")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = logging.FileHandler(f"{folder}/logs")
+    handler = logging.NullHandler() if silent else logging.FileHandler(f"{folder}/logs")
     handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
     logger.handlers = [handler]
     return logger

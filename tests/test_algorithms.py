@@ -145,6 +145,36 @@ def test_padding_and_prompt_are_given(distil, monkeypatch):
     assert prompt.all() and not rest.all()
 
 
+LOOKS = (
+    "algo.guard.every=1",
+    "algo.guard.steps=[2]",
+    "algo.guard.samples=4",
+    "algo.guard.teacher_steps=2",
+)
+
+
+class NoJudge:
+    def __init__(self, *_):
+        pass
+
+    def score(self, texts):
+        return None
+
+
+def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_path):
+    """Stopped after its first pair, it takes no other when it is started again."""
+    from duo_ext import metrics
+
+    row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 9.0, "bigram_tv": 0.0}
+    monkeypatch.setattr(metrics, "measure", lambda *_: row)
+    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    stopped = distil("idlm", *LOOKS, "algo.guard.patience=1")
+    assert stopped.distiller.pairs == 1 and len(stopped.seen) == 8
+    stopped.trainer.save_checkpoint("last.ckpt")
+    again = distil("idlm", *LOOKS, "algo.guard.patience=1", resume="last.ckpt")
+    assert again.distiller.pairs == 1 and again.seen == []
+
+
 def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     """Two looks, one outside the bounds: best.ckpt is the other's student."""
     from duo_ext import metrics
@@ -155,9 +185,8 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
         return {"genppl": 9.0, "entropy": next(entropies), "unigram_kl": 0.0, "bigram_tv": 0.0}
 
     monkeypatch.setattr(metrics, "measure", measure)
-    monkeypatch.setattr(metrics, "Judge", lambda *_: None)
-    overrides = ["algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=4"]
-    model = distil("idlm", *overrides, "algo.guard.teacher_steps=2", save_after=8)
+    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    model = distil("idlm", *LOOKS, save_after=8)
     assert model.watch.guard.kept == 1
     best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")
     middle = checkpoints.read("middle.ckpt", "path")

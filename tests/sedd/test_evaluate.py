@@ -54,6 +54,8 @@ def test_a_student_outside_the_bounds_ends_the_run(run, idlm, tmp_path):
     assert "the guard stops the distillation after 2 pairs" in printed
     assert "no student was inside the guard's bounds" in printed
     assert runs.read(f"{tmp_path}/out/{runs.LAST}", "last")["step"] == 2
+    run(tmp_path / "out", *idlm, *LOOKS, *bounds)  # and stays so
+    assert runs.read(f"{tmp_path}/out/{runs.LAST}", "last")["step"] == 2
 
 
 def test_snapshots_are_checkpoints_with_texts(run, teacher, tmp_path):
