@@ -61,7 +61,7 @@ def _gaussian(model):
 
 
 FAMILIES = {
-    "absorbing": Family(algo.MDLM, ("mdlm", "idlm_mdlm"), {"categorical": _absorbing}),
+    "absorbing": Family(algo.MDLM, ("mdlm", "sdtt", "idlm_mdlm"), {"categorical": _absorbing}),
     "uniform": Family(
         algo.DUO_BASE,
         ("duo_base", "duo", "distillation", "idlm", "idlm_dcd"),

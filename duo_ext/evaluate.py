@@ -107,7 +107,7 @@ def _config(tree, saved, options, named):
             config[section] = omegaconf.OmegaConf.merge(config[section], trained)
     evaluation.override(config, options.overrides)
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
-    config.algo.loss_type = "elbo"  # DCD's is refused by the class that samples, and not used
+    config.algo.loss_type = "elbo"  # DCD's, SDTT's: refused by the class that samples, not used
     config.sampling.use_float64 = options.precision == "float64"
     config.sampling.predictor = "ancestral" if config.algo.time_conditioning else "ancestral_cache"
     return config

@@ -1,5 +1,6 @@
 """python -m duo_ext: an error is one sentence, and a run that was stopped can be taken up again."""
 
+import json
 import os
 import re
 import shutil
@@ -321,6 +322,20 @@ def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
     tokens, evaluations, _ = evaluation.sample(subject, evaluation.Setting(2), options)
     assert tokens.shape == (3, 16) and evaluations == 3
+
+
+def test_a_run_of_sdtt_is_evaluated(command, teacher, tmp_path):
+    rounds = ("algo.T=4", "algo.update_teacher_every=1", "trainer.max_steps=2", "optim.lr=1e-2")
+    given = teacher("mdlm")
+    assert command("algo=sdtt", f"training.finetune_path={given}", *rounds) is None
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before, after = student(given), student(last)
+    assert before.keys() == after.keys() and not same(before, after)
+    ways = ("--steps", "2", "--samples", "3", "--judge", "${idlm_asset:judge}")
+    evaluate.main(["--student", str(last), *ways, "--output", str(tmp_path / "out")])
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert (row["algo"], row["steps"], row["samples"]) == ("sdtt", 2, 3)
+    assert 1 <= row["evaluations"] <= 3 and row["genppl"] > 1
 
 
 def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):

@@ -1,7 +1,8 @@
-"""The algorithms: AR, MDLM, SEDDAbsorb, DUO_BASE (UDLM), DUO and Distillation (DCD).
+"""The algorithms: AR, MDLM, SEDDAbsorb, DUO_BASE (UDLM), DUO, Distillation (DCD) and SDTT.
 
 Each class says what the denoiser's logits mean, what the training loss is, and how a sampling step
-looks; the rest is in trainer_base. Names and constructor arguments are Duo's (branch ch-1).
+looks; the rest is in trainer_base. Names and constructor arguments are Duo's (branch ch-1), but for
+SDTT, which Duo does not have.
 """
 
 import copy
@@ -10,6 +11,7 @@ import torch
 import trainer_base
 
 from duo_ext.core import schedules
+from duo_ext.settings import require_positive
 
 
 class AR(trainer_base.TrainerBase):
@@ -210,12 +212,11 @@ class DUO(DUO_BASE):
         )
 
 
-class Distillation(DUO):
-    """Discrete consistency distillation (DCD), Duo's algorithm 1.
+class SelfDistilled:
+    """Makes an algorithm's teacher a copy of its student, the average if ``teacher_ema``.
 
-    On one Gaussian path with shared noise the student at t matches the teacher at t - delta, both
-    fed argmax tokens. The teacher is a copy of the student, taken anew every
-    ``update_teacher_every`` steps, when delta doubles.
+    The copy is taken anew every ``update_teacher_every`` steps, when the step size dt doubles, and
+    is in no checkpoint. Among the bases of a class it stands before the algorithm.
     """
 
     LOSS_TYPES = ("kl-bwd", "kl-fwd")
@@ -223,6 +224,10 @@ class Distillation(DUO):
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self.teacher = None
+
+    def _validate_configuration(self):
+        super()._validate_configuration()
+        require_positive(self.config, ("algo.T", "algo.update_teacher_every"))
 
     def on_save_checkpoint(self, checkpoint):
         weights = checkpoint["state_dict"]
@@ -254,6 +259,26 @@ class Distillation(DUO):
         doublings = self.trainer.global_step // algo.update_teacher_every
         return min(1.0, 2**doublings / self.T)
 
+    @torch.no_grad()
+    def _teach(self, xt, sigma):
+        """``forward`` with the teacher for the denoiser."""
+        sigma = self._process_sigma(sigma)
+        return self._process_model_output(self.teacher(xt, sigma), xt, sigma)
+
+    def _divergence(self, log_student, log_teacher):
+        """KL(student || teacher) for kl-bwd, KL(teacher || student) for kl-fwd, (B, L)."""
+        backward = self.loss_type == "kl-bwd"
+        p, q = (log_student, log_teacher) if backward else (log_teacher, log_student)
+        return (p.exp() * (p - q)).sum(-1)
+
+
+class Distillation(SelfDistilled, DUO):
+    """Discrete consistency distillation (DCD), Duo's algorithm 1.
+
+    On one Gaussian path with shared noise the student at t matches the teacher at t - dt, both fed
+    argmax tokens.
+    """
+
     def _sample_trajectory(self, x0, t, s):
         """Tokens argmax(w_t) and argmax(w_s), one noise for both; t, s (B,)."""
         one_hot = torch.nn.functional.one_hot(x0, self.vocab_size).float()
@@ -272,13 +297,36 @@ class Distillation(DUO):
         s = t - dt
         xt, xs = self._sample_trajectory(x0, t, s)
         log_student = self.forward(xt, self._gaussian_sigma(t))
-        with torch.no_grad():
-            sigma = self._process_sigma(self._gaussian_sigma(s))
-            log_teacher = self._process_model_output(self.teacher(xs, sigma), xs, sigma)
-        if self.loss_type == "kl-fwd":
-            return (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
-        return (log_student.exp() * (log_student - log_teacher)).sum(-1)
+        return self._divergence(log_student, self._teach(xs, self._gaussian_sigma(s)))
 
     def _gaussian_sigma(self, t):
         alpha, _ = self.gaussian(t)
         return self._sigma_from_alphat(alpha.float()[:, None])
+
+
+class SDTT(SelfDistilled, MDLM):
+    """Self-distillation through time (arXiv 2410.21035) of a masked diffusion model.
+
+    One step of the student, from t to t - 2 dt, matches two ancestral steps of the teacher.
+    """
+
+    @torch.no_grad()
+    def _targets(self, zt, t, dt):
+        """The teacher's log p(x0 | .) of the step that unmasks a position, (B, L, V).
+
+        A position that the first step leaves masked has that of the second, whose own draw decides
+        nothing. Visible tokens are copied. t is (B, 1).
+        """
+        first = self._teach(zt, self._sigma(t))
+        _, zs = self._ancestral_update(zt, t, dt, self._sampling_dtype(first).exp())
+        second = self._teach(zs, self._sigma(t - dt))
+        return torch.where((zs == self.mask_index)[..., None], second, first)
+
+    def nll(self, x0, output_tokens, current_accumulation_step=None, train_mode=False):
+        if not self.training:
+            return super().nll(x0, output_tokens, current_accumulation_step, train_mode)
+        dt = min(0.5, self._compute_dt())
+        u = self._sample_t(len(x0), current_accumulation_step)[:, None]
+        t = 2 * dt + (1 - 2 * dt) * u  # both steps lie in [0, 1]
+        zt = self.q_xt(x0, self.noise(t)[1])
+        return self._divergence(self.forward(zt, self._sigma(t)), self._targets(zt, t, dt))

@@ -23,6 +23,7 @@ ALGORITHMS = {
     "duo_base": algo.DUO_BASE,
     "duo": algo.DUO,
     "distillation": algo.Distillation,
+    "sdtt": algo.SDTT,
 }
 
 RESOLVERS = {

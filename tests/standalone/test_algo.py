@@ -1,6 +1,7 @@
 """The losses against their dense formulas, and against -log p with exact networks."""
 
 import itertools
+import math
 
 import numpy
 import pytest
@@ -238,8 +239,9 @@ def test_the_range_of_gamma_is_the_keys_or_that_of_matching_alphas(build):
     torch.testing.assert_close(at_ends, published, rtol=1e-6, atol=1e-6)
 
 
-# consistency distillation ----------------------------------------------------------------------
+# self-distillation -----------------------------------------------------------------------------
 
+SELF_DISTILLED = pytest.mark.parametrize("name", ["distillation", "sdtt"])
 BATCH = {"input_ids": X0, "attention_mask": torch.ones_like(X0)}
 
 
@@ -247,9 +249,10 @@ def same_weights(one, other):
     return all(map(torch.equal, one.parameters(), other.parameters()))
 
 
+@SELF_DISTILLED
 @pytest.mark.parametrize("average", ["false", "true"])
-def test_the_teacher_is_the_student_of_every_nth_step(build, attach, average):
-    model = build("distillation", 3, "algo.update_teacher_every=3", f"algo.teacher_ema={average}")
+def test_the_teacher_is_the_student_of_every_nth_step(build, attach, name, average):
+    model = build(name, 3, "algo.update_teacher_every=3", f"algo.teacher_ema={average}")
     trainer = attach(model, accumulate_grad_batches=2)
     fresh = []
     for trainer.global_step in range(7):
@@ -268,32 +271,70 @@ def test_the_teacher_is_the_student_of_every_nth_step(build, attach, average):
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
-def test_delta_doubles_with_every_teacher_or_grows_linearly(build, attach):
-    model = build("distillation", 3, "algo.update_teacher_every=5", "algo.T=8")
+@SELF_DISTILLED
+def test_dt_doubles_with_every_teacher_or_grows_linearly(build, attach, name):
+    model = build(name, 3, "algo.update_teacher_every=5", "algo.T=8")
     trainer, deltas = attach(model), []
     for trainer.global_step in (0, 4, 5, 9, 10, 15, 20, 99):
         deltas.append(model._compute_dt())
     assert deltas == [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1, 1, 1]
     growth = ("linear_growth_dt=true", "linear_growth_min=0.1", "linear_growth_max=0.5")
-    model = build("distillation", 3, *(f"algo.{setting}" for setting in growth))
+    model = build(name, 3, *(f"algo.{setting}" for setting in growth))
     trainer = attach(model, max_steps=100)
     for trainer.global_step, wanted in [(0, 0.1), (50, 0.3), (100, 0.5)]:
         torch.testing.assert_close(model._compute_dt(), wanted)
 
 
-def ready(build, attach, *overrides):
+def ready(build, attach, name, *overrides):
     """A student that has left its teacher."""
-    model = build("distillation", 3, *overrides).train()
+    model = build(name, 3, *overrides).train()
     attach(model)
     model._maybe_update_teacher_weights()
     torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.5)
     return model
 
 
+@SELF_DISTILLED
+def test_the_loss_vanishes_where_student_and_teacher_must_agree(build, attach, name):
+    model = ready(build, attach, name)
+    model._compute_dt = lambda: 1e-9  # one time, one noise: one input
+    assert model.nll(X0, None, 0, True).max() > 1e-3
+    model._maybe_update_teacher_weights()
+    assert model.nll(X0, None, 0, True).abs().max() < 1e-6
+    model._compute_dt = lambda: 0.5
+    assert model.nll(X0, None, 0, True).max() > 1e-5
+
+
+@SELF_DISTILLED
+def test_the_teacher_is_not_saved(build, attach, name):
+    model = ready(build, attach, name)
+    checkpoint = {"state_dict": model.state_dict()}
+    assert any(key.startswith("teacher") for key in checkpoint["state_dict"])
+    model.on_save_checkpoint(checkpoint)
+    student = [f"backbone.{key}" for key in model.backbone.state_dict()]
+    assert list(checkpoint["state_dict"]) == student
+    trained = list(model.configure_optimizers()[0][0].param_groups[0]["params"])
+    assert {id(p) for p in trained} == {id(p) for p in model.backbone.parameters()}
+
+
+@pytest.mark.parametrize(("name", "base"), [("distillation", "duo_base"), ("sdtt", "mdlm")])
+def test_validation_of_a_distillation_is_the_bound(build, attach, name, base):
+    model, base = ready(build, attach, name).eval(), build(base, 3)
+    base.backbone.load_state_dict(model.backbone.state_dict())
+    losses = []
+    for one in (model, base):
+        torch.manual_seed(0)
+        losses.append(one.nll(X0, None))
+    assert torch.equal(*losses)
+
+
+# consistency distillation ----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("direction", ["kl-fwd", "kl-bwd"])
 def test_the_student_matches_the_teacher_one_delta_earlier(build, attach, direction):
     """KL(teacher || student), or the other way round; both see one path at their own times."""
-    model = ready(build, attach, f"algo.loss_type={direction}", "algo.T=4")
+    model = ready(build, attach, "distillation", f"algo.loss_type={direction}", "algo.T=4")
     u = torch.tensor([0.2, 0.6])
     model._sample_t = lambda n, step: u if (n, step) == (2, 5) else None
     path = {}
@@ -320,16 +361,6 @@ def test_the_student_matches_the_teacher_one_delta_earlier(build, attach, direct
     assert any((p.grad != 0).any() for p in model.backbone.parameters())
 
 
-def test_the_loss_vanishes_where_student_and_teacher_must_agree(build, attach):
-    model = ready(build, attach)
-    model._compute_dt = lambda: 1e-9  # one time, one noise: one input
-    assert model.nll(X0, None, 0, True).max() > 1e-3
-    model._maybe_update_teacher_weights()
-    assert model.nll(X0, None, 0, True).abs().max() < 1e-6
-    model._compute_dt = lambda: 0.5
-    assert model.nll(X0, None, 0, True).max() > 1e-3
-
-
 def test_both_times_share_one_noise(build, monkeypatch):
     model, noises = build("distillation", 3, *GAUSSIAN), []
     torch.manual_seed(0)
@@ -345,25 +376,100 @@ def test_both_times_share_one_noise(build, monkeypatch):
     assert not torch.equal(xt, xs)
 
 
-def test_the_teacher_is_not_saved(build, attach):
-    model = ready(build, attach)
-    checkpoint = {"state_dict": model.state_dict()}
-    assert any(key.startswith("teacher") for key in checkpoint["state_dict"])
-    model.on_save_checkpoint(checkpoint)
-    student = [f"backbone.{key}" for key in model.backbone.state_dict()]
-    assert list(checkpoint["state_dict"]) == student
-    trained = list(model.configure_optimizers()[0][0].param_groups[0]["params"])
-    assert {id(p) for p in trained} == {id(p) for p in model.backbone.parameters()}
+# self-distillation through time ----------------------------------------------------------------
 
 
-def test_validation_of_distillation_is_the_bound(build, attach):
-    model, base = ready(build, attach).eval(), build("duo_base", 3)
-    base.backbone.load_state_dict(model.backbone.state_dict())
-    losses = []
-    for one in (model, base):
-        torch.manual_seed(0)
-        losses.append(one.nll(X0, None))
-    assert torch.equal(*losses)
+def dense_targets(model, z, t, dt, first_draw, steps=2):
+    """Targets by their definition, a position at a time; z (L,), t and dt numbers.
+
+    At each ancestral step a masked position becomes v with probability f_v (a_s - a_t) / (1 - a_t)
+    and stays with (1 - a_s) / (1 - a_t). A position's target is log f of the step that unmasked it,
+    of the last step if none did. Also returned: the probabilities of the first draw, (L, V).
+    """
+    targets, moves = one_hot(z, 4).log().clamp_min(-1e6), []
+    for i in range(steps):
+        a_t, a_s = (1 - 0.999 * (t - k * dt) for k in (i, i + 1))
+        sigma = torch.tensor([-math.log(a_t) if model.time_conditioning else 0.0]).double()
+        log_f = model.teacher(z[None], sigma)[0, :, :3].log_softmax(-1)
+        moves.append(one_hot(z, 4))
+        for l in range(len(z)):
+            if z[l] == 3:
+                moves[i][l, :3] = log_f[l].exp() * (a_s - a_t) / (1 - a_t)
+                moves[i][l, 3] = (1 - a_s) / (1 - a_t)
+        z_next = first_draw if i == 0 else torch.multinomial(moves[i], 1)[:, 0]
+        for l in range(len(z)):
+            if z[l] == 3 and (z_next[l] != 3 or i == steps - 1):
+                targets[l, :3], targets[l, 3] = log_f[l], -1e6
+        z = z_next
+    return targets, moves[0]
+
+
+@pytest.mark.parametrize("timed", ["false", "true"])
+def test_a_target_is_the_teachers_of_the_step_that_unmasks(build, attach, drawn, timed):
+    model = ready(build, attach, "sdtt", f"algo.time_conditioning={timed}")
+    model.backbone.double()
+    model.teacher.double()
+    t, dt = 0.25 + 0.75 * column(range(30)) / 29, 0.125
+    draws, update = [], model._ancestral_update
+
+    def ancestral_update(*arguments):
+        draws.append(update(*arguments))
+        return draws[-1]
+
+    model._ancestral_update = ancestral_update
+    zt = torch.cat([XT] * 15)
+    targets = model._targets(zt, t, dt)
+    ((_, zs),), (moves,) = draws, drawn
+    for b in range(30):
+        wanted, wanted_moves = dense_targets(model, zt[b], t[b].item(), dt, zs[b])
+        torch.testing.assert_close(targets[b], wanted, rtol=1e-12, atol=1e-12)
+        masked = zt[b] == 3
+        torch.testing.assert_close(moves[b][masked], wanted_moves[masked], rtol=1e-12, atol=1e-12)
+    still_masked = zs[zt == 3] == 3
+    assert 10 < still_masked.sum() < len(still_masked) - 10
+
+
+@pytest.mark.parametrize("direction", ["kl-fwd", "kl-bwd"])
+@pytest.mark.parametrize(("T", "dt"), [(8, 1 / 8), (1, 1 / 2)])
+def test_one_step_of_the_student_matches_two_of_the_teacher(build, attach, direction, T, dt):
+    """KL(teacher || student), or the other way round, at the masked positions of one z_t."""
+    model = ready(build, attach, "sdtt", f"algo.loss_type={direction}", f"algo.T={T}")
+    model.backbone.double()
+    u = torch.tensor([0.2, 0.6]).double()
+    t = (2 * dt + (1 - 2 * dt) * u)[:, None]
+    model._sample_t = lambda n, step: u if (n, step) == (2, 5) else None
+    taught = model._process_model_output(torch.randn(2, 3, 4).double(), XT, None)
+
+    def corrupt(x, alpha_t):
+        assert torch.equal(x, X0)
+        torch.testing.assert_close(alpha_t, 1 - 0.999 * t)
+        return XT
+
+    def targets(zt, time, step):
+        assert torch.equal(zt, XT) and step == dt
+        torch.testing.assert_close(time, t)
+        return taught
+
+    model.q_xt, model._targets = corrupt, targets
+    nll = model.nll(X0, None, 5, True)
+    student = model.backbone(XT, torch.zeros(2).double())[..., :3].log_softmax(-1)
+    for b, l in itertools.product(range(2), range(3)):
+        if XT[b, l] != 3:
+            assert nll[b, l] == 0
+            continue
+        p, q = student[b, l], taught[b, l, :3]
+        p, q = (q, p) if direction == "kl-fwd" else (p, q)
+        torch.testing.assert_close(nll[b, l], sum(p[v].exp() * (p[v] - q[v]) for v in range(3)))
+
+
+def test_the_student_alone_learns_from_its_teacher(build, attach):
+    model = ready(build, attach, "sdtt", "algo.T=4")
+    nll = model.nll(X0, None, 0, True)
+    assert nll.min() > -1e-6 and nll.max() > 1e-3
+    nll.sum().backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert any((g != 0).any() for g in gradients) and all(g.isfinite().all() for g in gradients)
 
 
 # autoregression --------------------------------------------------------------------------------
