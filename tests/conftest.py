@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from duo_ext import checkpoints, corpus, host
+from duo_ext.core.networks import Denoiser
 from sedd_ext import host as sedd_host
 from sedd_ext import runs
 
@@ -135,6 +136,40 @@ def teacher(standalone, tiny, tokenizer, tmp_path):
         return str(path)
 
     return make
+
+
+class ToyDenoiser(Denoiser):
+    """Three matrices in float64: embedding, mixing of positions, head. Counts its head's rows."""
+
+    def __init__(self, vocab_size, length, width=8, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def weight(*shape):
+            value = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return torch.nn.Parameter(value)
+
+        backbone = torch.nn.Module()
+        backbone.embedding = weight(vocab_size, width)
+        backbone.mixing = weight(length, length)
+        backbone.output_layer = torch.nn.Module()
+        backbone.output_layer.linear = torch.nn.Linear(width, vocab_size, bias=False)
+        backbone.output_layer.linear.weight = weight(vocab_size, width)
+        super().__init__(backbone, time_conditioning=True)
+        self.head_rows = 0
+
+    def features(self, x, alpha_B):
+        embedding, mixing = self.backbone.embedding, self.backbone.mixing
+        h = x.double().softmax(-1) @ embedding if x.ndim == 3 else embedding[x]
+        return torch.tanh(mixing @ h * (1 + alpha_B[:, None, None]))
+
+    def head(self, features):
+        self.head_rows += features[..., 0].numel()
+        return super().head(features)
+
+
+@pytest.fixture
+def toy():
+    return ToyDenoiser
 
 
 class SeddProgram:

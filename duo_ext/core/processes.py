@@ -14,6 +14,7 @@ Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``ne
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,7 @@ class AbsorbingProcess:
     positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
 
-    ``on_policy``, ``rollout_steps``: see ``rollout``.
+    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
@@ -88,6 +89,8 @@ class AbsorbingProcess:
     eps: float = 1e-3
     on_policy: float = 0.0
     rollout_steps: int = 4
+    rollout_stops: Callable = rollout.sample_stops
+    input_times: Callable = sample_times
 
     def corrupt(self, x0_BL, alpha_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
@@ -120,7 +123,7 @@ class AbsorbingProcess:
     def _draw(self, student, x0_BL, given_BL):
         """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
         B, device = len(x0_BL), x0_BL.device
-        t_B = sample_times(B, self.eps, device)
+        t_B = self.input_times(B, self.eps, device)
         alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
         z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
         hidden_BL = self._hidden(alpha_s, given_BL)
@@ -234,7 +237,7 @@ class UniformProcess:
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
 
-    ``on_policy``, ``rollout_steps``: see ``rollout``.
+    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
@@ -242,6 +245,8 @@ class UniformProcess:
     eps: float = 1e-3
     on_policy: float = 0.0
     rollout_steps: int = 4
+    rollout_stops: Callable = rollout.sample_stops
+    input_times: Callable = sample_times
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():
@@ -282,7 +287,8 @@ class UniformProcess:
 
     def _sample(self, student, x0_BL, given_BL):
         """The student's output at a random t, and an x_s of it."""
-        t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
+        draws = self.input_times, sample_times
+        t_B, s_B = (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
         features_BLD = student.features(z_BL, self.schedule(t_B)[0])
@@ -370,7 +376,8 @@ class GaussianUniformProcess(UniformProcess):
     top: int = 16
 
     def _sample(self, student, x0_BL, given_BL):
-        t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
+        draws = self.input_times, sample_times
+        t_B, s_B = (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
         x0_BLV = one_hot_like(x0_BL, torch.empty(0, self.vocab_size, device=x0_BL.device))
         w_BLV = self._noised(x0_BLV, t_B, given_BL)
         logits_BLV = student(self._softened(w_BLV, student), self.schedule(t_B)[0])

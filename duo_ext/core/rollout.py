@@ -11,6 +11,11 @@ alpha_s, given_BL)``, a step of ancestral sampling from t to s.
 import torch
 
 
+def sample_stops(steps, n, device):
+    """n numbers of steps that are done before a stop, uniform on 0, ..., steps - 1; (n,)."""
+    return torch.randint(steps, (n,), device=device)
+
+
 def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
     """Replace, in place, each sequence with probability ``on_policy`` by such a state and its t."""
     if process.on_policy > 0:
@@ -24,12 +29,13 @@ def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
 def states(process, student, x0_BL, given_BL):
     """(z_t (B, L), t (B,)) of the student's own sampling in ``process.rollout_steps`` steps.
 
-    Each sequence stops before a step drawn at random, so its t is 1, ..., 1 / rollout_steps.
+    Each sequence stops before a step that ``process.rollout_stops`` draws (``sample_stops``), so
+    its t is 1, ..., 1 / rollout_steps.
     """
     K, device = process.rollout_steps, x0_BL.device
     times = 1 - torch.arange(K, device=device, dtype=torch.float64) / K
     alphas, _ = process.schedule(times)
-    stop_B = torch.randint(K, (len(x0_BL),), device=device)
+    stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
     for step in range(K - 1):
         going_B = stop_B > step
