@@ -227,10 +227,10 @@ def matched_entropy(results: dict) -> list[dict]:
     return found
 
 
-def _plain(results: dict, model: str) -> list[dict]:
-    """The rows of ``model`` sampled as trained: temperature 1, nucleus 1."""
+def _plain(results: dict, *models: str) -> list[dict]:
+    """The rows of ``models`` sampled as trained: temperature 1, nucleus 1."""
     rows = results["rows"]
-    return [r for r in rows if r["model"] == model and r["temperature"] == r["nucleus"] == 1]
+    return [r for r in rows if r["model"] in models and r["temperature"] == r["nucleus"] == 1]
 
 
 def _same(a: dict, b: dict, keys: tuple[str, ...]) -> bool:
@@ -402,8 +402,9 @@ def draw(results: dict):
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
     The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
-    around the entropy of the teacher's largest number of steps. The third has one line for each
-    model and number of steps over the temperatures sampled, or one point each without them.
+    around the entropy of the teacher's largest number of steps; they are left out where there is no
+    such row. The third has one line for each model and number of steps over the temperatures
+    sampled, or one point each without them.
     """
     from matplotlib.figure import Figure
 
@@ -423,6 +424,9 @@ def draw(results: dict):
     dress(left, "steps", ppl, "shaded: 95 % intervals")
     dress(middle, "steps", entropy, "shaded: within 2 % of the teacher at its most steps")
     dress(right, entropy, ppl, "numbers: steps")
+    sampled_plainly = bool(_plain(results, *MODELS))
+    for axes in (left, middle):  # without a point they have no scale
+        axes.set_visible(sampled_plainly)
     handles, labels = left.get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return drawing

@@ -336,6 +336,12 @@ def test_temperatures_are_lines_over_entropy_and_stay_out_of_the_curves_over_ste
     assert curves(right) == [[(4.8, 50.0), (5.0, 100.0)], [(5.0, 80.0)]]
 
 
+def test_a_sweep_without_temperature_1_is_the_panel_over_entropy_alone(tmp_path):
+    sweep = results(*(row("teacher", 4, 100.0, temperature=t) for t in (0.8, 0.9)))
+    report.figure(report.draw(sweep), tmp_path / "figure.png")
+    assert [axes.get_visible() for axes in report.draw(sweep).axes] == [False, False, True]
+
+
 def test_rows_of_fewer_samples_belong_to_the_same_curve():
     few = results(row("teacher", 16, 60.0, samples=128), row("teacher", 8, 80.0))
     left, middle, _ = report.draw(few).axes
