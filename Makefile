@@ -1,6 +1,7 @@
-# make demo [TEACHER="duo mdlm sedd"]   distil shipped teachers, two at a time on a core each,
-#                                       print teacher against student
-# make test                             lint and tests
+# make demo [TEACHER="duo mdlm sedd dcd"]   distil shipped teachers, two at a time on a core each,
+#                                           print teacher against student; dcd: Duo -> DCD -> IDLM
+# make results                              all methods and seeds: results/sotu32, hours
+# make test                                 lint and tests
 
 PYTHON ?= python3
 TEACHER ?= duo sedd
@@ -13,7 +14,7 @@ export MALLOC_TOP_PAD_ := 268435456
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test install clean
+.PHONY: demo results test install clean
 
 install: $(BIN)/.installed
 
@@ -36,6 +37,18 @@ demo-sedd: install
 	$(BIN)/python -m sedd_ext +experiment=sotu_idlm_sedd hydra.run.dir=runs/$@
 	$(BIN)/python -m sedd_ext.evaluate --teacher '$${idlm_asset:teachers/sedd}' \
 	  --student runs/$@/checkpoints/best.pth --samples 256 --predictor analytic --output runs/$@
+
+demo-dcd: install
+	rm -rf runs/$@
+	$(BIN)/python -m duo_ext +experiment=sotu_dcd hydra.run.dir=runs/$@/dcd
+	$(BIN)/python -m duo_ext +experiment=sotu_idlm_dcd hydra.run.dir=runs/$@/idlm \
+	  algo.teacher_path=$(CURDIR)/runs/$@/dcd/checkpoints/last.ckpt
+	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/duo.ckpt}' --samples 256 \
+	  --student runs/$@/dcd/checkpoints/last.ckpt runs/$@/idlm/checkpoints/best.ckpt \
+	  --noise-removal ancestral greedy --output runs/$@
+
+results: install
+	$(BIN)/python -m benchmarks.sotu32
 
 test: install
 	$(BIN)/ruff check .
