@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext.core import rollout, rows
+from duo_ext.core import rollout, rows, sampler
 from duo_ext.core.networks import Mixture
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
@@ -136,12 +136,21 @@ class AbsorbingProcess:
 
     def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
         """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
-        features = student.features(z_BL, alpha_t.expand(len(z_BL)))
-        drawn = torch.rand(z_BL.shape, device=z_BL.device) < (alpha_s - alpha_t) / (1 - alpha_t)
-        drawn &= z_BL == self.mask_index
-        u = rows.uniforms(z_BL.shape, z_BL.device)
-        z_BL[drawn] = rows.sample(rows.Head(student, features[drawn]), self.probs, u[drawn])
-        return z_BL
+        drawn_BL, u_BL = (rows.uniforms(z_BL.shape, z_BL.device) for _ in range(2))
+        drawn_BL = (drawn_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & (z_BL == self.mask_index)
+
+        def choose(logits, u):
+            return rows.sample_tokens(self.probs(logits), u)
+
+        return sampler.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
+
+    def greedy(self, student, z_BL, alpha_t, given_BL):
+        """The likeliest token in the place of each mask."""
+
+        def choose(logits):
+            return self.probs(logits).argmax(-1)
+
+        return sampler.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose)
 
     def _renoise(self, z_BL, hidden_BL, student, features_BLD):
         """x_s: the student's sampled tokens with the mask at the hidden positions."""
@@ -212,9 +221,28 @@ class ScoreProcess(AbsorbingProcess):
 
     ``scaled``: log s is the last layer's output + log r - log n, n the number of tokens
     (model.scale_by_sigma); otherwise that output itself.
+
+    The ideal scores sum to r; a network's do not. A step of sampling that is ``renormalised`` takes
+    r for their sum, so that it is the absorbing process's; otherwise it is SEDD's analytic
+    predictor, whose probability of a token is (alpha_s / alpha_t - 1) s_y.
     """
 
     scaled: bool = True
+    renormalised: bool = True
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        if self.renormalised or alpha_s == 1:  # no mask remains in clean data, whatever the sum
+            return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL)
+
+        def choose(logits, u):
+            outside = self._outside(logits)
+            log_s = self.log_f(logits, alpha_t.expand(len(logits))).masked_fill(outside, -torch.inf)
+            probs = (log_s + torch.log(alpha_s / alpha_t - 1)).exp()
+            probs[:, self.mask_index] = (1 - probs.sum(-1)).clamp_min(0.0)
+            return rows.sample_tokens(probs, u)
+
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        return sampler.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose, u_BL)
 
     def log_f(self, logits, alpha_R):
         """log s; 0 at the mask."""
@@ -303,15 +331,17 @@ class UniformProcess:
         """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
         V, alpha_ts = self.vocab_size, alpha_t / alpha_s
 
-        def posterior(logits, z):
+        def choose(logits, z, u):
             at_s = mix(logits.softmax(-1), alpha_s.to(logits.dtype))
             kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
-            return at_s.scatter(-1, z[:, None], kept)
+            return rows.sample_tokens(at_s.scatter_(-1, z[:, None], kept), u)
 
-        features = student.features(z_BL, alpha_t.expand(len(z_BL)))
-        u, free = rows.uniforms(z_BL.shape, z_BL.device), ~given_BL
-        z_BL[free] = rows.sample(rows.Head(student, features[free]), posterior, u[free], z_BL[free])
-        return z_BL
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        return sampler.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
+
+    def greedy(self, student, z_BL, alpha_t, given_BL):
+        """The likeliest clean token at each position."""
+        return sampler.fill(student, z_BL, ~given_BL, alpha_t, lambda logits: logits.argmax(-1))
 
     def _renoise(self, student, features_BLD, x0_BL, s_B, given_BL):
         """x_s: tokens at random, and the student's at the other positions, if they are not given.

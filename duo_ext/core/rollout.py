@@ -4,11 +4,12 @@ A few-step sampler meets states that the student itself has made. A share ``proc
 the inputs z_t are such states; the paper has 0. For the absorbing process it slows the drift of the
 marginals.
 
-A process gives its schedule, ``prior(x0_BL, given_BL)`` and ``reverse(student, z_BL, alpha_t,
-alpha_s, given_BL)``, a step of ancestral sampling from t to s.
+What a process gives: see ``sampler``.
 """
 
 import torch
+
+from duo_ext.core import sampler
 
 
 def sample_stops(steps, n, device):
@@ -37,11 +38,6 @@ def states(process, student, x0_BL, given_BL):
     alphas, _ = process.schedule(times)
     stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
-    for step in range(K - 1):
-        going_B = stop_B > step
-        if not going_B.any():  # a network need not take a batch of nothing
-            break
-        alpha_t, alpha_s = alphas[step : step + 2]
-        z_BL[going_B] = process.reverse(student, z_BL[going_B], alpha_t, alpha_s, given_BL[going_B])
+    z_BL = sampler.descend(process, student, z_BL, alphas, given_BL, stop_B)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
     return z_BL, times[stop_B]

@@ -121,16 +121,19 @@ def chunks(x):
 
 
 @torch.no_grad()
-def sample(head, probs, u_R, *inputs):
-    """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits, inputs) at u_R;
-    inputs are tensors (R, ...)."""
-    tokens = [
-        sample_tokens(
-            probs(head.network.head(head.features[rows]), *(x[rows] for x in inputs)), u_R[rows]
-        )
+def tokens(head, choose, *inputs):
+    """choose(its logits, inputs) for each row of a Head, (R,); inputs are tensors (R, ...)."""
+    chosen = [
+        choose(head.network.head(head.features[rows]), *(x[rows] for x in inputs))
         for rows in chunks(head)
     ]
-    return torch.cat(tokens) if tokens else u_R.long()
+    none = torch.zeros(0, dtype=torch.long, device=head.features.device)
+    return torch.cat(chosen) if chosen else none
+
+
+def sample(head, probs, u_R):
+    """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
+    return tokens(head, lambda logits, u: sample_tokens(probs(logits), u), u_R)
 
 
 def uniforms(shape, device):

@@ -1,0 +1,88 @@
+"""Ancestral sampling that runs the last layer, and draws, only where a token is drawn.
+
+A host's sampler forms probabilities (B, L, V) in float64 at every step. Here the body of the
+network runs for the batch, its head and the draw for the positions that change, chunk by chunk
+(``rows``), and the network not at all where no position of the batch does.
+
+A process gives its schedule, ``prior(x0_BL, given_BL)``, ``reverse(student, z_BL, alpha_t, alpha_s,
+given_BL)``, a step of ancestral sampling from t to s, and ``greedy(student, z_BL, alpha_t,
+given_BL)``, the likeliest clean tokens.
+"""
+
+import itertools
+
+import torch
+
+from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+
+
+class Tempered(Denoiser):
+    """A denoiser as it is sampled: logits in float64, at a temperature.
+
+    The head runs under the autocast that the network has for it. ``calls`` grows by one with each
+    evaluation.
+    """
+
+    def __init__(self, backbone, time_conditioning, temperature=1.0):
+        super().__init__(backbone, time_conditioning)
+        self.temperature, self.calls = temperature, []
+
+    def features(self, x, alpha_B):
+        self.calls.append(1)
+        hook = self._last_layer.register_forward_pre_hook(self._note_autocast)
+        try:
+            return super().features(x, alpha_B)
+        finally:
+            hook.remove()
+
+    def _note_autocast(self, module, arguments):
+        kind = arguments[0].device.type
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        self._autocast = {"device_type": kind, "dtype": dtype, "enabled": enabled}
+
+    def head(self, features):
+        with torch.autocast(**self._autocast):
+            logits = super().head(features)
+        return logits.double() / self.temperature
+
+
+@torch.no_grad()
+def sample(process, student, shape, steps, noise_removal="ancestral", eps=1e-5):
+    """Tokens (B, L) of that shape, in ``steps`` equal steps from t = 1 to eps.
+
+    ``noise_removal``, from eps to clean data: one more step of the process (ancestral), the
+    likeliest tokens (greedy) or nothing (none).
+    """
+    device = next(student.backbone.parameters()).device
+    given_BL = torch.zeros(shape, dtype=torch.bool, device=device)
+    times = torch.linspace(1, eps, steps + 1, dtype=torch.float64, device=device)
+    alphas, _ = process.schedule(times)
+    if noise_removal == "ancestral":
+        alphas = torch.cat([alphas, alphas.new_ones(1)])
+    z_BL = process.prior(given_BL.long(), given_BL)
+    steps_B = torch.full(shape[:1], len(alphas) - 1, device=device)
+    z_BL = descend(process, student, z_BL, alphas, given_BL, steps_B)
+    if noise_removal == "greedy":
+        z_BL = process.greedy(student, z_BL, alphas[-1], given_BL)
+    return z_BL
+
+
+def descend(process, student, z_BL, alphas, given_BL, steps_B):
+    """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
+    for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
+        going_B = steps_B > step
+        if not going_B.any():  # a network need not take a batch of nothing
+            break
+        z_BL[going_B] = process.reverse(student, z_BL[going_B], alpha_t, alpha_s, given_BL[going_B])
+    return z_BL
+
+
+def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL):
+    """z_BL, in place, with choose(logits (R, V), inputs (R,)) -> tokens (R,) at the R chosen
+    positions. The network is evaluated only if there are any."""
+    if chosen_BL.any():
+        features_BLD = student.features(z_BL, alpha_t.expand(len(z_BL)))
+        head = rows.Head(student, features_BLD[chosen_BL])
+        z_BL[chosen_BL] = rows.tokens(head, choose, *(x_BL[chosen_BL] for x_BL in inputs_BL))
+    return z_BL
