@@ -21,10 +21,12 @@ import numpy as np
 from duo_ext.files import write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
-SETTINGS = ("predictor", "noise_removal", "temperature", "nucleus", "precision", "samples", "seed")
-SAMPLER = ("predictor", "noise_removal", "precision")
+SAMPLER = ("sampler", "predictor", "noise_removal", "precision")
+SETTINGS = ("sampler", "predictor", "noise_removal", "temperature", "nucleus", "precision")
+SETTINGS += ("samples", "seed")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
+ROW_KEYS -= {"sampler"}  # of rows from before there was a choice: the host's
 MODELS = ("teacher", "student", "judge")
 NUMBERS = {
     "genppl": ("GenPPL [95 %]", ""),
@@ -46,8 +48,8 @@ MARKERS = "osD^vPX"
 def load(folder: str) -> dict:
     """The results in ``folder``/results.json (a path or any URL that fsspec opens), checked.
 
-    A metric that is null becomes nan. Raises ValueError when the file is missing, is not JSON or
-    lacks something that the table needs.
+    A metric that is null becomes nan; a row without ``sampler`` is the host's. Raises ValueError
+    when the file is missing, is not JSON or lacks something that the table needs.
     """
     path = f"{folder}/results.json"
     try:
@@ -59,6 +61,7 @@ def load(folder: str) -> dict:
         raise ValueError(f"{path} is not JSON ({error})") from None
     _check(results, path)
     for row in results["rows"]:
+        row.setdefault("sampler", "host")
         row.update({key: math.nan for key in METRICS if row[key] is None})
     return results
 
@@ -147,12 +150,13 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     """How many teacher steps each student row stands for, at temperature 1 and nucleus 1.
 
     A student row counts for S teacher steps where every teacher row of S steps with the student's
-    noise removal and precision has an entropy within ``entropy_tolerance`` (a share of the
-    teacher's) and a GenPPL that the student matches: ``strict``, the student's is no higher;
+    sampler, noise removal and precision has an entropy within ``entropy_tolerance`` (a share of
+    the teacher's) and a GenPPL that the student matches: ``strict``, the student's is no higher;
     ``within_interval``, the student's 95 % interval reaches down to the teacher's or lies below.
-    One dict a student row: name, predictor, noise_removal, precision, seed, steps, the largest S by
-    both rules (None where there is none), ``strict_ratio``, ``within_interval_ratio`` = S / steps,
-    and ``strict_speedup``, ``within_interval_speedup``: the teacher's seconds / the student's.
+    One dict a student row: name, sampler, predictor, noise_removal, precision, seed, steps, the
+    largest S by both rules (None where there is none), ``strict_ratio``, ``within_interval_ratio``
+    = S / steps, and ``strict_speedup``, ``within_interval_speedup``: the teacher's seconds / the
+    student's.
     """
     rules = {
         "strict": lambda student, teacher: student["genppl"] <= teacher["genppl"],
@@ -203,7 +207,7 @@ def matched_entropy(results: dict) -> list[dict]:
     """Each student row against the teacher at the same steps, moved to the student's entropy.
 
     The teacher's rows over temperatures (nucleus 1) are interpolated; student rows without two such
-    entropies are left out. One dict a student row at temperature 1 and nucleus 1: name,
+    entropies are left out. One dict a student row at temperature 1 and nucleus 1: name, sampler,
     predictor, noise_removal, precision, seed, steps, entropy, ``student`` and ``teacher`` GenPPL,
     their ``ratio``, and whether the teacher's is ``extrapolated``.
     """
@@ -265,7 +269,7 @@ def table(results: dict) -> str:
     ]
     titles = [*columns, *(NUMBERS[number][0] for number in numbers)]
     rule = [
-        "---" if title in ("model", "name", "predictor", "noise removal") else "---:"
+        "---" if title in ("model", "name", "sampler", "predictor", "noise removal") else "---:"
         for title in titles
     ]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))

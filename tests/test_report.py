@@ -18,7 +18,8 @@ from duo_ext import report
 def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
     return {
         "model": model, "name": {"student": "idlm_mdlm"}.get(model, "mdlm"), "algo": "any",
-        "host": "standalone", "steps": steps, "evaluations": steps + 1, "predictor": "ancestral",
+        "host": "standalone", "steps": steps, "evaluations": steps + 1, "sampler": "host",
+        "predictor": "ancestral",
         "noise_removal": "ancestral", "temperature": 1.0, "nucleus": 1.0, "precision": "float64",
         "samples": 256, "seed": 1, "genppl": genppl,
         "genppl_low": genppl * (1 - width), "genppl_high": genppl * (1 + width),
@@ -148,7 +149,23 @@ def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
     assert "\n" not in message
 
 
+def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
+    old = [{key: row[key] for key in row if key != "sampler"} for row in CURVES["rows"]]
+    report.save(results(*old), tmp_path)
+    assert report.load(tmp_path) == CURVES
+
+
 # ---------------------------------------------------------------------------------- comparisons
+
+
+def test_samplers_are_compared_with_themselves_and_told_apart():
+    rows = (row("teacher", 4, 100.0), row("teacher", 4, 70.0, sampler="rows"))
+    for sampler, wanted in (("host", 4), ("rows", None)):
+        student = row("student", 2, 82.0, sampler=sampler)
+        (entry,) = report.step_reduction(results(*rows, student))
+        assert (entry["sampler"], entry["strict"]) == (sampler, wanted)
+    head, _, titles, *_ = report.table(results(*rows)).splitlines()
+    assert "sampler" not in head and "| sampler |" in titles
 
 
 def reduction(*rows, **options):
@@ -160,8 +177,9 @@ def reduction(*rows, **options):
 def test_step_reduction_by_hand():
     first, second = report.step_reduction(CURVES)
     assert first == {
-        "name": "idlm_mdlm", "predictor": "ancestral", "noise_removal": "ancestral",
-        "precision": "float64", "seed": 1, "steps": 2, "strict": 4, "strict_ratio": 2.0,
+        "name": "idlm_mdlm", "sampler": "host", "predictor": "ancestral",
+        "noise_removal": "ancestral", "precision": "float64", "seed": 1, "steps": 2,
+        "strict": 4, "strict_ratio": 2.0,
         "within_interval": 8, "within_interval_ratio": 4.0,
         "strict_speedup": 2.0, "within_interval_speedup": 4.0,
     }  # fmt: skip
@@ -251,7 +269,7 @@ def test_matched_entropy_moves_the_teacher_to_the_student():
 def test_table_says_once_what_the_rows_share_and_orders_them():
     head, _, titles, rule, *body = report.table(CURVES).splitlines()
     assert head == (
-        "Judge tiny-judge (held-out perplexity 11.30); predictor ancestral; "
+        "Judge tiny-judge (held-out perplexity 11.30); sampler host; predictor ancestral; "
         "noise removal ancestral; temperature 1.0; nucleus 1.0; precision float64; samples 256; "
         "seed 1; two cores; `make demo`"
     )
