@@ -37,21 +37,19 @@ class Family:
     noisings: dict[str, Callable]
 
 
-def _absorbing(model):
-    return processes.AbsorbingProcess(
-        model.vocab_size, model.mask_index, on_policy=model.config.algo.on_policy
-    )
+def _absorbing(model, on_policy=0.0):
+    return processes.AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
 
 
-def _categorical(model):
-    return processes.UniformProcess(model.vocab_size, on_policy=model.config.algo.on_policy)
+def _categorical(model, on_policy=0.0):
+    return processes.UniformProcess(model.vocab_size, on_policy=on_policy)
 
 
-def _gaussian(model):
+def _gaussian(model, on_policy=0.0):
     settings = model.config.algo
-    if settings.on_policy > 0:
+    if on_policy > 0:
         raise ValueError(
-            f"algo.on_policy is {settings.on_policy}; algo.noising=gaussian has inputs that no "
+            f"algo.on_policy is {on_policy}; algo.noising=gaussian has inputs that no "
             "sampling makes, so it must be 0"
         )
     schedule = schedules.GaussianSchedule.configured(
@@ -97,7 +95,8 @@ class IDLM(trainer_base.Diffusion):
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
-        self.process = choose("algo.noising", config.algo.noising, self.family.noisings)(self)
+        noising = choose("algo.noising", config.algo.noising, self.family.noisings)
+        self.process = noising(self, config.algo.on_policy)
         self.opponents = self.distiller = self.watch = self._resumed = None
 
     @property

@@ -1,6 +1,7 @@
 """Sample Duo checkpoints and measure the samples: ``python -m duo_ext.evaluate --help``.
 
-Every model is sampled by Duo's own sampler. See ``evaluation`` for what is written.
+Every model is sampled by Duo's own sampler, or by the core's (--sampler rows). See ``evaluation``
+for what is written.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import omegaconf
 import torch
 
 from duo_ext import checkpoints, evaluation, host, pretrained
+from duo_ext.core import sampler
 from duo_ext.evaluation import resolve
 
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
@@ -20,11 +22,12 @@ class Subject(evaluation.Subject):
     """A Duo checkpoint in the host's class of its family.
 
     ``constructed`` is the state of the CPU's generator behind the seed and the model's making, from
-    which the host's own sample_eval starts to sample.
+    which the host's own sample_eval starts to sample. ``process`` is the core's for its family.
     """
 
     model: torch.nn.Module
     constructed: torch.Tensor
+    process: object
 
     def seed(self, seed):
         """With --batch-size as loader.eval_batch_size the tokens are those of sample_eval."""
@@ -33,7 +36,11 @@ class Subject(evaluation.Subject):
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
-        """The model under one setting; temperature and precision reach it through its logits."""
+        """The model under one setting; temperature and precision reach the host's sampler through
+        the model's logits."""
+        if setting.sampler == "rows":
+            yield self._rows(setting)
+            return
         model, calls = self.model, []
         masked = not model.time_conditioning
         widen = precision == "float64" and masked and host.active().samples_masked_in_float32
@@ -51,6 +58,16 @@ class Subject(evaluation.Subject):
         finally:
             hook.remove()
 
+    def _rows(self, setting):
+        model = self.model
+        student = sampler.Tempered(model.backbone, model.time_conditioning, setting.temperature)
+
+        def draw(size):
+            shape, removal = (size, self.length), setting.noise_removal
+            return sampler.sample(self.process, student, shape, setting.steps, removal)
+
+        return draw, student.calls
+
     def held_out(self):
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
@@ -65,7 +82,8 @@ def load(role, given, options):
     config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
-    model = _family(config.algo.name, given).host_class(config, tokenizer)
+    family = _family(config.algo.name, given)
+    model = family.host_class(config, tokenizer)
     constructed = torch.get_rng_state()
     masked = not model.time_conditioning
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
@@ -74,6 +92,9 @@ def load(role, given, options):
     checkpoints.check_config(saved, config, key)
     checkpoints.load(model.backbone, saved)
     model.ema = None
+    process = family.noisings["categorical"](model)
+    if "rows" in options.sampler:
+        _check_noise(model, process, f"{key} is '{given}'")
     return Subject(
         role=role,
         given=given,
@@ -85,7 +106,15 @@ def load(role, given, options):
         data=config.data,
         model=model.to(options.device).eval(),
         constructed=constructed,
+        process=process,
     )
+
+
+def _check_noise(model, process, named):
+    times = torch.linspace(0, 1, 5)
+    alphas, _ = process.schedule(times)
+    if not torch.allclose(model.noise(times)[1].double(), alphas, atol=1e-6):
+        raise ValueError(f"{named}; its noise is not log-linear, which --sampler rows needs")
 
 
 def _config(tree, saved, options, named):

@@ -30,14 +30,16 @@ from duo_ext.files import write_whole
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@]*=")
-WAYS = ("steps", "predictor", "noise_removal", "temperature", "nucleus")
+WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
+SAMPLERS = ("host", "rows")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling."""
+    """One way of sampling; ``sampler`` is the host's own or ``core.sampler``."""
 
     steps: int
+    sampler: str = "host"
     predictor: str = "ancestral"
     noise_removal: str = "ancestral"
     temperature: float = 1.0
@@ -88,6 +90,13 @@ def parse(program, arguments):
     parser.add_argument("--student", help="checkpoints to judge", **paths)
     parser.add_argument("--names", nargs="+", help="what to call them, instead of their algo")
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument(
+        "--sampler",
+        nargs="+",
+        choices=SAMPLERS,
+        default=["host"],
+        help="the host's own; or ours, which forms probabilities only where a token is drawn",
+    )
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
     program.add_options(parser)
     parser.add_argument("--samples", type=int, default=1024, help="samples a row")
@@ -123,10 +132,20 @@ def _check(options):
                 raise ValueError(
                     f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}"
                 )
+    if "rows" in options.sampler:
+        _check_rows(options)
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
         raise ValueError(f"--device is '{options.device}'; torch cannot use it here") from error
+
+
+def _check_rows(options):
+    for nucleus in options.nucleus:
+        if nucleus != 1:
+            raise ValueError(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
+    if options.precision != "float64":
+        raise ValueError(f"--precision is '{options.precision}'; --sampler rows draws in float64")
 
 
 def resolve(text):
@@ -258,6 +277,7 @@ def _row(name, subject, setting, options, evaluations, seconds):
         "algo": subject.algo,
         "steps": setting.steps,
         "evaluations": evaluations,
+        "sampler": setting.sampler,
         "predictor": setting.predictor,
         "noise_removal": setting.noise_removal,
         "temperature": setting.temperature,

@@ -120,7 +120,7 @@ class IDLM:
             seed=config.seed,
         )
         return distiller.Distiller(
-            make_process(parts),
+            make_process(parts, on_policy=config.algo.on_policy),
             student=(Denoiser(parts.model, True), *self._scheduled(self.state["optimizer"])),
             fake=(Denoiser(fake, True), *self._scheduled(fake_optimizer)),
             teacher=Denoiser(self.teacher, True),
@@ -223,13 +223,13 @@ def averaged(model, ema):
 ALGORITHMS = {"sedd": Score, "idlm": IDLM}
 
 
-def make_process(parts):
-    """The core's process for SEDD's graph and noise."""
+def make_process(parts, **settings):
+    """The core's process for SEDD's graph and noise, with its other settings."""
     config = parts.config
     if not parts.graph.absorb:
         raise ValueError(
-            "graph.type is 'uniform'; algo=idlm takes absorb: a network of scores of the uniform "
-            "graph gives no distribution of clean tokens"
+            "graph.type is 'uniform'; algo=idlm and --sampler rows take absorb: a network of "
+            "scores of the uniform graph gives no distribution of clean tokens"
         )
     if config.noise.type == "geometric":
         schedule = schedules.Geometric(config.noise.sigma_min, config.noise.sigma_max)
@@ -239,8 +239,8 @@ def make_process(parts):
         vocab_size=parts.graph.dim,
         mask_index=parts.graph.dim - 1,
         schedule=schedule,
-        on_policy=config.algo.on_policy,
         scaled=config.model.scale_by_sigma,
+        **settings,
     )
 
 

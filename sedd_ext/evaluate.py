@@ -1,6 +1,7 @@
 """Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
 
-Every model is sampled by SEDD's own sampler; see ``duo_ext.evaluation`` for what is written.
+Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows); see
+``duo_ext.evaluation`` for what is written.
 ``renormalised`` is the analytic predictor on scores with the mass that the process has: a student's
 loss leaves that mass free.
 """
@@ -12,6 +13,7 @@ import omegaconf
 import torch
 
 from duo_ext import checkpoints, evaluation
+from duo_ext.core import sampler
 from sedd_ext import algorithms, host, program
 from sedd_ext.__main__ import hydra_arguments
 
@@ -31,14 +33,27 @@ class Subject(evaluation.Subject):
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
+        yield self._rows(setting) if setting.sampler == "rows" else self._hosts(setting, precision)
+
+    def _rows(self, setting):
+        process = algorithms.make_process(
+            self.parts, renormalised=setting.predictor == "renormalised"
+        )
+        student = sampler.Tempered(self.parts.model, True, setting.temperature)
+
+        def draw(size):
+            shape, removal = (size, self.length), setting.noise_removal
+            return sampler.sample(process, student, shape, setting.steps, removal)
+
+        return draw, student.calls
+
+    def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
         removal, float64 = setting.noise_removal == "ancestral", precision == "float64"
-        yield program.sampler(
-            self.parts,
-            program.Way(
-                setting.steps, predictor, removal, renormalise, setting.temperature, float64
-            ),
+        way = program.Way(
+            setting.steps, predictor, removal, renormalise, setting.temperature, float64
         )
+        return program.sampler(self.parts, way)
 
     def held_out(self):
         return program.held_out(self.parts.config)
@@ -54,6 +69,8 @@ def load(role, given, options):
     program.check(saved, parts, key)
     checkpoints.load(parts.model, saved)
     parts.model.eval()
+    if "rows" in options.sampler:
+        _check_rows(parts, options)
     return Subject(
         role=role,
         given=given,
@@ -65,6 +82,21 @@ def load(role, given, options):
         data=config.data,
         parts=parts,
     )
+
+
+def _check_rows(parts, options):
+    algorithms.make_process(parts)
+    if "euler" in options.predictor:
+        raise ValueError(
+            "--predictor is euler; --sampler rows has analytic (for log-linear noise the same) and "
+            "renormalised"
+        )
+    for temperature in options.temperature:
+        if temperature != 1 and "analytic" in options.predictor:
+            raise ValueError(
+                f"--temperature is {temperature}; with --sampler rows it is for --predictor "
+                "renormalised"
+            )
 
 
 def _config(saved, options, named):

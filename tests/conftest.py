@@ -79,6 +79,25 @@ def standalone():
 
 
 @pytest.fixture(scope="session")
+def same_law():
+    """Two counts, of as many draws each, come from one law: chi-square, at 1 in 1000."""
+
+    def check(first, second):
+        assert first.sum() == second.sum()
+        both = (first + second).double()
+        often = both >= 20  # the others are one cell
+        difference, both = (
+            torch.cat([cells[often], cells[~often].sum(0, keepdim=True)])
+            for cells in ((first - second).double(), both)
+        )
+        chi = (difference[both > 0] ** 2 / both[both > 0]).sum()
+        freedom = ((both > 0).sum() - 1) / 2
+        assert torch.special.gammaincc(freedom.double(), chi / 2) > 1e-3
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def text_folder(tmp_path_factory):
     """A folder for data.train with a few thousand characters of the corpus' alphabet."""
     folder = tmp_path_factory.mktemp("text")

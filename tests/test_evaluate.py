@@ -19,8 +19,8 @@ from duo_ext import checkpoints, corpus, evaluate, evaluation, host, pretrained,
 
 SETTINGS = {
     "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
-    "temperature", "nucleus", "precision", "samples", "seed", "seconds", "tokens_per_second",
-    "checkpoint", "checkpoint_sha256",
+    "sampler", "temperature", "nucleus", "precision", "samples", "seed", "seconds",
+    "tokens_per_second", "checkpoint", "checkpoint_sha256",
 }  # fmt: skip
 METRICS = {"genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv"}
 SMALL = ("--samples", "6", "--batch-size", "4", "--judge", "judge", "--output", "out")
@@ -192,6 +192,27 @@ def test_a_lower_temperature_and_a_smaller_nucleus_lower_the_entropy(checkpoint)
             assert low < high - 0.2
 
 
+def test_both_samplers_are_rows_of_one_table(checkpoint, place):
+    teacher, student = checkpoint("mdlm"), checkpoint("duo_base")
+    given = ("--teacher", teacher, "--student", student, "--steps", 40)
+    given += ("--batch-size", 6, "--sampler")
+    both, alone = run(*given, "host", "rows")["rows"], timeless(run(*given, "rows"))
+    assert [row["sampler"] for row in both] == ["host", "rows"] * 2
+    assert timeless({"rows": both[1::2]}) == alone
+    host_masked, masked, host_uniform, uniform = (row["evaluations"] for row in both)
+    assert 1 < masked <= host_masked < 41 and host_uniform == uniform == 41
+    for row in both:
+        assert row["tokens_per_second"] == pytest.approx(6 * 16 / row["seconds"])
+
+
+def test_a_noise_that_ours_does_not_know(checkpoint, options):
+    name, rows = checkpoint("mdlm"), options("--sampler", "rows")
+    subject = evaluate.load("student", name, rows)
+    subject.model.noise.eps = 0.1
+    with pytest.raises(ValueError, match="its noise is not log-linear, which --sampler rows needs"):
+        evaluate._check_noise(subject.model, subject.process, "x")
+
+
 def test_an_output_folder_may_lie_elsewhere(checkpoint):
     name, folder = checkpoint("duo_base"), "memory://evaluate/out"
     evaluate.main([*SMALL[:-1], folder, "--student", name, "--steps", "1"])
@@ -351,6 +372,8 @@ def error_of(capfd, *arguments):
 
 
 WRONG = {
+    "--sampler rows --nucleus 0.9": "--nucleus is 0.9; --sampler rows draws from all tokens: 1.0",
+    "--sampler rows --precision float32": "--precision is 'float32'; --sampler rows draws in float",
     "--steps 0": "--steps is 0; at least 1",
     "--samples 0": "--samples is 0; at least 1",
     "--batch-size -1": "--batch-size is -1; at least 1",

@@ -1,0 +1,61 @@
+"""--sampler rows and the host's own: two samples of one distribution of whole texts."""
+
+import pytest
+import torch
+
+from duo_ext import evaluate
+from duo_ext.evaluation import SAMPLERS, Setting
+
+TOKENS, LENGTH, SAMPLES = 4, 3, 8_000
+PREDICTORS = {"mdlm": "ancestral_cache", "duo_base": "ancestral"}
+WAYS = {
+    "ancestral": {},
+    "cold": {"temperature": 0.6},
+    "none": {"noise_removal": "none"},
+    "greedy": {"noise_removal": "greedy"},
+}
+
+
+@pytest.fixture
+def subject(build, tiny):
+    """A model over a few tokens, ready to sample."""
+    from duo_ext.algorithms import FAMILIES  # the host is active by now
+
+    def make(name):
+        predictor = f"sampling.predictor={PREDICTORS[name]}"
+        small = (f"model.length={LENGTH}", "model.n_blocks=1", "sampling.use_float64=true")
+        model = build(name, TOKENS, predictor, *small, seed=1).eval()
+        family = FAMILIES["absorbing" if name == "mdlm" else "uniform"]
+        process = family.noisings["categorical"](model)
+        unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data"))
+        return evaluate.Subject(
+            **unused, vocab_size=model.vocab_size, length=LENGTH, model=model,
+            constructed=None, process=process,
+        )  # fmt: skip
+
+    return make
+
+
+def drawn(subject, sampler, steps=2, **way):
+    """How often each text was drawn, (V^L,)."""
+    setting = Setting(steps, sampler, **way)
+    torch.manual_seed({"host": 1, "rows": 2}[sampler])
+    with subject.sampler(setting, "float64") as (draw, _):
+        tokens_NL = draw(SAMPLES)
+    codes = tokens_NL @ subject.vocab_size ** torch.arange(LENGTH)
+    return codes.bincount(minlength=subject.vocab_size**LENGTH)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_texts_have_the_law_of_the_hosts_sampler(subject, same_law, name, way):
+    model = subject(name)
+    same_law(*(drawn(model, sampler, **WAYS[way]) for sampler in SAMPLERS))
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_another_number_of_steps_is_another_law(subject, same_law, name):
+    """What the test above can see."""
+    model = subject(name)
+    with pytest.raises(AssertionError):
+        same_law(*(drawn(model, "rows", steps, noise_removal="none") for steps in (1, 2)))
