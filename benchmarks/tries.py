@@ -178,14 +178,17 @@ def late(process):
 VARIANTS = {variant.__name__: variant for variant in (grid, times, anchor, late)}
 
 
+def _variant(name, make):
+    return lambda *settings: VARIANTS[name](make(*settings))
+
+
 def put_in(name):
     """Let the algorithms of an active host make the variant of each process that has one."""
     from duo_ext import algorithms
 
     for key, family in algorithms.FAMILIES.items():
         make = family.noisings["categorical"]
-        changed = {"categorical": lambda model, make=make: VARIANTS[name](make(model))}
-        algorithms.FAMILIES[key] = replace(family, noisings=changed)
+        algorithms.FAMILIES[key] = replace(family, noisings={"categorical": _variant(name, make)})
     identity = algorithms.IDLM._identity
     algorithms.IDLM._identity = lambda self: identity(self) | {"variant": name}
 
