@@ -60,6 +60,7 @@ def page(results: dict) -> str:
         "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
         methods(rows),
         equal_entropy(rows),
+        trainings(results.get("distillations", [])),
         "## Published\n",
         "Not measured here: GenPPL under GPT-2 large / entropy, OpenWebText, 169 M parameters, "
         "L = 1024.\n",
@@ -150,6 +151,29 @@ def _teachers(rows, family, own):
         and all(row[key] == own[key] for key in report.SAMPLER)
         and row["name"] != own["name"]
     ]
+
+
+def trainings(entries: list[dict]) -> str:
+    """What each training took, the mean of its seeds, and the pair that each seed's guard kept."""
+    by_name = defaultdict(list)
+    for entry in entries:
+        by_name[entry["name"]].append(entry)
+    body = []
+    for name, own in by_name.items():
+        updates, seconds, rate = (
+            sum(entry[key] for entry in own) / len(own)
+            for key in ("updates", "seconds", "updates_per_second")
+        )
+        kept = ", ".join(str(entry["kept_pair"] or "none") for entry in own)
+        body.append([name, str(len(own)), f"{updates:.0f}", f"{seconds:.0f}", f"{rate:.3g}", kept])
+    if not body:
+        return ""
+    head = ["training", "seeds", "updates", "seconds", "updates/s", "kept after"]
+    return (
+        "## Trainings\n\nAn update is a pair of IDLM or a step of any other training. "
+        "The seconds are the program's, its start and the guard's looks among them.\n\n"
+        f"{_markdown(head, body)}"
+    )
 
 
 def published() -> str:

@@ -60,26 +60,48 @@ def test_every_choice_of_every_group_composes_and_resolves(resolved, choice):
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_composes_and_resolves(resolved, name):
     """Those of OpenWebText on data of the standalone tree, which has no such data."""
-    shipped = name.startswith("sotu_")
+    shipped, bpe = name.startswith("sotu_"), name.startswith("sotu_bpe_")
     config = resolved(f"+experiment={name}", *() if shipped else ("data=sotu",))
-    assert config["data"]["tokenizer_name_or_path"].endswith("tokenizers/sotu32")
+    tokenizer = "sotu_bpe2048" if bpe else "sotu32"
+    assert config["data"]["tokenizer_name_or_path"].endswith(f"tokenizers/{tokenizer}")
     ours = config["algo"]["name"] in ALGORITHMS
     if ours:
-        assert config["algo"]["guard"]["every"] <= config["trainer"]["max_steps"]
-        assert config["algo"]["teacher_path"].endswith(".ckpt") == shipped
+        assert config["trainer"]["max_steps"] % config["algo"]["guard"]["every"] == 0
+        teacher = config["algo"]["teacher_path"]
+        assert teacher is None if bpe else teacher.endswith(".ckpt") == shipped
     if shipped:
         assert config["trainer"]["accumulate_grad_batches"] == 1
-        assert config["trainer"]["accelerator"] == "cpu" and config["wandb"] is None
+        assert config["trainer"]["accelerator"] == ("cuda" if bpe else "cpu")
+        assert config["wandb"] is None
+        assert config["model"]["length"] == (256 if bpe else 128)
     else:
         assert config["mode"] == ("train" if ours else "sample_eval")
         assert "wandb" not in config  # a machine is the user's choice
 
 
-def test_a_machine_is_chosen_alone(resolved):
-    assert names("machine") == ["cpu"]
-    config = resolved("+machine=cpu")
-    assert (config["trainer"]["accelerator"], config["trainer"]["devices"]) == ("cpu", 1)
-    assert config["loader"]["pin_memory"] is False and config["wandb"] is None
+MACHINES = {"cpu": ("cpu", False), "gpu": ("cuda", True)}
+
+
+@pytest.mark.parametrize("name", names("machine"))
+def test_a_machine_is_chosen_alone(resolved, name):
+    config = resolved(f"+machine={name}")
+    assert (config["trainer"]["accelerator"], config["loader"]["pin_memory"]) == MACHINES[name]
+    assert config["trainer"]["devices"] == 1 and config["trainer"]["precision"] == "bf16"
+    assert config["wandb"] is None
+
+
+@pytest.mark.parametrize("name", ["sotu_bpe_mdlm", "sotu_bpe_idlm_duo"])
+def test_what_is_meant_for_a_gpu_runs_on_a_cpu_by_one_word(resolved, name):
+    config = resolved(f"+experiment={name}", "machine=cpu")
+    assert config["trainer"]["accelerator"] == "cpu" and config["loader"]["pin_memory"] is False
+
+
+def test_a_model_of_sotu_bpe_has_10_to_30_million_parameters(standalone, tiny):
+    from models import dit
+
+    config = tiny("data=sotu_bpe", "model=sotu_bpe", base=())
+    parameters = dit.DIT(config, vocab_size=2048).parameters()
+    assert sum(p.numel() for p in parameters) == 18_278_784
 
 
 @pytest.mark.parametrize("name", names("machine"))

@@ -64,6 +64,16 @@ def test_a_method_is_moved_to_its_own_teachers_entropy(results):
     assert not any("MDLM" in line for line in lines)
 
 
+def test_what_trainings_took_is_a_line_each_over_their_seeds(results):
+    updates = {"updates": 200, "kept_pair": 80, "seconds": 100.0, "updates_per_second": 2.0}
+    longer = {"updates": 100, "kept_pair": None, "seconds": 200.0, "updates_per_second": 0.5}
+    entries = [{"name": "IDLM-Duo", "seed": 1} | updates, {"name": "IDLM-Duo", "seed": 2} | longer]
+    text = overview.page(results | {"distillations": entries})
+    assert "| IDLM-Duo | 2 | 150 | 150 | 1.25 | 80, none |" in text.splitlines()
+    assert text.index("## Trainings") < text.index("## Published")
+    assert "## Trainings" not in overview.page(results)
+
+
 def test_published_rows_stand_apart_and_are_the_papers(results):
     text = overview.page(results)
     measured, _, rest = text.partition("## Published")

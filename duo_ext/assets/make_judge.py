@@ -1,15 +1,17 @@
-"""Train the shipped judge: a small GPT-2 on data=sotu, saved as transformers saves any model.
+"""Train a judge: a small GPT-2 on data=sotu, the shipped one, or on data=sotu_bpe.
 
-    python duo_ext/assets/make_judge.py OUTPUT_FOLDER [--steps 4000]
+    python duo_ext/assets/make_judge.py OUTPUT_FOLDER [--data sotu_bpe] [--steps 4000]
 
-It sees the blocks that the diffusion models see. Prints the held-out perplexity at the end and
-writes it, with the training log, to OUTPUT_FOLDER/training.json.
+It sees the blocks that the diffusion models see, on a GPU if there is one, and is saved as
+transformers saves any model. Prints the held-out perplexity at the end and writes it, with the
+training log, to OUTPUT_FOLDER/training.json.
 """
 
 import argparse
 import json
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,18 +20,65 @@ import transformers
 
 from duo_ext import corpus, host
 
-LENGTH, BATCH, LEARNING_RATE, WARMUP = 128, 32, 2e-3, 200
+BATCH, WARMUP, HEAD_WIDTH = 32, 200, 32
 
 
-def blocks(mode, tokenizer):
-    dataloader = host.find().activate().module("dataloader")
-    folder = str(corpus.text_dir("sotu32"))
-    return dataloader.get_dataset(
-        folder, tokenizer, True, mode, cache_dir=f"{folder}/tokens", block_size=LENGTH
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between the data: the network, its training, what a token is."""
+
+    width: int
+    layers: int
+    dropout: float
+    learning_rate: float
+    steps: int
+    token: str
+
+
+RECIPES = {
+    "sotu": Recipe(160, 5, dropout=0.0, learning_rate=2e-3, steps=4000, token="character"),
+    # 5.3 million parameters, 9 times the text; not run at this size yet
+    "sotu_bpe": Recipe(256, 6, dropout=0.2, learning_rate=1e-3, steps=3000, token="token"),
+}
+
+
+class Text:
+    """The blocks, tokenizer and length of data=NAME model=NAME."""
+
+    def __init__(self, name):
+        tree = host.find().activate()
+        corpus.register_resolvers()
+        config = tree.compose([f"data={name}", f"model={name}"])
+        self.data, self.length = config.data, config.model.length
+        self.folder = self.data.tokenizer_name_or_path
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        self.dataloader = tree.module("dataloader")
+
+    def loader(self, mode, **options):
+        data = self.data
+        blocks = self.dataloader.get_dataset(
+            data.train, self.tokenizer, True, mode, cache_dir=data.cache_dir, block_size=self.length
+        )
+        return torch.utils.data.DataLoader(blocks, **options)
+
+
+def new_model(text, options):
+    config = transformers.GPT2Config(
+        vocab_size=len(text.tokenizer),
+        n_positions=text.length - 1,
+        starts_with_bos=True,  # as every block does, and so every text to score
+        n_embd=options.width,
+        n_layer=options.layers,
+        n_head=options.width // HEAD_WIDTH,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), RECIPES[options.data].dropout),
+        bos_token_id=text.tokenizer.bos_token_id,
+        eos_token_id=text.tokenizer.eos_token_id,
     )
+    return transformers.GPT2LMHeadModel._from_config(config, attn_implementation="eager")
 
 
 def loss_of(model, tokens_BL):
+    tokens_BL = tokens_BL.to(model.device)
     with torch.autocast(tokens_BL.device.type, torch.bfloat16):
         logits_BLV = model(input_ids=tokens_BL).logits
     return torch.nn.functional.cross_entropy(
@@ -38,12 +87,11 @@ def loss_of(model, tokens_BL):
 
 
 @torch.no_grad()
-def held_out_nats(model, tokenizer):
-    """Mean negative log-likelihood of the held-out blocks, the closing newline left out."""
-    loader = torch.utils.data.DataLoader(blocks("validation", tokenizer), batch_size=64)
+def held_out_nats(model, text):
+    """Mean negative log-likelihood of the held-out blocks, the closing EOS left out."""
     total = count = 0.0
-    for batch in loader:
-        tokens_BL = batch["input_ids"][:, :-1]
+    for batch in text.loader("validation", batch_size=64):
+        tokens_BL = batch["input_ids"][:, :-1].to(model.device)
         logits_BLV = model(input_ids=tokens_BL).logits[:, :-1]
         nll = torch.nn.functional.cross_entropy(
             logits_BLV.flatten(0, 1), tokens_BL[:, 1:].flatten(), reduction="sum"
@@ -58,58 +106,68 @@ def learning_rate_factor(step, steps):
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
-    options = parser.parse_args()
-    torch.manual_seed(1)
-    folder = corpus.asset("tokenizers/sotu32")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    config = transformers.GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=LENGTH - 1,
-        starts_with_bos=True,  # as every block does, and so every text to score
-        n_embd=160,
-        n_layer=5,
-        n_head=5,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+def batches(loader, count):
+    """``count`` batches, in as many passes over the data as it takes."""
+    while count > 0:
+        for batch in loader:
+            yield batch["input_ids"]
+            count -= 1
+            if count == 0:
+                return
+
+
+def train(model, text, options):
+    """The training log: [{"step": ..., "nats": ...}]. Saves the model on the way and at the end."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RECIPES[options.data].learning_rate, fused=True
     )
-    model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation="eager")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, options.steps)
     )
-    loader = torch.utils.data.DataLoader(
-        blocks("train", tokenizer), batch_size=BATCH, shuffle=True, drop_last=True
-    )
-    log, step = [], 0
-    bar = tqdm.tqdm(total=options.steps, unit="step")
-    while step < options.steps:
-        for batch in loader:
-            loss = loss_of(model, batch["input_ids"][:, :-1])  # the last is always EOS
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            scheduler.step()
-            step += 1
-            bar.update()
-            if step % 100 == 0:
-                log.append({"step": step, "nats": round(loss.item(), 4)})
-            if step % 500 == 0 or step == options.steps:
-                model.save_pretrained(options.output)
-                shutil.copytree(folder, options.output, dirs_exist_ok=True)
-            if step == options.steps:
-                break
-    nats = held_out_nats(model.eval(), tokenizer)
-    result = {"heldout_nats": nats, "heldout_ppl": math.exp(nats), "steps": step, "log": log}
+    loader = text.loader("train", batch_size=BATCH, shuffle=True, drop_last=True)
+    log, bar = [], tqdm.tqdm(batches(loader, options.steps), total=options.steps, unit="step")
+    for step, tokens_BL in enumerate(bar, start=1):
+        loss = loss_of(model, tokens_BL[:, :-1])  # the last is always EOS
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        if step % 100 == 0:
+            log.append({"step": step, "nats": round(loss.item(), 4)})
+        if step % 500 == 0 or step == options.steps:
+            model.save_pretrained(options.output)
+            shutil.copytree(text.folder, options.output, dirs_exist_ok=True)
+    return log
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--data", choices=RECIPES, default="sotu")
+    for name in ("steps", "width", "layers"):
+        parser.add_argument(f"--{name}", type=int, help="by default what the data asks for")
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if value is None:
+            setattr(options, name, getattr(RECIPES[options.data], name))
+    if options.width % HEAD_WIDTH:
+        parser.error(f"--width is {options.width}; it must be a multiple of {HEAD_WIDTH}")
+    return options
+
+
+def main():
+    options = parse()
+    torch.manual_seed(1)
+    text = Text(options.data)
+    model = new_model(text, options).to("cuda" if torch.cuda.is_available() else "cpu")
+    log = train(model, text, options)
+    nats = held_out_nats(model.eval(), text)
+    ppl, bits = math.exp(nats), nats / math.log(2)
+    result = {"heldout_nats": nats, "heldout_ppl": ppl, "steps": options.steps, "log": log}
     (options.output / "training.json").write_text(json.dumps(result, indent=1))
-    print(f"held-out perplexity {math.exp(nats):.4f}, {nats / math.log(2):.4f} bits per character")
+    token = RECIPES[options.data].token
+    print(f"held-out perplexity {ppl:.4f}, {bits:.4f} bits per {token}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,298 @@
+"""A table of methods: what is missing is trained and sampled, then all of it is put together.
+
+A ``Benchmark`` says what is in the table, ``main`` is its command line. What a run has finished is
+not done again.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import omegaconf
+
+from duo_ext import report
+from duo_ext.files import write_whole
+from duo_ext.trees import own_commit
+
+FEW = 32  # rows of more steps take most of the time, and come last
+FRONTIER = (4, 8, 16)
+TEMPERATURES = ("0.85", "0.92", "1.08")
+PASSES = (("few", "frontier"), ("greedy",), ("many",))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the table: what trains it, on what, and how it is sampled.
+
+    ``train`` are the arguments of ``program``, the experiment first; without any it is the shipped
+    model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
+    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``once``: of
+    the first seed alone. A family has the name of its teacher.
+    """
+
+    family: str
+    name: str
+    train: tuple = ()
+    checkpoint: str = ""
+    after: str = ""
+    extra: tuple = ()
+    greedy: bool = False
+    once: bool = False
+
+    @property
+    def program(self):
+        return "sedd_ext" if self.family == "SEDD" else "duo_ext"
+
+    @property
+    def model(self):
+        return "teacher" if self.name == self.family else "student"
+
+
+def experiment(name, *overrides):
+    return (f"+experiment={name}", *overrides)
+
+
+@dataclass(frozen=True)
+class Size:
+    """An option that makes a benchmark smaller.
+
+    ``arguments`` are what it adds to a training: {experiment, or program for all others: ...}.
+    """
+
+    help: str
+    arguments: dict
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is in a table, and what is the default of its options.
+
+    ``judge`` are the arguments of make_judge.py for a judge of its own; without any it is the
+    shipped one. ``sizes``: {option: Size}.
+    """
+
+    module: str
+    methods: tuple
+    steps: tuple
+    jobs: int
+    sizes: dict[str, Size] = field(default_factory=dict)
+    judge: tuple = ()
+
+
+class Table:
+    """Runs what is missing and puts the rows together."""
+
+    def __init__(self, benchmark, options):
+        self.benchmark, self.options = benchmark, options
+        self.runs = Path(options.runs).absolute()
+        self.judge = self.runs / "judge" if benchmark.judge else None
+        self.by_name = {method.name: method for method in benchmark.methods}
+        self.locks = collections.defaultdict(threading.Lock)
+        names = options.only or list(self.by_name)
+        for name in names:
+            if name not in self.by_name:
+                known = ", ".join(self.by_name)
+                raise ValueError(f"--only is '{name}'; it must be of: {known}")
+        wanted = {self.by_name[name].after for name in names} | set(names)
+        self.methods = [method for method in benchmark.methods if method.name in wanted]
+
+    def make(self):
+        """Do what is missing, ``--jobs`` at a time, and put the rows together."""
+        if self.judge:
+            arguments = (self.judge, *self.benchmark.judge, *self.smaller("make_judge"))
+            self.train_once(self.judge, "duo_ext.assets.make_judge", lambda: arguments)
+        work = [
+            (method, seed, parts)
+            for parts in PASSES
+            for seed in self.options.seeds
+            for method in self.methods
+            if seed in self.seeds(method)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
+            list(pool.map(lambda item: self.finish(*item), work))
+        results = self.collect()
+        report.save(results, self.options.output)
+        report.render(self.options.output)
+
+    def seeds(self, method):
+        seeds = self.options.seeds
+        return seeds if method.train and not method.once else seeds[:1]
+
+    def place(self, method, seed):
+        slug = "".join(c if c.isalnum() else "-" for c in method.name.lower())
+        return self.runs / slug / str(seed)
+
+    def checkpoint(self, method, seed):
+        """The one that the guard kept, or a teacher's that was best on held-out text; the last one
+        where there is none of them. guard.json tells."""
+        if not method.train:
+            return method.checkpoint
+        folder, end = self.place(method, seed) / "checkpoints", {"sedd_ext": "pth"}
+        best = folder / f"best.{end.get(method.program, 'ckpt')}"
+        last = {"duo_ext": folder / "last.ckpt", "sedd_ext": folder.parent}
+        return str(best if best.exists() else last[method.program])
+
+    def teacher(self, method, seed):
+        """(the method that a method comes after, the seed of that which it starts from)."""
+        before = self.by_name[method.after]
+        seeds = self.seeds(before)
+        return before, seed if seed in seeds else seeds[0]
+
+    def finish(self, method, seed, parts):
+        """Train, where that is not done, and sample the ``parts``."""
+        place = self.place(method, seed)
+        self.train(method, seed)
+        common = (f"--{method.model}", self.checkpoint(method, seed), "--names", method.name)
+        common += ("--samples", self.options.samples)
+        common += ("--judge", self.judge) if self.judge else ()
+        for part, arguments in self.parts(method, seed).items():
+            output = place / part
+            if part in parts and not (output / "results.json").exists():
+                module = f"{method.program}.evaluate"
+                self.command(place, module, *common, *arguments, "--output", output)
+
+    def train(self, method, seed):
+        """Train a method, its teacher first."""
+        if not method.train:
+            return
+        if method.after:
+            self.train(*self.teacher(method, seed))
+        place = self.place(method, seed)
+        self.train_once(place, method.program, lambda: self.training(method, seed))
+
+    def train_once(self, place, module, arguments):
+        """Run a training that is not done, and note its seconds, those of start and guard too."""
+        with self.locks[place]:
+            if not (place / "done").exists():
+                start = time.perf_counter()
+                self.command(place, module, *arguments())
+                write_whole(place / "done", f"{time.perf_counter() - start:.1f}".encode())
+
+    def parts(self, method, seed):
+        """{part: arguments of evaluate}, of those that have something to sample."""
+        steps, first = self.options.steps, seed == self.options.seeds[0]
+        few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
+        frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
+        greedy = few if first and method.greedy else []
+        found = {
+            "few": (few, method.extra),
+            "frontier": (frontier, ("--temperature", *TEMPERATURES)),
+            "greedy": (greedy, ("--noise-removal", "greedy")),
+            "many": (many, ()),
+        }
+        return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}
+
+    def training(self, method, seed):
+        arguments = [*method.train, f"seed={seed}", f"hydra.run.dir={self.place(method, seed)}"]
+        if self.judge:
+            arguments.append(f"eval.gen_ppl_eval_model_name_or_path={self.judge}")
+        if method.after:
+            teacher = self.checkpoint(*self.teacher(method, seed))
+            arguments.append(f"algo.teacher_path={teacher}")
+        plain = method.train[0].removeprefix("+experiment=")
+        return [*arguments, *self.smaller(plain, method.program)]
+
+    def smaller(self, *names):
+        """What the chosen sizes add to a training: under the first of its names that they know."""
+        for option, size in self.benchmark.sizes.items():
+            if option in self.options.sizes:
+                yield from next(size.arguments[name] for name in names if name in size.arguments)
+
+    def command(self, place, module, *arguments):
+        """Run a module, its output in a file beside what it makes."""
+        place.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        print(shlex.join(["python", *command[1:]]), flush=True)
+        with open(place / "output.txt", "a") as output:
+            done = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        if done.returncode:
+            raise ValueError(f"{module} failed with {done.returncode}; see {place}/output.txt")
+
+    def collect(self):
+        rows, parts = [], []
+        for method in self.methods:
+            for seed in self.seeds(method):
+                for path in sorted(self.place(method, seed).glob("*/results.json")):
+                    part = report.load(str(path.parent))
+                    parts.append(part)
+                    own = {"family": method.family, "distillation_seed": seed}
+                    rows += [
+                        self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
+                        for row in part["rows"]
+                    ]
+        return {
+            "rows": rows,
+            "judge": parts[0]["judge"],
+            "data": parts[0]["data"],
+            "commit": own_commit(),
+            "hardware": parts[0]["hardware"],
+            "command": shlex.join(["python", "-m", self.benchmark.module, *sys.argv[1:]]),
+            "distillations": [d for m in self.methods for d in self.distillations(m)],
+        }
+
+    def portable(self, folder, row):
+        """A row whose checkpoint is named as seen from the folder of all runs."""
+        if "${" in row["checkpoint"]:
+            return row
+        path = os.path.join(folder, row["checkpoint"])
+        return row | {"checkpoint": os.path.relpath(path, self.runs)}
+
+    def distillations(self, method):
+        """What each training took, and which student its guard kept."""
+        for seed in self.seeds(method) if method.train else ():
+            place = self.place(method, seed)
+            guard = place / "guard.json"
+            looks = json.loads(guard.read_text()) if guard.exists() else {"kept": None}
+            seconds, updates = float((place / "done").read_text()), self.updates(place, looks)
+            yield {
+                "name": method.name,
+                "seed": seed,
+                "kept_pair": looks["kept"],
+                "seconds": seconds,
+                "updates": updates,
+                "updates_per_second": updates / seconds,
+            }
+
+    def updates(self, place, looks):
+        """The pairs that were made until the guard's last look, the last pair unless it stopped the
+        distillation; without a guard the pairs or, of any other training, the steps asked for."""
+        if "history" in looks:
+            return looks["history"][-1]["pair"]
+        config = omegaconf.OmegaConf.load(place / ".hydra" / "config.yaml")
+        steps = omegaconf.OmegaConf.select(config, "trainer.max_steps")
+        return steps or config.training.n_iters
+
+
+def main(benchmark, description, arguments=None):
+    """The command line of a benchmark; ``description`` is what --help says first."""
+    parser = argparse.ArgumentParser(description=description)
+    name = benchmark.module.rpartition(".")[2]
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--steps", nargs="+", type=int, default=benchmark.steps)
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="these and what they need")
+    jobs_help = "programs at a time, one thread each"
+    parser.add_argument("--jobs", type=int, default=benchmark.jobs, help=jobs_help)
+    parser.add_argument("--runs", default=f"runs/{name}", help="where the students are kept")
+    parser.add_argument("--output", default=f"results/{name}")
+    for option, size in benchmark.sizes.items():
+        store = {"dest": "sizes", "action": "append_const", "const": option, "default": []}
+        parser.add_argument(f"--{option}", help=size.help, **store)
+    try:
+        Table(benchmark, parser.parse_args(arguments)).make()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
