@@ -9,12 +9,14 @@ from benchmarks.table import Method, Size, experiment
 
 METHODS = (
     Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
-    Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0")),
-    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm")),
+    Method("MDLM", "SDTT", experiment("sotu_sdtt")),
+    Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0"), hot=True),
+    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm"), hot=True),
     Method(
         "MDLM",
         "IDLM-MDLM, on-policy, equal seconds",
         experiment("sotu_idlm_mdlm", "trainer.max_steps=160"),
+        hot=True,
         once=True,
     ),
     Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", greedy=True),
@@ -32,8 +34,8 @@ METHODS = (
         after="Duo-DCD",
     ),
     Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
-    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0")),
-    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd")),
+    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), hot=True),
+    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), hot=True),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),

@@ -26,7 +26,8 @@ from duo_ext.trees import own_commit
 FEW = 32  # rows of more steps take most of the time, and come last
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
-PASSES = (("few", "frontier"), ("greedy",), ("many",))
+HOT = "1.15"
+PASSES = (("few", "frontier", "hot"), ("greedy",), ("many",))
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Method:
 
     ``train`` are the arguments of ``program``, the experiment first; without any it is the shipped
     model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
-    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``once``: of
-    the first seed alone. A family has the name of its teacher.
+    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``hot``: at
+    a higher temperature too, for a student of less entropy than its teacher; ``once``: of the first
+    seed alone. A family has the name of its teacher.
     """
 
     family: str
@@ -46,6 +48,7 @@ class Method:
     after: str = ""
     extra: tuple = ()
     greedy: bool = False
+    hot: bool = False
     once: bool = False
 
     @property
@@ -106,7 +109,15 @@ class Table:
         self.methods = [method for method in benchmark.methods if method.name in wanted]
 
     def make(self):
-        """Do what is missing, ``--jobs`` at a time, and put the rows together."""
+        """Do what is missing, and put the rows together."""
+        if not self.options.table:
+            self.work()
+        results = self.collect()
+        report.save(results, self.options.output)
+        report.render(self.options.output)
+
+    def work(self):
+        """Train and sample what is missing, ``--jobs`` at a time."""
         if self.judge:
             arguments = (self.judge, *self.benchmark.judge, *self.smaller("make_judge"))
             self.train_once(self.judge, "duo_ext.assets.make_judge", lambda: arguments)
@@ -119,9 +130,6 @@ class Table:
         ]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
             list(pool.map(lambda item: self.finish(*item), work))
-        results = self.collect()
-        report.save(results, self.options.output)
-        report.render(self.options.output)
 
     def seeds(self, method):
         seeds = self.options.seeds
@@ -182,10 +190,12 @@ class Table:
         steps, first = self.options.steps, seed == self.options.seeds[0]
         few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
+        hot = frontier[:2] if method.hot else []
         greedy = few if first and method.greedy else []
         found = {
             "few": (few, method.extra),
             "frontier": (frontier, ("--temperature", *TEMPERATURES)),
+            "hot": (hot, ("--temperature", HOT)),
             "greedy": (greedy, ("--noise-removal", "greedy")),
             "many": (many, ()),
         }
@@ -234,6 +244,8 @@ class Table:
                         self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
                         for row in part["rows"]
                     ]
+        if not parts:
+            raise ValueError(f"--runs is '{self.options.runs}'; it holds no samples of any method")
         return {
             "rows": rows,
             "judge": parts[0]["judge"],
@@ -252,9 +264,11 @@ class Table:
         return row | {"checkpoint": os.path.relpath(path, self.runs)}
 
     def distillations(self, method):
-        """What each training took, and which student its guard kept."""
+        """What each training that is done took, and which student its guard kept."""
         for seed in self.seeds(method) if method.train else ():
             place = self.place(method, seed)
+            if not (place / "done").exists():
+                continue
             guard = place / "guard.json"
             looks = json.loads(guard.read_text()) if guard.exists() else {"kept": None}
             seconds, updates = float((place / "done").read_text()), self.updates(place, looks)
@@ -289,6 +303,7 @@ def main(benchmark, description, arguments=None):
     parser.add_argument("--jobs", type=int, default=benchmark.jobs, help=jobs_help)
     parser.add_argument("--runs", default=f"runs/{name}", help="where the students are kept")
     parser.add_argument("--output", default=f"results/{name}")
+    parser.add_argument("--table", action="store_true", help="put together what is there, no more")
     for option, size in benchmark.sizes.items():
         store = {"dest": "sizes", "action": "append_const", "const": option, "default": []}
         parser.add_argument(f"--{option}", help=size.help, **store)

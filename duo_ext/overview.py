@@ -70,12 +70,16 @@ def page(results: dict) -> str:
 
 
 def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
-    """{(family, name, sampler): rows over steps}, in the order of the rows."""
-    found = defaultdict(list)
-    varying = [key for key in report.SAMPLER if len({row[key] for row in rows}) > 1]
+    """{(family, name, what differs of the samplers of its family): rows over steps}, in the order
+    of the rows."""
+    families, found = defaultdict(list), defaultdict(list)
     for row in rows:
-        sampler = ", ".join(str(row[key]) for key in varying if row["model"] != "judge")
-        found[row.get("family"), row["name"], sampler].append(row)
+        families[row.get("family")].append(row)
+    for family, own in families.items():
+        varying = [key for key in report.SAMPLER if len({row[key] for row in own}) > 1]
+        for row in own:
+            sampler = ", ".join(str(row[key]) for key in varying)
+            found[family, row["name"], sampler].append(row)
     return found
 
 

@@ -47,6 +47,17 @@ def test_checkpoints_that_are_no_seeds_stay_apart():
     assert report.seeds_joined(rows) == rows
 
 
+def test_a_sampler_is_named_where_it_differs_within_a_family(results):
+    """The other family's predictor is no difference within Duo's."""
+    rows = results["rows"]
+    assert {sampler for _, _, sampler in overview.lines(rows)} == {""}
+    other = row("SEDD", 8, 20.0, model="teacher", family="SEDD", predictor="analytic")
+    greedy = row("Duo", 8, 30.0, model="teacher", noise_removal="greedy")
+    found = overview.lines([*rows, other, greedy])
+    assert ("SEDD", "SEDD", "") in found and ("MDLM", "MDLM", "") in found
+    assert ("Duo", "Duo", "greedy") in found and ("Duo", "IDLM-Duo", "ancestral") in found
+
+
 def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
     head, _, *body = overview.methods(results["rows"]).splitlines()
     assert head == "| family | method | 8 | 32 |"

@@ -47,5 +47,10 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
 
 
 def test_an_unknown_method_is_one_sentence():
-    with pytest.raises(SystemExit, match="error: --only is 'GAN'; it must be of: MDLM, IDLM-MDLM"):
+    with pytest.raises(SystemExit, match="error: --only is 'GAN'; it must be of: MDLM, SDTT, IDLM"):
         sotu32.main(["--only", "GAN"])
+
+
+def test_a_table_of_nothing_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="holds no samples of any method"):
+        sotu32.main(["--table", "--runs", str(tmp_path)])
