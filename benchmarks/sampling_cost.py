@@ -1,0 +1,130 @@
+"""What sampling costs at a large vocabulary: python -m benchmarks.sampling_cost --output FOLDER
+
+The host's sampler, which forms probabilities (B, L, V) in float64 at every step, beside the core's
+(``evaluate --sampler rows``), on random networks in the standalone tree: float32, one thread, one
+batch. Each case runs in a process of its own, whose peak memory is that case's. CPU seconds are the
+process's; wall-clock times are in results.json too.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import resource
+from pathlib import Path
+
+import torch
+
+from benchmarks.pair_cost import Clock, Size, hardware, keep_memory
+from duo_ext import corpus, evaluate, files, host, trees
+from duo_ext.evaluation import SAMPLERS, Setting
+
+ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
+
+
+class Vocabulary:
+    """What an algorithm asks of a tokenizer."""
+
+    mask_token, bos_token_id, eos_token_id, pad_token_id = None, 1, 2, 3
+
+    def __init__(self, size):
+        self.vocab_size = size
+
+    def __len__(self):
+        return self.vocab_size
+
+
+def measure(name, sampler, size, steps):
+    """A row: seconds and memory of one batch."""
+    torch.set_num_threads(1)
+    keep_memory()
+    subject = _subject(name, size)
+    before, clock = _peak(), Clock(torch.device("cpu"))
+    with subject.sampler(Setting(steps, sampler), "float64") as (draw, calls):
+        start = clock()
+        draw(size.batch)
+        wall, cpu = clock.since(start)
+    return {
+        "process": name,
+        "sampler": sampler,
+        "steps": steps,
+        "evaluations": len(calls),
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "peak_bytes_over_base": _peak() - before,
+    }
+
+
+def _peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _subject(name, size):
+    tree = host.find(host.STANDALONE).activate()
+    corpus.register_resolvers()
+    config = tree.compose(
+        [
+            *(f"algo={name}", "data=sotu", "model=sotu", f"model.length={size.length}"),
+            *(f"model.hidden_size={size.width}", f"model.n_blocks={size.blocks}"),
+            *(f"model.n_heads={max(1, size.width // 64)}", "model.cond_dim=128"),
+            f"sampling.predictor={'ancestral_cache' if name == 'mdlm' else 'ancestral'}",
+            *("sampling.use_float64=true", "eval.gen_ppl_eval_model_name_or_path=none"),
+        ]
+    )
+    torch.manual_seed(0)
+    masked = ALGORITHMS[name] == "absorbing"  # the mask comes on top of the tokenizer's
+    tokenizer = Vocabulary(size.vocab - masked)
+    model = tree.module("main").ALGORITHMS[name](config, tokenizer).eval()
+    for parameter in model.backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    from duo_ext.algorithms import FAMILIES  # imports the host
+
+    process = FAMILIES[ALGORITHMS[name]].noisings["categorical"](model)
+    unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data", "constructed"))
+    return evaluate.Subject(
+        **unused, vocab_size=size.vocab, length=size.length, model=model, process=process
+    )
+
+
+def as_markdown(results):
+    head = ["process", "sampler", "network evaluations", "CPU seconds", "GiB over base"]
+    lines = [head, ["---", "---", "---:", "---:", "---:"]]
+    for row in results["rows"]:
+        memory = row["peak_bytes_over_base"] / 2**30
+        numbers = f"{row['cpu_seconds']:.1f}", f"{memory:.2f}"
+        lines.append([row["process"], row["sampler"], str(row["evaluations"]), *numbers])
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    size = ", ".join(f"{name} {value}" for name, value in results["size"].items())
+    return f"{results['steps']} steps; {size}; {results['hardware']}\n\n{body}\n"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[2])
+    default = Size()
+    for field, value in vars(default).items():
+        parser.add_argument(f"--{field}", type=int, default=value)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    size = Size(**{field: getattr(options, field) for field in vars(default)})
+    rows = []
+    for name in ALGORITHMS:
+        for sampler in SAMPLERS:
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+                rows.append(pool.submit(measure, name, sampler, size, options.steps).result())
+    results = {
+        "rows": rows,
+        "steps": options.steps,
+        "size": vars(size),
+        "hardware": hardware(torch.device("cpu")),
+        "commit": trees.own_commit(),
+    }
+    content = json.dumps(results, indent=1) + "\n"
+    files.write_whole(f"{options.output}/results.json", content.encode())
+    files.write_whole(f"{options.output}/table.md", as_markdown(results).encode())
+    print(as_markdown(results))
+
+
+if __name__ == "__main__":
+    main()
