@@ -25,6 +25,7 @@ from duo_ext import checkpoints
 from duo_ext.checkpoints import Saved
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+SOURCES = "a checkpoint file, a folder or a hub id"
 FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 CONFIG = "config.json"
@@ -53,6 +54,8 @@ def load(path, key, trust=False):
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
     Raises ValueError where there is none.
     """
+    if path is None:
+        raise ValueError(f"{key} is null; wanted: {SOURCES}")
     if isinstance(path, str) and os.path.isdir(path):
         return read_folder(path, key)
     if isinstance(path, str) and _is_hub_id(path):
@@ -72,7 +75,7 @@ def _download(name, key):
     except Exception as error:  # the hub's client raises its own errors and its transport's
         raise ValueError(
             f"{key} is '{name}'; there is no such file or folder, and {_hub_refusal(error)}; "
-            "wanted: a checkpoint file, a folder or a hub id"
+            f"wanted: {SOURCES}"
         ) from error
 
 

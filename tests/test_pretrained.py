@@ -197,7 +197,7 @@ def test_a_missing_file_is_not_sought_on_the_hub(hub, path):
     assert str(refused.value).startswith(f"{KEY} is '{path}'; ")
 
 
-@pytest.mark.parametrize("path", [None, "nowhere://bucket/name", "???"])
+@pytest.mark.parametrize("path", ["nowhere://bucket/name", "???"])
 def test_what_is_no_path(hub, path):
     with pytest.raises(ValueError) as refused:
         pretrained.load(path, KEY)
@@ -223,6 +223,11 @@ HUB_ERRORS = {
     "(no name)": errors.HFValidationError("no name"),
     "()": RuntimeError(),
 }
+
+
+def test_no_path_at_all_is_a_sentence():
+    with pytest.raises(ValueError, match="is null; wanted: a checkpoint file, a folder or a hub"):
+        pretrained.load(None, KEY)
 
 
 @pytest.mark.parametrize("reason", HUB_ERRORS)
