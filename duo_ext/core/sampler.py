@@ -1,8 +1,8 @@
 """Ancestral sampling that runs the last layer, and draws, only where a token is drawn.
 
 A host's sampler forms probabilities (B, L, V) in float64 at every step. Here the body of the
-network runs for the batch, its head and the draw for the positions that change, chunk by chunk
-(``rows``), and the network not at all where no position of the batch does.
+network runs for the sequences of which a position changes, its head and the draw for those
+positions, chunk by chunk (``rows``).
 
 A process gives its schedule, ``prior(x0_BL, given_BL)``, ``reverse(student, z_BL, alpha_t, alpha_s,
 given_BL)``, a step of ancestral sampling from t to s, and ``greedy(student, z_BL, alpha_t,
@@ -80,9 +80,10 @@ def descend(process, student, z_BL, alphas, given_BL, steps_B):
 
 def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL):
     """z_BL, in place, with choose(logits (R, V), inputs (R,)) -> tokens (R,) at the R chosen
-    positions. The network is evaluated only if there are any."""
-    if chosen_BL.any():
-        features_BLD = student.features(z_BL, alpha_t.expand(len(z_BL)))
-        head = rows.Head(student, features_BLD[chosen_BL])
+    positions. The network is evaluated for the sequences that have any."""
+    some_B = chosen_BL.any(1)
+    if some_B.any():
+        features_BLD = student.features(z_BL[some_B], alpha_t.expand(int(some_B.sum())))
+        head = rows.Head(student, features_BLD[chosen_BL[some_B]])
         z_BL[chosen_BL] = rows.tokens(head, choose, *(x_BL[chosen_BL] for x_BL in inputs_BL))
     return z_BL

@@ -48,11 +48,11 @@ def test_the_head_runs_once_for_each_masked_token(network, name, steps):
     assert len(network.seen) <= min(steps + 1, B * L)
 
 
-def test_the_network_is_evaluated_only_for_states_that_change(network):
-    tokens = sampler.sample(PROCESSES["absorbing"], network, (B, L), 200)
-    states = [x_BL for x_BL, _ in network.seen] + [tokens]
+def test_the_network_is_evaluated_only_for_sequences_that_change(network):
+    """At most once for each token, since each evaluation of a sequence unmasks one or more."""
+    sampler.sample(PROCESSES["absorbing"], network, (B, L), 200)
     assert 10 < len(network.seen) < 40
-    assert not any(map(torch.equal, states, states[1:]))
+    assert B * L / 2 < sum(len(x_BL) for x_BL, _ in network.seen) <= B * L
 
 
 @pytest.mark.parametrize("name", ["uniform", "analytic"])
