@@ -7,35 +7,54 @@ results.json, table.md and figure.png to --output. What a run has finished is no
 from benchmarks import table
 from benchmarks.table import Method, Size, experiment
 
+HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
+
 METHODS = (
     Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
     Method("MDLM", "SDTT", experiment("sotu_sdtt")),
-    Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0"), hot=True),
-    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm"), hot=True),
+    Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0"), reach=HOT),
+    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm"), reach=HOT),
     Method(
         "MDLM",
         "IDLM-MDLM, on-policy, equal seconds",
         experiment("sotu_idlm_mdlm", "trainer.max_steps=160"),
-        hot=True,
+        reach=HOT,
         once=True,
     ),
     Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", greedy=True),
     Method("Duo", "Duo-DCD", experiment("sotu_dcd"), greedy=True),
-    Method("Duo", "IDLM-Duo", experiment("sotu_idlm_duo"), greedy=True),
-    Method("Duo", "IDLM-Duo, Gaussian", experiment("sotu_idlm_duo", "algo.noising=gaussian")),
+    Method("Duo", "IDLM-Duo", experiment("sotu_idlm_duo"), greedy=True, reach=COLD),
     Method(
-        "Duo", "IDLM-Duo, on-policy", experiment("sotu_idlm_duo", "algo.on_policy=0.5"), once=True
+        "Duo",
+        "IDLM-Duo, Gaussian",
+        experiment("sotu_idlm_duo", "algo.noising=gaussian"),
+        reach=COLD,
     ),
-    Method("Duo", "IDLM-DCD", experiment("sotu_idlm_dcd"), after="Duo-DCD", greedy=True),
+    Method(
+        "Duo",
+        "IDLM-Duo, on-policy",
+        experiment("sotu_idlm_duo", "algo.on_policy=0.5"),
+        reach=COLD,
+        once=True,
+    ),
+    Method(
+        "Duo",
+        "IDLM-DCD",
+        experiment("sotu_idlm_dcd"),
+        after="Duo-DCD",
+        greedy=True,
+        reach=COLD,
+    ),
     Method(
         "Duo",
         "IDLM-DCD, Gaussian",
         experiment("sotu_idlm_dcd", "algo.noising=gaussian"),
         after="Duo-DCD",
+        reach=COLD,
     ),
     Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
-    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), hot=True),
-    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), hot=True),
+    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), reach=HOT),
+    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), reach=HOT),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),

@@ -26,8 +26,7 @@ from duo_ext.trees import own_commit
 FEW = 32  # rows of more steps take most of the time, and come last
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
-HOT = "1.15"
-PASSES = (("few", "frontier", "hot"), ("greedy",), ("many",))
+PASSES = (("few", "frontier", "reach"), ("greedy",), ("many",))
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Method:
 
     ``train`` are the arguments of ``program``, the experiment first; without any it is the shipped
     model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
-    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``hot``: at
-    a higher temperature too, for a student of less entropy than its teacher; ``once``: of the first
-    seed alone. A family has the name of its teacher.
+    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
+    one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
+    first seed alone. A family has the name of its teacher.
     """
 
     family: str
@@ -48,7 +47,7 @@ class Method:
     after: str = ""
     extra: tuple = ()
     greedy: bool = False
-    hot: bool = False
+    reach: str = ""
     once: bool = False
 
     @property
@@ -190,12 +189,12 @@ class Table:
         steps, first = self.options.steps, seed == self.options.seeds[0]
         few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
-        hot = frontier[:2] if method.hot else []
+        reach = [step for step in frontier if step < FRONTIER[-1]] if method.reach else []
         greedy = few if first and method.greedy else []
         found = {
             "few": (few, method.extra),
             "frontier": (frontier, ("--temperature", *TEMPERATURES)),
-            "hot": (hot, ("--temperature", HOT)),
+            "reach": (reach, ("--temperature", method.reach)),
             "greedy": (greedy, ("--noise-removal", "greedy")),
             "many": (many, ()),
         }

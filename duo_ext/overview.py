@@ -5,13 +5,12 @@ A family is a teacher with all that was made from it; its rows of results.json c
 measured ones.
 """
 
-import math
 from collections import defaultdict
 
 from duo_ext import report
 
 FRONTIER_STEPS = (4, 8, 16)
-REFERENCE_STEPS = (8, 32, 64)
+REFERENCE_STEPS = (8, 16, 32, 64)
 
 # GenPPL under GPT-2 large / sample entropy, OpenWebText, L = 1024 (arXiv 2602.19066; SDTT from
 # arXiv 2506.10892); "greedy" and "ancestral" name the last step.
@@ -108,7 +107,7 @@ def _cell(row: dict) -> str:
 
 
 def equal_entropy(rows: list[dict]) -> str:
-    """Each method over temperatures, moved to the entropy of its family's teacher at 8, 32 and 64
+    """Each method over temperatures, moved to the entropy of its family's teacher at 8 to 64
     steps; the interval has the relative width of the method's own at temperature 1."""
     body = []
     for (family, name, sampler), line in lines(rows).items():
@@ -214,7 +213,8 @@ def draw(results: dict):
             above.plot(steps, ppl, label=f"{name} {sampler}".strip(), **style)
             above.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
             chosen = [row for row in line if row["steps"] in FRONTIER_STEPS]
-            report.draw_entropy(below, [r for r in chosen if math.isfinite(r["genppl"])], style)
+            chosen.sort(key=lambda row: row["temperature"])
+            report.draw_entropy(below, chosen, style)
         judge = results["judge"]
         above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
         report.dress(above, "steps", f"GenPPL under {judge['name']}", family)

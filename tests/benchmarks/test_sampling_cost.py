@@ -7,7 +7,7 @@ from benchmarks import sampling_cost
 
 def test_both_samplers_of_both_families_are_measured(tmp_path):
     """The host forms a tensor (B, L, V) of float64, the core does not."""
-    size = "--vocab 2000 --length 64 --width 32 --blocks 1 --batch 4 --steps 2".split()
+    size = ("--vocab=2000", "--length=64", "--width=32", "--blocks=1", "--batch=4", "--steps=2")
     sampling_cost.main([*size, "--output", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())
     found = [(row["process"], row["sampler"]) for row in results["rows"]]
