@@ -7,6 +7,7 @@ under the end of its folder's name, with the command that made it.
 
 import argparse
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -42,11 +43,12 @@ def _shown(row):
 
 
 def command(folder):
+    """What was said in the folder in which this program runs."""
     overrides = omegaconf.OmegaConf.load(folder / ".hydra" / "overrides.yaml")
     saved = checkpoints.read(str(folder / LAST), "RUN_FOLDER")
     variant = saved["idlm"]["run"].get("variant")
     module = ("benchmarks.tries", variant) if variant else ("duo_ext",)
-    return shlex.join(["python", "-m", *module, *overrides])
+    return shlex.join(["python", "-m", *module, *overrides]).replace(os.getcwd(), "$PWD")
 
 
 def table(runs):

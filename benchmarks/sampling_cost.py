@@ -3,14 +3,14 @@
 The host's sampler, which forms probabilities (B, L, V) in float64 at every step, beside the core's
 (``evaluate --sampler rows``), on random networks in the standalone tree: float32, one thread, one
 batch. Each case runs in a process of its own, whose peak memory is that case's. CPU seconds are the
-process's; wall-clock times are in results.json too.
+process's; wall-clock times are in results.json too. It needs Linux.
 """
 
 import argparse
 import concurrent.futures
 import json
 import multiprocessing
-import resource
+import re
 from pathlib import Path
 
 import torch
@@ -56,7 +56,9 @@ def measure(name, sampler, size, steps):
 
 
 def _peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory that this process had at once, bytes (getrusage would count its parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
 
 
 def _subject(name, size):

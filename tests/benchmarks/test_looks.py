@@ -22,7 +22,7 @@ def make(tmp_path, monkeypatch):
         path = tmp_path / "runs" / name
         (path / ".hydra").mkdir(parents=True)
         (path / "checkpoints").mkdir()
-        (path / ".hydra" / "overrides.yaml").write_text("- +experiment=any\n- seed=1\n")
+        (path / ".hydra" / "overrides.yaml").write_text(f"- +experiment=any\n- path={tmp_path}/x\n")
         saved = {"state_dict": {}, "idlm": {"run": run}}
         torch.save(saved, path / "checkpoints" / "last.ckpt")
         teacher = history[0]["rows"]["4"] | {"genppl": 13.0}
@@ -42,8 +42,8 @@ def test_runs_stand_side_by_side(make, tmp_path, capsys):
     assert "| run | steps | 40 | 80 |" in table and "13.0 / 2.80 / 0.010." in table
     assert "| runs/plain | 4 | 20.0 / 2.80 / 0.010 | 19.0 / 2.80 / 0.010 |" in table
     assert "| runs/grid | 4 |  | 18.0 / 2.80 / 0.010 |" in table
-    assert "- runs/plain: `python -m duo_ext +experiment=any seed=1`" in table
-    assert "- runs/grid: `python -m benchmarks.tries grid +experiment=any seed=1`" in table
+    assert "- runs/plain: `python -m duo_ext +experiment=any path=$PWD/x`" in table
+    assert "- runs/grid: `python -m benchmarks.tries grid +experiment=any path=$PWD/x`" in table
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     assert saved["runs"][0]["looks"]["40"]["4"]["genppl"] == 20.0
     assert (tmp_path / "out" / "figure.png").exists()
