@@ -21,7 +21,6 @@ import omegaconf
 
 from duo_ext import report
 from duo_ext.files import write_whole
-from duo_ext.trees import own_commit
 
 FEW = 32  # rows of more steps take most of the time, and come last
 FRONTIER = (4, 8, 16)
@@ -249,7 +248,7 @@ class Table:
             "rows": rows,
             "judge": parts[0]["judge"],
             "data": parts[0]["data"],
-            "commit": own_commit(),
+            "commit": ", ".join(dict.fromkeys(part["commit"] for part in parts)),
             "hardware": parts[0]["hardware"],
             "command": shlex.join(["python", "-m", self.benchmark.module, *sys.argv[1:]]),
             "distillations": [d for m in self.methods for d in self.distillations(m)],
