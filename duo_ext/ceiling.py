@@ -19,13 +19,13 @@ class Ceiling(evaluation.Subject):
     like: evaluation.Subject
 
     @classmethod
-    def of(cls, judge, like):
+    def of(cls, judge, given, like):
         if judge.tokenizer.get_vocab() != like.tokenizer.get_vocab():
             raise ValueError(
                 f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.given}'"
             )
         shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}
-        return cls("judge", judge.name, "ar", "", **shared, judge=judge, like=like)
+        return cls("judge", given, "ar", "", **shared, judge=judge, like=like)
 
     def seed(self, seed):
         torch.manual_seed(seed)

@@ -237,7 +237,7 @@ def _ceiling(judge, subject, options):
     """The judge's own rows: one a temperature."""
     from duo_ext.ceiling import Ceiling  # it is a Subject
 
-    own = judge.name, Ceiling.of(judge, subject)
+    own = judge.name, Ceiling.of(judge, options.judge, subject)
     return [(own, Setting(subject.length, temperature=t)) for t in options.temperature]
 
 
@@ -270,7 +270,7 @@ def _make_folder(path):
 
 def _row(name, subject, setting, options, evaluations, seconds):
     given = subject.given
-    local = "://" not in given and "${" not in given and "://" not in options.output
+    local = os.path.exists(given) and "://" not in options.output
     return {
         "model": subject.role,
         "name": name,

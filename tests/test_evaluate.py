@@ -132,6 +132,7 @@ def test_the_judges_own_samples_are_the_ceiling(checkpoint, place):
     assert [row["model"] for row in results["rows"]] == ["student"] * 4 + ["judge"] * 2
     assert (plain["name"], plain["algo"]) == ("judge", "ar")
     assert plain["steps"] == 16 and plain["evaluations"] == 15
+    assert plain["checkpoint"] == "../judge"
     assert cold["temperature"] == 0.5 and cold["genppl"] < plain["genppl"]
     assert timeless(run(*given, "--ceiling")) == timeless(results)
     assert "| judge | judge |" in (place / "out" / "table.md").read_text()
