@@ -10,7 +10,7 @@ import hydra
 import pytest
 import torch
 
-from duo_ext import checkpoints, corpus, host
+from duo_ext import checkpoints, corpus, evaluation, host
 from duo_ext.core.networks import Denoiser
 from sedd_ext import host as sedd_host
 from sedd_ext import runs
@@ -76,6 +76,22 @@ def standalone():
     tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     return tree
+
+
+@pytest.fixture(scope="session")
+def texts_drawn():
+    """How often a subject of ``evaluate`` draws each text in 8000, (V^L,)."""
+
+    def count(subject, sampler, steps=2, **way):
+        setting = evaluation.Setting(steps, sampler, **way)
+        torch.manual_seed({"host": 1, "rows": 2}[sampler])
+        with subject.sampler(setting, "float64") as (draw, _):
+            tokens_NL = draw(8_000)
+        texts = subject.vocab_size**subject.length
+        codes = tokens_NL @ subject.vocab_size ** torch.arange(subject.length)
+        return codes.bincount(minlength=texts)
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """--sampler rows and the host's own: two samples of one distribution of whole texts."""
 
 import pytest
-import torch
 
 from duo_ext import evaluate
-from duo_ext.evaluation import SAMPLERS, Setting
+from duo_ext.evaluation import SAMPLERS
 
-TOKENS, LENGTH, SAMPLES = 4, 3, 8_000
+TOKENS, LENGTH = 4, 3
 PREDICTORS = {"mdlm": "ancestral_cache", "duo_base": "ancestral"}
 WAYS = {
     "ancestral": {},
@@ -36,26 +35,16 @@ def subject(build, tiny):
     return make
 
 
-def drawn(subject, sampler, steps=2, **way):
-    """How often each text was drawn, (V^L,)."""
-    setting = Setting(steps, sampler, **way)
-    torch.manual_seed({"host": 1, "rows": 2}[sampler])
-    with subject.sampler(setting, "float64") as (draw, _):
-        tokens_NL = draw(SAMPLES)
-    codes = tokens_NL @ subject.vocab_size ** torch.arange(LENGTH)
-    return codes.bincount(minlength=subject.vocab_size**LENGTH)
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_texts_have_the_law_of_the_hosts_sampler(subject, same_law, name, way):
+def test_texts_have_the_law_of_the_hosts_sampler(subject, texts_drawn, same_law, name, way):
     model = subject(name)
-    same_law(*(drawn(model, sampler, **WAYS[way]) for sampler in SAMPLERS))
+    same_law(*(texts_drawn(model, sampler, **WAYS[way]) for sampler in SAMPLERS))
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_another_number_of_steps_is_another_law(subject, same_law, name):
+def test_another_number_of_steps_is_another_law(subject, texts_drawn, same_law, name):
     """What the test above can see."""
     model = subject(name)
     with pytest.raises(AssertionError):
-        same_law(*(drawn(model, "rows", steps, noise_removal="none") for steps in (1, 2)))
+        same_law(*(texts_drawn(model, "rows", steps, noise_removal="none") for steps in (1, 2)))

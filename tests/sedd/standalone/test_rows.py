@@ -5,10 +5,10 @@ import types
 import pytest
 import torch
 
-from duo_ext.evaluation import SAMPLERS, Setting
+from duo_ext.evaluation import SAMPLERS
 from sedd_ext import evaluate, host, program
 
-TOKENS, LENGTH, SAMPLES = 4, 3, 8_000
+TOKENS, LENGTH = 4, 3
 WAYS = {
     "analytic": {"predictor": "analytic"},
     "renormalised": {"predictor": "renormalised"},
@@ -45,24 +45,14 @@ def subject(sedd, compose, monkeypatch):
     return make
 
 
-def drawn(subject, sampler, steps=2, **way):
-    """How often each text was drawn, (V^L,)."""
-    setting = Setting(steps, sampler, **way)
-    torch.manual_seed({"host": 1, "rows": 2}[sampler])
-    with subject.sampler(setting, "float64") as (draw, _):
-        tokens_NL = draw(SAMPLES)
-    codes = tokens_NL @ subject.vocab_size ** torch.arange(LENGTH)
-    return codes.bincount(minlength=subject.vocab_size**LENGTH)
-
-
 @pytest.mark.parametrize("way", WAYS)
-def test_texts_have_the_law_of_the_hosts_sampler(subject, same_law, way):
+def test_texts_have_the_law_of_the_hosts_sampler(subject, texts_drawn, same_law, way):
     model = subject(way)
-    same_law(*(drawn(model, sampler, **WAYS[way]) for sampler in SAMPLERS))
+    same_law(*(texts_drawn(model, sampler, **WAYS[way]) for sampler in SAMPLERS))
 
 
-def test_the_sum_of_the_scores_matters(subject, same_law):
+def test_the_sum_of_the_scores_matters(subject, texts_drawn, same_law):
     """What the test above can see: the two predictors differ."""
     model, ways = subject("none"), ("analytic", "renormalised")
     with pytest.raises(AssertionError):
-        same_law(*(drawn(model, "rows", predictor=way, noise_removal="none") for way in ways))
+        same_law(*(texts_drawn(model, "rows", predictor=way, noise_removal="none") for way in ways))
