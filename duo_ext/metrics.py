@@ -90,8 +90,7 @@ class Judge:
         rows = [torch.tensor(row, device=self.device) for row in ids]
         ids_BT = pad_sequence(rows, batch_first=True)
         real_BT = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        found = self.model(input_ids=ids_BT, attention_mask=real_BT, output_hidden_states=True)
-        logits_BTV, last_B = found.logits, real_BT.sum(1) - 1
+        logits_BTV, hidden_BTD = self._read(ids_BT, real_BT)
         nll_BT = F.cross_entropy(
             logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
         ).double()
@@ -99,8 +98,18 @@ class Judge:
         eos_BT = ids_BT == (-1 if eos is None else eos)
         counted_BT = (real_BT.bool() & (~eos_BT | (eos_BT.cumsum(1) == 1)))[:, 1:]
         nll_B = torch.where(counted_BT, nll_BT, 0.0).sum(1)
-        features_BD = found.hidden_states[-1][torch.arange(len(ids), device=self.device), last_B]
+        features_BD = hidden_BTD[torch.arange(len(ids), device=self.device), real_BT.sum(1) - 1]
         return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
+
+    def _read(self, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits, and what the last layer makes them of; the other layers' output is not kept."""
+        seen = []
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            return self.model(input_ids=ids_BT, attention_mask=real_BT).logits, seen[0]
+        finally:
+            hook.remove()
 
 
 def _load_judge(name_or_path: str):
