@@ -62,11 +62,7 @@ class Subject(evaluation.Subject):
         model = self.model
         student = sampler.Tempered(model.backbone, model.time_conditioning, setting.temperature)
 
-        def draw(size):
-            shape, removal = (size, self.length), setting.noise_removal
-            return sampler.sample(self.process, student, shape, setting.steps, removal)
-
-        return draw, student.calls
+        return evaluation.by_rows(self.process, student, setting, self.length)
 
     def held_out(self):
         dataloader = host.active().module("dataloader")

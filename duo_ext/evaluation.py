@@ -25,6 +25,7 @@ import tqdm
 
 from duo_ext import corpus, metrics, report, trees
 from duo_ext.__main__ import one_sentence
+from duo_ext.core import sampler
 from duo_ext.files import write_whole
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
@@ -157,6 +158,16 @@ def override(config, overrides):
     """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
     dotted = [text.lstrip("+~") for text in overrides if "." in text.partition("=")[0]]
     config.merge_with_dotlist(dotted)
+
+
+def by_rows(process, student, setting, length):
+    """What a subject's ``sampler`` gives, by the core's; student is a ``sampler.Tempered``."""
+
+    def draw(size):
+        shape, removal = (size, length), setting.noise_removal
+        return sampler.sample(process, student, shape, setting.steps, removal)
+
+    return draw, student.calls
 
 
 def sample(subject, setting, options):

@@ -41,11 +41,7 @@ class Subject(evaluation.Subject):
         )
         student = sampler.Tempered(self.parts.model, True, setting.temperature)
 
-        def draw(size):
-            shape, removal = (size, self.length), setting.noise_removal
-            return sampler.sample(process, student, shape, setting.steps, removal)
-
-        return draw, student.calls
+        return evaluation.by_rows(process, student, setting, self.length)
 
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]

@@ -207,6 +207,13 @@ def toy():
     return ToyDenoiser
 
 
+@pytest.fixture
+def networks(request, toy):
+    """Student, fake and teacher over the tokens V and the length L of the test's module."""
+    module = request.module
+    return [toy(module.V, module.L, seed=seed) for seed in (1, 2, 3)]
+
+
 class SeddProgram:
     """``python -m sedd_ext`` as a process in the tiny setting, and what its runs leave behind."""
 

@@ -313,10 +313,14 @@ class UniformProcess:
         alpha_B, _ = self.schedule(t_B)
         return (rows.uniforms(given_BL.shape, given_BL.device) < 1 - alpha_B[:, None]) & ~given_BL
 
+    def _times(self, x0_BL):
+        """t, of the student's input, and s (B,)."""
+        draws = self.input_times, sample_times
+        return (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
+
     def _sample(self, student, x0_BL, given_BL):
         """The student's output at a random t, and an x_s of it."""
-        draws = self.input_times, sample_times
-        t_B, s_B = (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
+        t_B, s_B = self._times(x0_BL)
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
         features_BLD = student.features(z_BL, self.schedule(t_B)[0])
@@ -406,8 +410,7 @@ class GaussianUniformProcess(UniformProcess):
     top: int = 16
 
     def _sample(self, student, x0_BL, given_BL):
-        draws = self.input_times, sample_times
-        t_B, s_B = (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
+        t_B, s_B = self._times(x0_BL)
         x0_BLV = one_hot_like(x0_BL, torch.empty(0, self.vocab_size, device=x0_BL.device))
         w_BLV = self._noised(x0_BLV, t_B, given_BL)
         logits_BLV = student(self._softened(w_BLV, student), self.schedule(t_B)[0])

@@ -21,11 +21,6 @@ both = pytest.mark.parametrize("name", PROCESSES)
 
 
 @pytest.fixture
-def networks(toy):
-    return [toy(V, L, seed=seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
 def batch():
     torch.manual_seed(0)
     given = torch.zeros(B, L, dtype=torch.bool)

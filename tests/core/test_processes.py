@@ -32,11 +32,6 @@ COMPLETE = {
 
 
 @pytest.fixture
-def networks(toy):
-    return [toy(V, L, seed=seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
 def batch():
     torch.manual_seed(0)
     x0 = torch.randint(0, MASK, (B, L))

@@ -15,11 +15,6 @@ DENSE = {name: dense.Score(V, MASK, **more) for name, more in SETTINGS.items()}
 
 
 @pytest.fixture
-def networks(toy):
-    return [toy(V, L, seed=seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
 def batch():
     torch.manual_seed(0)
     x0 = torch.randint(0, MASK, (B, L))
