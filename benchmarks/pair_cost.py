@@ -3,8 +3,8 @@
 A pair is one fake and one student update with AdamW and EMA, through the Distiller; F is one
 forward pass of the whole backbone on tokens without gradient. Beside the core's losses stands the
 textbook form of dense.py, with AdamW and EMA as loops over the tensors; it draws tokens as the core
-does. In each repeat F, the core's pair, F, the textbook's pair follow each other, so that what
-disturbs the machine disturbs all.
+does. "Core, shared forward" is the core with algo.shared_forward. In each repeat F and the pair of
+each form follow each other, so that what disturbs the machine disturbs all.
 
 On a CPU: float32, one thread, CPU seconds of the process; results.json has wall-clock times as
 well. glibc's malloc keeps the memory that it has (mallopt: no mmap, no trimming): page faults of
@@ -60,23 +60,30 @@ def _gaussian(cls, **settings):
     return make
 
 
-# name: the core's process and the textbook's, each made of a vocabulary; a mask is its last token
+FORMS = CORE, SHARED, TEXTBOOK = "core", "core, shared forward", "textbook"
+
+
+def _masked(cls):
+    return lambda V: cls(V, V - 1)
+
+
+def _forms(core, textbook):
+    return {CORE: core, SHARED: core, TEXTBOOK: textbook}
+
+
+# name: {form: process made of a vocabulary}; a mask is its last token
 CASES = {
-    "mdlm": tuple(
-        lambda V, cls=cls: cls(V, V - 1) for cls in (processes.AbsorbingProcess, dense.Absorbing)
-    ),
-    "sedd": tuple(
-        lambda V, cls=cls: cls(V, V - 1) for cls in (processes.ScoreProcess, dense.Score)
-    ),
-    "categorical": (processes.UniformProcess, dense.Uniform),
-    "gaussian": (
-        _gaussian(processes.GaussianUniformProcess),
-        _gaussian(dense.Gaussian, top=schedules.DUO_VOCAB),
-    ),
+    "mdlm": _forms(_masked(processes.AbsorbingProcess), _masked(dense.Absorbing)),
+    "sedd": _forms(_masked(processes.ScoreProcess), _masked(dense.Score)),
+    "categorical": _forms(processes.UniformProcess, dense.Uniform),
+    "gaussian": {
+        CORE: _gaussian(processes.GaussianUniformProcess),
+        TEXTBOOK: _gaussian(dense.Gaussian, top=schedules.DUO_VOCAB),
+    },
     # on a host whose network takes no mixtures; the textbook has no other inputs
-    "gaussian, dense inputs": (
-        _gaussian(processes.GaussianUniformProcess, top=schedules.DUO_VOCAB),
-    ),
+    "gaussian, dense inputs": {
+        CORE: _gaussian(processes.GaussianUniformProcess, top=schedules.DUO_VOCAB)
+    },
 }
 
 
@@ -106,25 +113,25 @@ class Timed(distiller.Distiller):
 
 
 class Pair:
-    """Networks, optimizers and EMA of one implementation."""
+    """Networks, optimizers and EMA of one form of a case."""
 
-    def __init__(self, process, size, device, plain):
+    def __init__(self, case, form, size, device):
         torch.manual_seed(0)
-        self.size, self.device, self.plain = size, device, plain
+        self.size, self.device, self.plain = size, device, form == TEXTBOOK
         networks = [_network(size, device) for _ in range(3)]
         self.student, self.teacher = networks[0], networks[2]
         optimizers = [torch.optim.AdamW(n.parameters(), lr=1e-6) for n in networks[:2]]
         scheduled = [(o, torch.optim.lr_scheduler.ConstantLR(o, 1.0)) for o in optimizers]
         student, fake, teacher = (Denoiser(n, True) for n in networks)
         self.machine = Timed(
-            process(size.vocab),
+            CASES[case][form](size.vocab),
             (student, *scheduled[0]),
             (fake, *scheduled[1]),
             teacher,
-            distiller.Recipe(),
+            distiller.Recipe(shared_forward=form == SHARED),
         )
         self.machine.clock = self.clock = Clock(device)
-        if plain:
+        if self.plain:
             for group in itertools.chain(*(o.param_groups for o in optimizers)):
                 group["fused"] = None
         average = host.active().module("models.ema").ExponentialMovingAverage
@@ -135,7 +142,8 @@ class Pair:
     def run(self):
         """Seconds (wall, CPU) of each part of one pair."""
         parts = {}
-        for part in ("fake step", "student step"):
+        shared = self.machine.recipe.shared_forward
+        for part in ("shared step",) if shared else ("fake step", "student step"):
             start = self.clock()
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
                 self.machine.step(self.x0_BL, self.given_BL)
@@ -235,13 +243,12 @@ def _peak(watch, whole, state_sizes):
 # measuring -------------------------------------------------------------------------------------
 
 
-def measure(case, size, device, repeats, textbook=True):
-    """Rows of results, the core's and, if asked for, the textbook's; batch 0 is the largest."""
+def measure(case, size, device, repeats, wanted=FORMS):
+    """A row of results for each wanted form that the case has; batch 0 is the largest."""
     forms = []
-    for name, process in zip(("core", "textbook"), CASES[case][: 1 + textbook], strict=False):
-        plain = name == "textbook"
-        fitted = size if size.batch else _largest(process, size, device, plain)
-        forms.append((name, fitted, Pair(process, fitted, device, plain)))
+    for name in filter(CASES[case].__contains__, wanted):
+        fitted = size if size.batch else _largest(case, name, size, device)
+        forms.append((name, fitted, Pair(case, name, fitted, device)))
     peaks = []
     for *_, pair in forms:
         pair.run()  # AdamW's moments and the allocator's memory are there after this
@@ -258,12 +265,12 @@ def measure(case, size, device, repeats, textbook=True):
     ]
 
 
-def _largest(process, size, device, plain):
+def _largest(case, form, size, device):
     """The size with the largest power of two as batch at which a pair fits on the GPU."""
     batch = 1
     while True:
         try:
-            Pair(process, dataclasses.replace(size, batch=2 * batch), device, plain).run()
+            Pair(case, form, dataclasses.replace(size, batch=2 * batch), device).run()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return dataclasses.replace(size, batch=batch)
@@ -295,7 +302,7 @@ def growth(case, base, device, repeats):
             dataclasses.replace(base, **{key: int(getattr(base, key) * factor)})
             for factor in (0.5, 1, 2)
         ]
-        found = [measure(case, size, device, repeats, textbook=False)[0] for size in sizes]
+        found = [measure(case, size, device, repeats, [CORE])[0] for size in sizes]
         costs = {
             "pair": [row["pair_seconds"] for row in found],
             "F": [row["seconds"]["F"] for row in found],
@@ -324,14 +331,18 @@ def as_markdown(found):
     ]
     for row in rows:
         s, low_high = row["seconds"], row["pair_over_F_range"]
-        rest = s["fake step, optimizer"] + s["student step, optimizer"] + s["EMA"]
+        steps = {part for part in s if part.endswith(" step")}
+        rest = s["EMA"] + sum(s[f"{part}, optimizer"] for part in steps)
+        fake, student = (_in_F(s, part) for part in ("fake step", "student step"))
         size = f"{row['blocks']} x {row['width']}, L {row['length']}, B {row['batch']}"
         cells = [
             f"{size}, V {row['vocab']}",
             row["case"],
             row["form"],
             f"{s['F']:.3f}",
-            *(f"{value / s['F']:.1f} F" for value in (s["fake step"], s["student step"], rest)),
+            fake or "shared:",
+            student or _in_F(s, "shared step"),
+            f"{rest / s['F']:.1f} F",
             f"{row['pair_over_F']:.1f} ({low_high[0]:.1f} to {low_high[1]:.1f})",
             f"{row['tokens_per_second']:.0f}",
             f"{row['peak_bytes'] / GIB:.2f}",
@@ -349,6 +360,10 @@ def as_markdown(found):
         for g in growths
     ]
     return "\n".join(lines) + "\n"
+
+
+def _in_F(seconds, part):
+    return f"{seconds[part] / seconds['F']:.1f} F" if part in seconds else ""
 
 
 def keep_memory():
@@ -381,7 +396,7 @@ def arguments():
     for field in dataclasses.fields(Size):
         if field.name != "width":
             parser.add_argument(f"--{field.name}", type=int)
-    parser.add_argument("--no-textbook", action="store_true", help="measure the core alone")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     return parser.parse_args()
 
@@ -419,7 +434,7 @@ def tables(options, device):
     """(table, what tells its rows apart, rows), as they are measured."""
     for size in sizes(options, device) if "pairs" in options.tables else []:
         for case in options.cases:
-            rows = measure(case, size, device, options.repeats, not options.no_textbook)
+            rows = measure(case, size, device, options.repeats, options.forms)
             yield "pairs", ("case", "form", *(f.name for f in dataclasses.fields(Size))), rows
     base = sizes(options, device)[0]
     base = dataclasses.replace(base, batch=max(2, base.batch // 2), vocab=base.vocab // 2)

@@ -13,13 +13,13 @@ from duo_ext.core import distiller
 
 def main():
     program, rank, update = os.environ["FAULT"].split()
-    loss = distiller.Distiller._loss
+    losses = distiller.Distiller._losses
 
     def broken(self, *given):
         struck = self.processes.rank == int(rank) and self.updates == int(update)
-        return loss(self, *given) * (torch.nan if struck else 1)
+        return [loss * (torch.nan if struck else 1) for loss in losses(self, *given)]
 
-    distiller.Distiller._loss = broken
+    distiller.Distiller._losses = broken
     importlib.import_module(f"{program}.__main__").main()
 
 

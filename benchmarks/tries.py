@@ -4,7 +4,8 @@ Trains as ``python -m duo_ext`` with the same arguments, with one change of the 
 
     grid    the times t of the student's inputs are those of a 4-step sampler: 1, 3/4, 1/2, 1/4
     times   each student output is renoised at 4 times s, and both losses are means over these
-    anchor  the student's loss plus 0.1 KL(teacher(z_t) || student(z_t)) at the positions predicted
+    anchor  the student's loss plus 0.1 KL(teacher(z_t) || student(z_t)) at the positions predicted;
+            not with algo.shared_forward
     late    on-policy inputs stop after j of K steps with probability proportional to j + 1
 
 It takes algo.noising=categorical, and one process or torchrun's. The checkpoints are ordinary ones;
@@ -72,11 +73,9 @@ class AbsorbingTimes(AbsorbingProcess):
         noise = map(torch.cat, zip(first, *more, strict=True))
         return z_BL.repeat(self.draws, 1), alpha_t.repeat(self.draws), *noise
 
-    def fake_loss(self, student, *rest):
-        return super().fake_loss(Repeated(student, self.draws), *rest) / self.draws
-
-    def student_loss(self, student, *rest):
-        return super().student_loss(Repeated(student, self.draws), *rest) / self.draws
+    def _sample(self, student, x0_BL, given_BL):
+        sample = super()._sample(Repeated(student, self.draws), x0_BL, given_BL)
+        return replace(sample, tokens=self.draws * sample.tokens)
 
 
 @dataclass
@@ -206,6 +205,8 @@ def main(arguments=None):
 
     def changed(config):
         require("algo", config.algo.name, ALGORITHMS)
+        if own.variant == anchor.__name__:
+            require("algo.shared_forward", config.algo.shared_forward, [False])
         put_in(own.variant)
         run(config)
 

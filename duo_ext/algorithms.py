@@ -52,6 +52,11 @@ def _gaussian(model, on_policy=0.0):
             f"algo.on_policy is {on_policy}; algo.noising=gaussian has inputs that no "
             "sampling makes, so it must be 0"
         )
+    if settings.shared_forward:
+        raise ValueError(
+            "algo.shared_forward is true; algo.noising=gaussian differentiates the student's loss "
+            "through the fake, so it must be false"
+        )
     schedule = schedules.GaussianSchedule.configured(
         model.vocab_size, settings.gamma_min, settings.gamma_max
     )
@@ -184,6 +189,7 @@ class IDLM(trainer_base.Diffusion):
             accumulate=self.config.trainer.accumulate_grad_batches,
             clip=self.config.trainer.gradient_clip_val or 0.0,
             seed=self.config.seed,
+            shared_forward=settings.shared_forward,
         )
         student, fake, teacher = (
             Denoiser(network, self.time_conditioning)
@@ -221,11 +227,10 @@ class IDLM(trainer_base.Diffusion):
             given_BL[:, 0] = True
         with self.optimizers().toggle_model(sync_grad=False):
             update = self.distiller.step(x0_BL, given_BL)
-        self._pair_done = update is not None and update.phase == distiller.STUDENT
+        self._pair_done = update is not None and update.ends_pair
         if update is None:
             return
-        self.log(f"{update.phase}/loss", update.loss)
-        self.log(f"{update.phase}/grad_norm", update.gradient_norm)
+        self.log_dict(update.logs)
         if self._pair_done and self.ema:
             self.ema.update(self._get_parameters())
 
@@ -333,6 +338,7 @@ class IDLM(trainer_base.Diffusion):
             "algo.on_policy": config.algo.on_policy,
             "algo.fake_ratio": config.algo.fake_ratio,
             "algo.fake_warmup": config.algo.fake_warmup,
+            "algo.shared_forward": config.algo.shared_forward,
             "loader.global_batch_size": config.loader.global_batch_size,
             "loader.batch_size": config.loader.batch_size,
             "seed": config.seed,

@@ -11,7 +11,7 @@ NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_w
 def require(key, name, options):
     """Raise a ValueError that lists what ``key`` may be, if it may not be ``name``."""
     if name not in options:
-        raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(options)}")
+        raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
 
 
 def choose(key, name, options):
@@ -87,6 +87,7 @@ def check_idlm(settings, length):
         raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
     if not 0 <= settings.on_policy <= 1:
         raise ValueError(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
+    require("algo.shared_forward", settings.shared_forward, (True, False))
     _check_guard(settings.guard)
 
 

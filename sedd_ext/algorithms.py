@@ -118,6 +118,7 @@ class IDLM:
             accumulate=config.training.accum,
             clip=max(0.0, config.optim.grad_clip),
             seed=config.seed,
+            shared_forward=config.algo.shared_forward,
         )
         return distiller.Distiller(
             make_process(parts, on_policy=config.algo.on_policy),
@@ -141,14 +142,10 @@ class IDLM:
         update = self.distiller.step(x_BL, given_BL)
         if update is None:
             return None
-        logs = {
-            f"{update.phase}/loss": update.loss,
-            f"{update.phase}/grad_norm": update.gradient_norm,
-        }
-        if update.phase == distiller.STUDENT:
+        if update.ends_pair:
             self.state["step"] += 1
             self.state["ema"].update(self.parts.model.parameters())
-        return logs
+        return update.logs
 
     @property
     def whole(self):
@@ -202,6 +199,7 @@ class IDLM:
             "teacher": self.teacher_sha256,
             "algo.fake_ratio": algo.fake_ratio,
             "algo.fake_warmup": algo.fake_warmup,
+            "algo.shared_forward": algo.shared_forward,
             "algo.on_policy": algo.on_policy,
         }
 

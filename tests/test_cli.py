@@ -78,6 +78,8 @@ SETTINGS = {
     "algo.fake_ratio=0": ["algo.fake_ratio is 0", "at least 1"],
     "algo.fake_warmup=-1": ["algo.fake_warmup is -1", "at least 0"],
     "algo.fake_lr=0": ["algo.fake_lr is 0", "positive or null"],
+    "algo.shared_forward=maybe": ["algo.shared_forward is 'maybe'", "True, False"],
+    "algo.shared_forward=true": ["algo.shared_forward is true", "algo.noising=gaussian"],
     "algo.prompt_length=16": ["algo.prompt_length is 16", "less than model.length 16"],
     "algo.guard.samples=0": ["algo.guard.samples is 0", "at least 1"],
     "trainer.devices=two": ["trainer.devices is two", "must be a number, at least 1"],
@@ -96,7 +98,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_that_cannot_work(command, tmp_path, setting):
-    given = ("algo.noising=gaussian",) if setting == "algo.process=nope" else ()
+    gaussian = setting in ("algo.process=nope", "algo.shared_forward=true")
+    given = ("algo.noising=gaussian",) if gaussian else ()
     assert is_one_sentence(command(*DISTIL, *given, setting), *SETTINGS[setting])
     assert not leftovers(tmp_path / "run")
 
@@ -351,6 +354,7 @@ def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
         ("seed=2", "belongs to another run"),
         ("algo.noising=gaussian", "belongs to another run"),
         ("algo.fake_ratio=2", "belongs to another run"),
+        ("algo.shared_forward=true", "belongs to another run"),
         ("model.n_blocks=1", "model.n_blocks"),
     ],
 )

@@ -2,13 +2,16 @@
 
 Updates are numbered u = 0, 1, 2, ...: ``fake_warmup`` updates of the fake alone, then cycles of
 ``fake_ratio`` fake updates and one student update. A student update ends a *pair*, the unit that is
-counted, logged and limited. An update averages ``accumulate`` micro-batches on each process.
+counted, logged and limited. An update averages ``accumulate`` micro-batches on each process. With
+``shared_forward`` the last fake update of a cycle and the student's are one, of the same student
+output and x_s: a micro-batch less, and a forward of the student and of the fake.
 
 All randomness of a micro-batch (times, noise, dropout) comes from a seed made of the run's seed, u
 and the micro-batch's place among all that make up the update. So a resumed run repeats what a
 straight one does, and two processes see what one process with twice the accumulation sees.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,15 +29,29 @@ class Recipe:
     accumulate: int = 1
     clip: float = 0.0
     seed: int = 0
+    shared_forward: bool = False
+
+    @property
+    def cycle(self):
+        """Updates in a pair."""
+        return self.fake_ratio + 1 - self.shared_forward
 
 
 @dataclass(frozen=True)
 class Update:
-    """One finished update: which network, its mean loss in nats per token, its gradient norm."""
+    """One finished update: mean loss, in nats per token, and gradient norm of each network."""
 
-    phase: str
-    loss: float
-    gradient_norm: float
+    losses: dict[str, float]
+    gradient_norms: dict[str, float]
+
+    @property
+    def ends_pair(self):
+        return STUDENT in self.losses
+
+    @property
+    def logs(self):
+        losses = {f"{name}/loss": loss for name, loss in self.losses.items()}
+        return losses | {f"{name}/grad_norm": norm for name, norm in self.gradient_norms.items()}
 
 
 @dataclass
@@ -63,22 +80,23 @@ class Distiller:
         self.processes = processes or Processes()
         self.backward = backward or torch.Tensor.backward
         self.updates = self.micro = 0
-        self.loss_sum = 0.0
+        self.loss_sums = {}
         teacher.backbone.eval().requires_grad_(False)
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
 
     @property
     def phase(self):
-        """Which network the next update is for."""
-        cycle = self.updates - self.recipe.fake_warmup
-        in_cycle = cycle % (self.recipe.fake_ratio + 1)
-        return FAKE if cycle < 0 or in_cycle < self.recipe.fake_ratio else STUDENT
+        """The networks that the next update is for."""
+        done = self.updates - self.recipe.fake_warmup
+        if done < 0 or (done + 1) % self.recipe.cycle:
+            return (FAKE,)
+        return (FAKE, STUDENT) if self.recipe.shared_forward else (STUDENT,)
 
     @property
     def pairs(self):
         """Student updates so far."""
-        return max(0, self.updates - self.recipe.fake_warmup) // (self.recipe.fake_ratio + 1)
+        return max(0, self.updates - self.recipe.fake_warmup) // self.recipe.cycle
 
     def step(self, x0_BL, given_BL):
         """Take one micro-batch into account; the ``Update`` that it completes, or None.
@@ -91,20 +109,24 @@ class Distiller:
             for optimizer in self.optimizers.values():  # the other's are of no more use either
                 optimizer.zero_grad(set_to_none=True)
         for name, network in self.networks.items():
-            network.backbone.train(name == phase)
-            network.backbone.requires_grad_(name == phase)
+            network.backbone.train(name in phase)
+            network.backbone.requires_grad_(name in phase)
         torch.manual_seed(self._seed())
-        loss = self._loss(phase, x0_BL, given_BL)
-        self.backward(loss / accumulate)
-        self.loss_sum += loss.item() / accumulate
+        losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))
+        self.backward(sum(losses.values()) / accumulate)
+        for name, loss in losses.items():
+            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss.item() / accumulate
         self.micro += 1
         return self._update(phase) if self.micro == accumulate else None
 
-    def _loss(self, phase, x0_BL, given_BL):
+    def _losses(self, phase, *batch):
+        """One loss for each network of the phase; none has a graph to another network."""
         student, fake = self.networks[STUDENT], self.networks[FAKE]
-        if phase == FAKE:
-            return self.process.fake_loss(student, fake, x0_BL, given_BL)
-        return self.process.student_loss(student, fake, self.teacher, x0_BL, given_BL)
+        if phase == (FAKE,):
+            return [self.process.fake_loss(student, fake, *batch)]
+        if phase == (STUDENT,):
+            return [self.process.student_loss(student, fake, self.teacher, *batch)]
+        return self.process.losses(student, fake, self.teacher, *batch)
 
     def _seed(self):
         place = self.micro * self.processes.world + self.processes.rank
@@ -112,29 +134,34 @@ class Distiller:
         return (self.recipe.seed * 1_000_003 + self.updates * parts + place) % 2**63
 
     def _update(self, phase):
-        gradients = self._gradients(phase)
-        loss = next(self.networks[phase].backbone.parameters()).new_tensor(self.loss_sum)
-        self.processes.average([*gradients, loss])
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self._require_finite("loss", loss)
-        self._require_finite("gradient", norm)
-        if self.recipe.clip > 0:
-            torch._foreach_mul_(gradients, (self.recipe.clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizers[phase].step()
-        self.schedulers[phase].step()
-        done = Update(phase, loss.item(), norm.item())
-        self.updates, self.micro, self.loss_sum = self.updates + 1, 0, 0.0
-        return done
+        gradients = {name: self._gradients(name) for name in phase}
+        weights = (next(self.networks[name].backbone.parameters()) for name in phase)
+        losses = [
+            w.new_tensor(self.loss_sums[name]) for w, name in zip(weights, phase, strict=True)
+        ]
+        self.processes.average([*itertools.chain(*gradients.values()), *losses])
+        norms = [torch.nn.utils.get_total_norm(gradients[name]) for name in phase]
+        for name, loss, norm in zip(phase, losses, norms, strict=True):
+            self._require_finite(name, "loss", loss)
+            self._require_finite(name, "gradient", norm)
+        for name, norm in zip(phase, norms, strict=True):
+            if self.recipe.clip > 0:
+                scale = (self.recipe.clip / (norm + 1e-6)).clamp(max=1.0)
+                torch._foreach_mul_(gradients[name], scale)
+            self.optimizers[name].step()
+            self.schedulers[name].step()
+        self.updates, self.micro, self.loss_sums = self.updates + 1, 0, {}
+        return Update(*(_by_name(phase, values) for values in (losses, norms)))
 
-    def _gradients(self, phase):
-        parameters = self.networks[phase].backbone.parameters()
+    def _gradients(self, name):
+        parameters = self.networks[name].backbone.parameters()
         return [p.grad for p in parameters if p.grad is not None]
 
-    def _require_finite(self, what, value):
+    def _require_finite(self, name, what, value):
         if not torch.isfinite(value):
             raise ValueError(
-                f"the {self.phase}'s {what} after {self.pairs} pairs is {value.item()}: stopped "
-                "before the update; the last checkpoint is kept"
+                f"the {name}'s {what} after {self.pairs} pairs is {value.item()}: stopped before "
+                "the update; the last checkpoint is kept"
             )
 
     def state_dict(self):
@@ -142,8 +169,10 @@ class Distiller:
         return {
             "updates": self.updates,
             "micro": self.micro,
-            "loss_sum": self.loss_sum,
-            "gradients": [g.clone() for g in self._gradients(self.phase)] if self.micro else [],
+            "loss_sums": dict(self.loss_sums),
+            "gradients": {
+                name: [g.clone() for g in self._gradients(name)] for name in self.loss_sums
+            },
             "fake": self.networks[FAKE].backbone.state_dict(),
             "fake_optimizer": self.optimizers[FAKE].state_dict(),
             "fake_scheduler": self.schedulers[FAKE].state_dict(),
@@ -160,11 +189,15 @@ class Distiller:
         self.optimizers[FAKE].load_state_dict(state["fake_optimizer"])
         self.schedulers[FAKE].load_state_dict(state["fake_scheduler"])
         self.updates, self.micro = state["updates"], state["micro"]
-        self.loss_sum = state["loss_sum"]
-        if state["gradients"]:
-            parameters = self.networks[self.phase].backbone.parameters()
-            for parameter, gradient in zip(parameters, state["gradients"], strict=True):
+        self.loss_sums = dict(state["loss_sums"])
+        for name, gradients in state["gradients"].items():
+            parameters = self.networks[name].backbone.parameters()
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient.to(parameter.device)
+
+
+def _by_name(names, values):
+    return {name: value.item() for name, value in zip(names, values, strict=True)}
 
 
 def _fuse(optimizer):

@@ -8,6 +8,7 @@ One object holds all in which the teachers differ. Its two losses are those of o
 with z_t ~ p_t(. | x0), xhat = G_theta(z_t, t) on the simplex, x_s ~ p_s(. | xhat), and l the loss
 that the teacher was trained with, its clean token relaxed to the simplex. Both are means over the
 tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
+``losses`` are the two of one xhat and one x_s, each network run once.
 
 Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``networks.Denoiser``.
 ``given_BL`` marks positions that keep their token everywhere and carry no loss.
@@ -15,7 +16,7 @@ Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``ne
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -72,8 +73,30 @@ def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
     return -dalpha / (V * alpha) * (V * torch.exp(-log_fbar_z) + cross)
 
 
+class Process:
+    """The losses of a pair, of what a process says of itself: ``_sample``, an x_s and the student's
+    output; ``_value`` (9) and ``_difference`` (10) of these and of the other networks' output.
+    """
+
+    def fake_loss(self, student, fake, x0_BL, given_BL):
+        with torch.no_grad():
+            sample = self._sample(student, x0_BL, given_BL)
+        return self._value(sample, sample.run(fake))
+
+    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
+        sample = self._sample(student, x0_BL, given_BL)
+        return self._difference(sample, sample.run(teacher), sample.run(fake))
+
+    def losses(self, student, fake, teacher, x0_BL, given_BL):
+        """(fake_loss, student_loss) of the same sample; x_s must carry no gradient."""
+        sample = self._sample(student, x0_BL, given_BL)
+        fitted = sample.run(fake)
+        value = self._value(sample.detach(), fitted)
+        return value, self._difference(sample, sample.run(teacher), fitted.detach())
+
+
 @dataclass
-class AbsorbingProcess:
+class AbsorbingProcess(Process):
     """p_t(. | x) = alpha_t x + (1 - alpha_t) e_mask, with MDLM's network (SUBS).
 
     The network puts no mass on the mask and copies visible tokens, so the loss lives at the
@@ -161,23 +184,31 @@ class AbsorbingProcess:
         x_BL[sampled_BL] = rows.sample(head, self.probs, u_BL[sampled_BL])
         return x_BL
 
-    def fake_loss(self, student, fake, x0_BL, given_BL):
+    def _sample(self, student, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
-        with torch.no_grad():
-            student_BLD = student.features(z_BL, alpha_t)
-        x_BL = self._renoise(z_BL, hidden_BL, student, student_BLD)
-        fake_BLD = fake.features(x_BL, alpha_s)
+        features_BLD = student.features(z_BL, alpha_t)
+        x_BL = self._renoise(z_BL, hidden_BL, student, features_BLD)
         free_BL = (z_BL == self.mask_index) & hidden_BL
-        copied_BL = hidden_BL & ~free_BL
-        alpha_BL = alpha_s[:, None].expand_as(z_BL)
+        return MaskedSample(
+            output=rows.Head(student, features_BLD[free_BL]),
+            z_BL=z_BL,
+            x_BL=x_BL,
+            alpha_B=alpha_s,
+            weight_BL=weight_BL,
+            free_BL=free_BL,
+            copied_BL=hidden_BL & ~free_BL,
+            tokens=(~given_BL).sum().clamp(min=1),
+        )
 
-        def at(chosen_BL):
-            head = rows.Head(fake, fake_BLD[chosen_BL])
-            return head, alpha_BL[chosen_BL], weight_BL[chosen_BL]
+    def _value(self, sample, fake):
+        soft = rows.Term(self.soft_loss, (sample.output, *sample.at(sample.free_BL, fake)))
+        token_R = sample.z_BL[sample.copied_BL]
+        hard = rows.Term(self.hard_loss, (*sample.at(sample.copied_BL, fake), token_R))
+        return rows.total(soft, hard) / sample.tokens
 
-        soft = rows.Term(self.soft_loss, (rows.Head(student, student_BLD[free_BL]), *at(free_BL)))
-        hard = rows.Term(self.hard_loss, (*at(copied_BL), z_BL[copied_BL]))
-        return rows.total(soft, hard) / (~given_BL).sum().clamp(min=1)
+    def _difference(self, sample, teacher, fake):
+        inputs = (sample.output, *sample.at(sample.free_BL, teacher, fake))
+        return rows.total(rows.Term(self.difference, inputs)) / sample.tokens
 
     def soft_loss(self, student_logits, logits, alpha_R, weight_R):
         """(5), or (4), at masked positions, the student's output in the place of the token."""
@@ -191,23 +222,42 @@ class AbsorbingProcess:
         mass_R = self.mass(log_f, alpha_R, weight_R)
         return weight_R * log_f.gather(-1, token_R[:, None])[:, 0] + mass_R
 
-    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
-        free_BL = (z_BL == self.mask_index) & hidden_BL
-        features_BLD = student.features(z_BL, alpha_t)
-        x_BL = self._renoise(z_BL, hidden_BL, student, features_BLD)
-        with torch.no_grad():
-            others = [network.features(x_BL, alpha_s)[free_BL] for network in (teacher, fake)]
-        heads = map(rows.Head, (student, teacher, fake), (features_BLD[free_BL], *others))
-        alpha_BL = alpha_s[:, None].expand_as(z_BL)
-        at_free = alpha_BL[free_BL], weight_BL[free_BL]
-        term = rows.Term(self.difference, (*heads, *at_free))
-        return rows.total(term) / (~given_BL).sum().clamp(min=1)
-
     def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
         """The teacher's loss minus the fake's, where both see the mask."""
         log_ratio = self.log_f(teacher_logits, alpha_R) - self.log_f(fake_logits, alpha_R)
         return absorbing_loss(log_ratio, self.probs(student_logits), weight_R)
+
+
+@dataclass
+class MaskedSample:
+    """The student's output for z_t, and one x_s of it.
+
+    output: its logits where both are masked and not given, free_BL; x_BL: x_s; copied_BL: where x_s
+    alone is masked, so that xhat is z_t; alpha_B, weight_BL: alpha_s, dalpha_s / (1 - alpha_s);
+    tokens: how many are not given.
+    """
+
+    output: rows.Head
+    z_BL: torch.Tensor
+    x_BL: torch.Tensor
+    alpha_B: torch.Tensor
+    weight_BL: torch.Tensor
+    free_BL: torch.Tensor
+    copied_BL: torch.Tensor
+    tokens: torch.Tensor
+
+    def run(self, network):
+        """A network's logits of x_s (B, L, V)."""
+        return rows.Head(network, network.features(self.x_BL, self.alpha_B))
+
+    def at(self, chosen_BL, *heads):
+        """Logits, alpha and weight at the chosen positions."""
+        alpha_BL = self.alpha_B[:, None].expand_as(self.z_BL)
+        chosen = (values[chosen_BL] for values in (alpha_BL, self.weight_BL))
+        return *(head.at(chosen_BL) for head in heads), *chosen
+
+    def detach(self):
+        return replace(self, output=self.output.detach())
 
 
 @dataclass
@@ -259,7 +309,7 @@ class ScoreProcess(AbsorbingProcess):
 
 
 @dataclass
-class UniformProcess:
+class UniformProcess(Process):
     """p_t(. | x) = alpha_t x + (1 - alpha_t) / V, with the network of UDLM and Duo.
 
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
@@ -276,14 +326,11 @@ class UniformProcess:
     rollout_stops: Callable = rollout.sample_stops
     input_times: Callable = sample_times
 
-    def fake_loss(self, student, fake, x0_BL, given_BL):
-        with torch.no_grad():
-            sample = self._sample(student, x0_BL, given_BL)
-        return sample.mean(self.value, [fake])
+    def _value(self, sample, fake):
+        return sample.mean(self.value, fake)
 
-    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
-        sample = self._sample(student, x0_BL, given_BL)
-        return sample.mean(self.difference, [teacher, fake])
+    def _difference(self, sample, teacher, fake):
+        return sample.mean(self.difference, teacher, fake)
 
     def value(self, student_logits, logits, z_R, alpha_R, dalpha_R):
         """(6) without its terms free of f, the student's output in the place of the token."""
@@ -319,7 +366,6 @@ class UniformProcess:
         return (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
 
     def _sample(self, student, x0_BL, given_BL):
-        """The student's output at a random t, and an x_s of it."""
         t_B, s_B = self._times(x0_BL)
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
@@ -375,19 +421,22 @@ class Sample:
     dalpha_B: torch.Tensor
     free_BL: torch.Tensor
 
-    def mean(self, loss, networks):
-        """The mean over the R positions of loss(output, logits of each network, z, alpha, dalpha).
+    def run(self, network):
+        """A network's logits at the R positions; with a graph if its parameters or x have one."""
+        features_BLD = network.features(self.x, self.alpha_B)
+        return rows.Head(network, _rows(features_BLD, self.free_BL))
 
-        A network has a graph if its parameters or x do.
-        """
-        features = [_rows(n.features(self.x, self.alpha_B), self.free_BL) for n in networks]
+    def mean(self, loss, *heads):
+        """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
         alpha_BL, dalpha_BL = (
             v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
         )
         inputs = (_rows(v, self.free_BL) for v in (self.z_BL, alpha_BL, dalpha_BL))
-        heads = map(rows.Head, networks, features)
         total = rows.total(rows.Term(loss, (self.output, *heads, *inputs)))
         return total / self.free_BL.sum().clamp(min=1)
+
+    def detach(self):
+        return replace(self, output=self.output.detach())
 
 
 def _rows(x_BL, chosen_BL):

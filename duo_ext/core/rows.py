@@ -31,6 +31,12 @@ class Head:
     network: object
     features: torch.Tensor
 
+    def at(self, chosen):
+        return Head(self.network, self.features[chosen])
+
+    def detach(self):
+        return Head(self.network, self.features.detach())
+
     @property
     def parameters(self):
         if not self.features.requires_grad:

@@ -106,9 +106,11 @@ def test_times_is_the_mean_over_its_draws(networks, batch, name):
             noise = map(part, (whole.x, whole.x, whole.alpha_B, whole.dalpha_B, whole.free_BL))
             return processes.Sample(output, *noise)
 
-        product._draw = lambda *given: tuple(map(part, drawn["_draw"]))
-        product._renoise = lambda *given: part(drawn["_renoise"])
-        product._sample = sample
+        if name == "absorbing":
+            product._draw = lambda *given: tuple(map(part, drawn["_draw"]))
+            product._renoise = lambda *given: part(drawn["_renoise"])
+        else:
+            product._sample = sample
         return product
 
     for loss, trained, given in (
@@ -245,12 +247,14 @@ def test_a_variant_goes_on_as_itself_alone(distil, capfd):
 REFUSED = {
     "algo.noising=gaussian": "algo.noising is 'gaussian'; it must be one of categorical",
     "algo.on_policy=0": "algo.on_policy is 0",
+    "algo.shared_forward=true": "algo.shared_forward is 'True'; it must be one of False",
 }
 
 
 @pytest.mark.parametrize("setting", REFUSED)
 def test_what_a_variant_cannot_change_is_refused(distil, capfd, setting):
-    code, _ = distil("refused", "idlm", setting, variant="late")
+    variant = "anchor" if "shared" in setting else "late"
+    code, _ = distil("refused", "idlm", setting, variant=variant)
     assert code == 1 and f"error: {REFUSED[setting]}" in capfd.readouterr().err
 
 

@@ -39,8 +39,17 @@ def test_order_of_updates(toy):
     machine = make(toy, fake_ratio=2, fake_warmup=1, accumulate=2)
     updates = [machine.step(x, GIVEN) for x in batches(14)]
     assert updates[0::2] == [None] * 7
-    phases = [update.phase for update in updates[1::2]]
+    phases = ["".join(update.losses) for update in updates[1::2]]
     assert phases == ["fake", "fake", "fake", "student", "fake", "fake", "student"]
+    assert [update.ends_pair for update in updates[1::2]] == [p == "student" for p in phases]
+    assert machine.pairs == 2
+
+
+def test_order_of_updates_with_a_shared_forward(toy):
+    machine = make(toy, fake_ratio=2, fake_warmup=1, shared_forward=True)
+    updates = [machine.step(x, GIVEN) for x in batches(5)]
+    networks = [list(update.losses) for update in updates]
+    assert networks == [["fake"], ["fake"], ["fake", "student"], ["fake"], ["fake", "student"]]
     assert machine.pairs == 2
 
 
@@ -55,9 +64,11 @@ def test_teacher_never_changes_and_the_others_do(toy):
     assert not any(torch.equal(a, b) for a, b in zip(start, weights(machine), strict=True))
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("stop", range(1, 13))
-def test_resume_is_exact_in_every_phase(toy, stop):
+def test_resume_is_exact_in_every_phase(toy, stop, shared):
     recipe = {"fake_ratio": 2, "fake_warmup": 1, "accumulate": 2, "seed": 3}
+    recipe["shared_forward"] = shared
     data = batches(20)
     straight, first, second = (make(toy, **recipe) for _ in range(3))
     for x in data:
@@ -88,7 +99,7 @@ def test_accumulated_gradient_is_the_mean(toy):
     machine.optimizers["fake"].zero_grad()
     machine.updates, machine.micro = 0, 1
     torch.manual_seed(machine._seed())
-    (machine._loss("fake", y, GIVEN) / 2).backward()
+    (machine._losses(("fake",), y, GIVEN)[0] / 2).backward()
     alone = machine._gradients("fake")
     for total, one, two in zip(both, first, alone, strict=True):
         torch.testing.assert_close(total, one + two)
@@ -108,21 +119,33 @@ def test_processes_see_what_accumulation_sees(toy):
     assert seeds == others and len(set(seeds)) == 2
 
 
-def test_clipping_bounds_the_gradient(toy):
-    machine = make(toy, clip=1e-3)
-    update = machine.step(batches(1)[0], GIVEN)
-    clipped = torch.nn.utils.get_total_norm(machine._gradients("fake"))
-    assert update.gradient_norm > 1e-3 and clipped <= 1e-3
+def test_clipping_bounds_each_networks_gradient(toy):
+    machine = make(toy, clip=1e-3, shared_forward=True)
+    update = [machine.step(x, GIVEN) for x in batches(2)][
+        -1
+    ]  # the fake is the teacher in the first
+    assert list(update.gradient_norms) == ["fake", "student"]
+    for name, norm in update.gradient_norms.items():
+        clipped = torch.nn.utils.get_total_norm(machine._gradients(name))
+        assert norm > 1e-3 and 0.9e-3 < clipped <= 1e-3
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("phase", ["fake", "student"])
-def test_not_finite_stops_before_the_update(toy, phase):
-    machine = make(toy)
+def test_not_finite_stops_before_the_update(toy, phase, shared):
+    """Before that of the other network too, where they are one."""
+    machine = make(toy, shared_forward=shared)
     data = batches(2)
-    if phase == "student":
+    if phase == "student" and not shared:
         machine.step(data[0], GIVEN)
     before = [w.clone() for w in weights(machine)]
-    machine._loss = lambda *_: torch.tensor(float("nan"), requires_grad=True)
+    losses = machine._losses
+
+    def broken(names, *batch):
+        found = zip(names, losses(names, *batch), strict=True)
+        return [loss * (torch.nan if name == phase else 1) for name, loss in found]
+
+    machine._losses = broken
     with pytest.raises(ValueError, match=f"the {phase}'s loss after 0 pairs is nan"):
         machine.step(data[1], GIVEN)
     assert all(map(torch.equal, before, weights(machine)))

@@ -67,6 +67,42 @@ def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatc
             same([found[0][0]], [found[1][0]])
 
 
+@pytest.mark.parametrize("name", ["absorbing", "score", "uniform"])
+def test_shared_losses_are_the_two_of_one_draw(networks, batch, name):
+    """Values and gradients, each to its own network alone, with each network run once."""
+    process, (student, fake, teacher) = PROCESSES[name], networks
+    for network in networks:
+        network.backbone.requires_grad_(network is not teacher)
+    alone = []
+    for loss, others, trained in (
+        (process.fake_loss, (student, fake), fake),
+        (process.student_loss, (student, fake, teacher), student),
+    ):
+        torch.manual_seed(1)
+        value = loss(*others, *batch)
+        alone.append((value, gradients(value, trained)))
+    runs = []
+    for network in networks:
+        network.features = _counted(network.features, runs)
+    torch.manual_seed(1)
+    shared = process.losses(student, fake, teacher, *batch)
+    assert len(runs) == 3
+    same(shared, [value for value, _ in alone])
+    for value, (own, other), (_, expected) in zip(
+        shared, ((fake, student), (student, fake)), alone, strict=True
+    ):
+        assert gradients(value, other) == (None,) * len(expected)
+        same(gradients(value, own), expected)
+
+
+def _counted(features, runs):
+    def counted(*arguments):
+        runs.append(features)
+        return features(*arguments)
+
+    return counted
+
+
 def test_absorbing_heads_run_only_where_needed(networks, batch):
     """The student's differentiated rows are those masked in z_t and in x_s."""
     process, (student, fake, teacher) = PROCESSES["absorbing"], networks

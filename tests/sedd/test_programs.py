@@ -34,8 +34,10 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
 
 
 def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tmp_path):
-    for one, own in ((teacher, ()), (student, idlm)):
-        two = tmp_path / one.name
+    shared, sharing = tmp_path / "one", (*idlm, "algo.shared_forward=true")
+    run(shared, *sharing)
+    for one, own in ((teacher, ()), (student, idlm), (shared, sharing)):
+        two = tmp_path / f"{one.name}-two"
         run(two, *own, "training.accum=1", processes=2)
         same(run.weights(two), run.weights(one), tolerance=1e-6)
         for column in (1, 2):  # loss and gradient norm

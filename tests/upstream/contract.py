@@ -107,7 +107,7 @@ def distil(work, name, teacher, *overrides):
 
     def watched(self, x0_BL, given_BL):
         update = step(self, x0_BL, given_BL)
-        losses.append(update.loss)
+        losses.extend(update.losses.values())
         return update
 
     distiller.Distiller.step = watched
