@@ -22,7 +22,7 @@ import omegaconf
 from duo_ext import report
 from duo_ext.files import write_whole
 
-FEW = 32  # rows of more steps take most of the time, and come last
+FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
 PASSES = (("few", "frontier", "reach"), ("greedy",), ("many",))
@@ -195,7 +195,7 @@ class Table:
             "frontier": (frontier, ("--temperature", *TEMPERATURES)),
             "reach": (reach, ("--temperature", method.reach)),
             "greedy": (greedy, ("--noise-removal", "greedy")),
-            "many": (many, ()),
+            "many": (many if first else [], ()),
         }
         return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}
 
@@ -238,6 +238,7 @@ class Table:
                     part = report.load(str(path.parent))
                     parts.append(part)
                     own = {"family": method.family, "distillation_seed": seed}
+                    own |= {"after": method.after} if method.after else {}
                     rows += [
                         self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
                         for row in part["rows"]

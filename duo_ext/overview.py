@@ -1,8 +1,8 @@
 """Families of methods in one table and figure, with the paper's published rows apart.
 
 A family is a teacher with all that was made from it; its rows of results.json carry its name under
-``family``. Published rows have another judge, data and scale: they are never in one column with
-measured ones.
+``family``, and under ``after`` that of the method whose student was their teacher. Published rows
+have another judge, data and scale: they are never in one column with measured ones.
 """
 
 from collections import defaultdict
@@ -107,8 +107,8 @@ def _cell(row: dict) -> str:
 
 
 def equal_entropy(rows: list[dict]) -> str:
-    """Each method over temperatures, moved to the entropy of its family's teacher at 8 to 64
-    steps; the interval has the relative width of the method's own at temperature 1."""
+    """Each method over temperatures, moved to the entropy of its teacher and of its family's at 8
+    to 64 steps; the interval has the relative width of the method's own at temperature 1."""
     body = []
     for (family, name, sampler), line in lines(rows).items():
         for steps in FRONTIER_STEPS:
@@ -144,11 +144,11 @@ def equal_entropy(rows: list[dict]) -> str:
 
 
 def _teachers(rows, family, own):
-    """The family's teachers at the reference steps under the sampler of a row."""
+    """The teachers of a row, its family's among them, at the reference steps under its sampler."""
     return [
         row
         for row in plain(rows)
-        if row["model"] == "teacher"
+        if (row["model"] == "teacher" or row["name"] == own.get("after"))
         and row.get("family") == family
         and row["steps"] in REFERENCE_STEPS
         and all(row[key] == own[key] for key in report.SAMPLER)

@@ -18,6 +18,9 @@ def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **chang
     } | changes  # fmt: skip
 
 
+DCD = ((10.0, 1.0, 2.8), (5.0, 0.8, 2.6))  # GenPPL, temperature, entropy
+
+
 @pytest.fixture
 def results():
     """A teacher at 8 and 32 steps, a student of two seeds over temperatures, another family."""
@@ -73,6 +76,14 @@ def test_a_method_is_moved_to_its_own_teachers_entropy(results):
     assert at_32.startswith("| IDLM-Duo | 8 | 9.90 [7.64, 12.45] | Duo at 32 | 14.00 / 2.700")
     assert at_32.endswith("| 0.71 |")
     assert not any("MDLM" in line for line in lines)
+
+
+def test_a_method_is_compared_with_the_student_that_taught_it_too(results):
+    taught = {"name": "IDLM-DCD", "steps": 8, "after": "IDLM-Duo"}
+    rows = [row(genppl=ppl, temperature=t, entropy=h, **taught) for ppl, t, h in DCD]
+    lines = overview.equal_entropy([*results["rows"], *rows]).splitlines()
+    found = [line for line in lines if line.startswith("| IDLM-DCD | 8 | 10.00 ")]
+    assert ["Duo at 8 | 24.00" in found[0], "IDLM-Duo at 8 | 14.00" in found[1]] == [True] * 2
 
 
 def test_what_trainings_took_is_a_line_each_over_their_seeds(results):
