@@ -5,6 +5,7 @@ A family is a teacher with all that was made from it; its rows of results.json c
 have another judge, data and scale: they are never in one column with measured ones.
 """
 
+import itertools
 from collections import defaultdict
 
 from duo_ext import report
@@ -50,14 +51,14 @@ PUBLISHED = {
 def page(results: dict) -> str:
     """The Markdown that stands above the full table: methods over steps, equal entropy, published.
 
-    ``results`` has its seeds joined.
+    The rows of ``results`` are those of each seed.
     """
     rows = results["rows"]
     parts = [
         "## Methods over steps\n",
         "GenPPL / sample entropy (nats), at temperature 1; over several seeds of distillation the "
         "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
-        methods(rows),
+        methods(report.seeds_joined(rows)),
         equal_entropy(rows),
         trainings(results.get("distillations", [])),
         "## Published\n",
@@ -108,39 +109,60 @@ def _cell(row: dict) -> str:
 
 def equal_entropy(rows: list[dict]) -> str:
     """Each method over temperatures, moved to the entropy of its teacher and of its family's at 8
-    to 64 steps; the interval has the relative width of the method's own at temperature 1."""
-    body = []
+    to 64 steps: each seed by itself, then their mean, and the ends of their intervals."""
+    joined, body = report.seeds_joined(rows), []
     for (family, name, sampler), line in lines(rows).items():
+        label = f"{name} ({sampler})" if sampler else name
         for steps in FRONTIER_STEPS:
-            frontier = [row for row in line if row["steps"] == steps and row["nucleus"] == 1]
-            points = [(row["entropy"], row["genppl"]) for row in frontier]
-            if len({entropy for entropy, _ in points}) < 2:
-                continue
-            own = next(row for row in frontier if row["temperature"] == 1)
-            for teacher in _teachers(rows, family, own):
-                value, outside = report.interpolate_at_entropy(points, teacher["entropy"])
-                low, high = (
-                    value * own[f"genppl_{end}"] / own["genppl"] for end in ("low", "high")
-                )
-                interval = f"[{report.perplexity(low)}, {report.perplexity(high)}]"
-                label = f"{name} ({sampler})" if sampler else name
+            frontiers = _frontiers([row for row in line if row["steps"] == steps])
+            for teacher in _teachers(joined, family, line[0]) if frontiers else ():
+                moved = [_moved(frontier, teacher["entropy"]) for frontier in frontiers]
+                values, lows, highs, beyond = zip(*moved, strict=True)
+                value = sum(values) / len(values)
+                numbers = (report.perplexity(x) for x in (value, min(lows), max(highs)))
+                ratio = f"{value / teacher['genppl']:.2f}"
                 body.append(
                     [
                         label,
                         str(steps),
-                        f"{report.perplexity(value)}{'*' * outside} {interval}",
+                        "{0}{3} [{1}, {2}]".format(*numbers, "*" * any(beyond)),
+                        str(len(values)),
                         f"{teacher['name']} at {teacher['steps']}",
-                        f"{_cell(teacher)}".replace("<br>", " "),
-                        f"{value / teacher['genppl']:.2f}",
+                        _cell(teacher).replace("<br>", " "),
+                        ratio,
                     ]
                 )
     if not body:
         return ""
-    head = ["method", "steps", "GenPPL at the teacher's entropy", "teacher", "its own", "ratio"]
+    head = ["method", "steps", "GenPPL at the teacher's entropy", "seeds", "teacher", "its own"]
     return (
-        "## At equal entropy\n\nEach method over temperatures, log GenPPL interpolated at the "
-        f"entropy that the teacher has (* beyond the temperatures).\n\n{_markdown(head, body)}"
+        "## At equal entropy\n\nEach method and seed over temperatures, log GenPPL interpolated at "
+        "the entropy that the teacher has (* beyond the temperatures).\n\n"
+        f"{_markdown([*head, 'ratio'], body)}"
     )
+
+
+def _frontiers(rows):
+    """The rows of each seed that was sampled at several temperatures, one of them 1."""
+    found = defaultdict(list)
+    for row in rows:
+        if row["nucleus"] == 1:
+            found[row.get("distillation_seed")].append(row)
+    return [
+        own
+        for own in found.values()
+        if len({row["entropy"] for row in own}) > 1 and any(row["temperature"] == 1 for row in own)
+    ]
+
+
+def _moved(frontier, entropy):
+    """GenPPL at an entropy, the ends of its interval, and whether that lies beyond the rows; the
+    interval has the relative width of that at temperature 1."""
+    points = [(row["entropy"], row["genppl"]) for row in frontier]
+    value, beyond = report.interpolate_at_entropy(points, entropy)
+    own = next(row for row in frontier if row["temperature"] == 1)
+    low, high = (value * own[f"genppl_{end}"] / own["genppl"] for end in ("low", "high"))
+    return value, low, high, beyond
 
 
 def _teachers(rows, family, own):
@@ -194,7 +216,8 @@ def _markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def draw(results: dict):
-    """A matplotlib figure: for each family GenPPL over steps, and below GenPPL over entropy."""
+    """A matplotlib figure: for each family GenPPL over steps, and below GenPPL over entropy, of the
+    seeds that were sampled over temperatures; their means, the rows being those of each seed."""
     from matplotlib.figure import Figure
 
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
@@ -205,14 +228,16 @@ def draw(results: dict):
         rows = [row for row in results["rows"] if row.get("family") == family]
         for index, ((_, name, sampler), line) in enumerate(lines(rows).items()):
             style = report.line_style(index, line[0]["model"])
-            over_steps = plain(line)
+            over_steps = plain(report.seeds_joined(line))
             steps = [row["steps"] for row in over_steps]
             low, ppl, high = (
                 [row[key] for row in over_steps] for key in ("genppl_low", "genppl", "genppl_high")
             )
             above.plot(steps, ppl, label=f"{name} {sampler}".strip(), **style)
             above.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            chosen = [row for row in line if row["steps"] in FRONTIER_STEPS]
+            at_steps = ([row for row in line if row["steps"] == s] for s in FRONTIER_STEPS)
+            frontiers = itertools.chain.from_iterable(map(_frontiers, at_steps))
+            chosen = report.seeds_joined(list(itertools.chain.from_iterable(frontiers)))
             chosen.sort(key=lambda row: row["temperature"])
             report.draw_entropy(below, chosen, style)
         judge = results["judge"]

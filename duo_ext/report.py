@@ -80,12 +80,12 @@ def render(folder: str) -> None:
     from duo_ext import overview  # it uses this module
 
     results = load(folder)
-    results["rows"] = seeds_joined(results["rows"])
-    text, families = page(results), any("family" in row for row in results["rows"])
+    joined = results | {"rows": seeds_joined(results["rows"])}
+    text, families = page(joined), any("family" in row for row in results["rows"])
     if families:
         text = f"{overview.page(results)}\n## All rows\n\n{text}"
     write_whole(f"{folder}/table.md", text.encode())
-    figure(overview.draw(results) if families else draw(results), f"{folder}/figure.png")
+    figure(overview.draw(results) if families else draw(joined), f"{folder}/figure.png")
 
 
 def _check(results, path: str) -> None:

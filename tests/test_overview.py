@@ -23,13 +23,14 @@ DCD = ((10.0, 1.0, 2.8), (5.0, 0.8, 2.6))  # GenPPL, temperature, entropy
 
 @pytest.fixture
 def results():
-    """A teacher at 8 and 32 steps, a student of two seeds over temperatures, another family."""
+    """A teacher at 8 and 32 steps, a student of two seeds, one of them over temperatures, and
+    another family."""
     rows = [row("Duo", 8, 24.0, model="teacher"), row("Duo", 32, 14.0, 2.7, model="teacher")]
     rows += [row("IDLM-Duo", 8, ppl, distillation_seed=ppl) for ppl in (12.0, 16.0)]
-    rows += [row("IDLM-Duo", 8, 7.0, 2.6, temperature=0.8, distillation_seed=1)]
+    rows += [row("IDLM-Duo", 8, 3.0, 2.6, temperature=0.8, distillation_seed=12.0)]
     rows += [row("MDLM", 8, 20.0, model="teacher", family="MDLM")]
     return {
-        "rows": report.seeds_joined(rows),
+        "rows": rows,
         "judge": {"name": "tiny", "heldout_ppl": 2.9},
         "hardware": "two cores",
         "command": "make results",
@@ -38,11 +39,13 @@ def results():
 
 def test_seeds_become_one_row(results):
     (student,) = (
-        row for row in results["rows"] if row["name"] == "IDLM-Duo" and row["temperature"] == 1
+        row
+        for row in report.seeds_joined(results["rows"])
+        if row["name"] == "IDLM-Duo" and row["temperature"] == 1
     )
     assert student["genppl"] == 14.0 and student["seeds"] == 2
     assert (student["genppl_low"], student["genppl_high"]) == (0.9 * 12, 1.1 * 16)
-    assert len(results["rows"]) == 5
+    assert len(report.seeds_joined(results["rows"])) == 5
 
 
 def test_checkpoints_that_are_no_seeds_stay_apart():
@@ -62,7 +65,7 @@ def test_a_sampler_is_named_where_it_differs_within_a_family(results):
 
 
 def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
-    head, _, *body = overview.methods(results["rows"]).splitlines()
+    head, _, *body = overview.methods(report.seeds_joined(results["rows"])).splitlines()
     assert head == "| family | method | 8 | 32 |"
     assert body[0].startswith("| Duo | Duo | 24.00 / 2.800<br>[21.60, 26.40] | 14.00 / 2.700")
     assert body[1] == "| Duo | IDLM-Duo | 14.00 / 2.800<br>[10.80, 17.60] |  |"
@@ -70,12 +73,21 @@ def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
 
 
 def test_a_method_is_moved_to_its_own_teachers_entropy(results):
-    """At entropy 2.7, half way between the temperatures, the geometric mean of 14 and 7."""
+    """At entropy 2.7, half way between the temperatures, the geometric mean of 12 and 3; a seed
+    of one temperature cannot be moved."""
     lines = overview.equal_entropy(results["rows"]).splitlines()
     (at_32,) = (line for line in lines if "Duo at 32" in line)
-    assert at_32.startswith("| IDLM-Duo | 8 | 9.90 [7.64, 12.45] | Duo at 32 | 14.00 / 2.700")
-    assert at_32.endswith("| 0.71 |")
+    assert at_32.startswith("| IDLM-Duo | 8 | 6.00 [5.40, 6.60] | 1 | Duo at 32 | 14.00 / 2.700")
+    assert at_32.endswith("| 0.43 |")
     assert not any("MDLM" in line for line in lines)
+
+
+def test_each_seed_is_moved_by_itself(results):
+    """6 and 8: their mean, the lower low end and the higher high one."""
+    more = row("IDLM-Duo", 8, 4.0, 2.6, temperature=0.8, distillation_seed=16.0)
+    lines = overview.equal_entropy([*results["rows"], more]).splitlines()
+    (at_32,) = (line for line in lines if "Duo at 32" in line)
+    assert at_32.startswith("| IDLM-Duo | 8 | 7.00 [5.40, 8.80] | 2 | Duo at 32 |")
 
 
 def test_a_method_is_compared_with_the_student_that_taught_it_too(results):
