@@ -95,9 +95,12 @@ def methods(rows: list[dict]) -> str:
     body = []
     for (family, name, sampler), line in lines(rows).items():
         cells = {row["steps"]: _cell(row) for row in plain(line)}
-        label = f"{name} ({sampler})" if sampler else name
-        body.append([family or "", label, *(cells.get(step, "") for step in steps)])
+        body.append([family or "", _label(name, sampler), *(cells.get(step, "") for step in steps)])
     return _markdown(["family", "method", *map(str, steps)], body)
+
+
+def _label(name: str, sampler: str) -> str:
+    return f"{name} ({sampler})" if sampler else name
 
 
 def _cell(row: dict) -> str:
@@ -112,7 +115,6 @@ def equal_entropy(rows: list[dict]) -> str:
     to 64 steps: each seed by itself, then their mean, and the ends of their intervals."""
     joined, body = report.seeds_joined(rows), []
     for (family, name, sampler), line in lines(rows).items():
-        label = f"{name} ({sampler})" if sampler else name
         for steps in FRONTIER_STEPS:
             frontiers = _frontiers([row for row in line if row["steps"] == steps])
             for teacher in _teachers(joined, family, line[0]) if frontiers else ():
@@ -120,16 +122,15 @@ def equal_entropy(rows: list[dict]) -> str:
                 values, lows, highs, beyond = zip(*moved, strict=True)
                 value = sum(values) / len(values)
                 numbers = (report.perplexity(x) for x in (value, min(lows), max(highs)))
-                ratio = f"{value / teacher['genppl']:.2f}"
                 body.append(
                     [
-                        label,
+                        _label(name, sampler),
                         str(steps),
                         "{0}{3} [{1}, {2}]".format(*numbers, "*" * any(beyond)),
                         str(len(values)),
                         f"{teacher['name']} at {teacher['steps']}",
                         _cell(teacher).replace("<br>", " "),
-                        ratio,
+                        f"{value / teacher['genppl']:.2f}",
                     ]
                 )
     if not body:
