@@ -185,15 +185,10 @@ class Pair:
             before = torch.cuda.memory_allocated()
             self.run()
             return torch.cuda.max_memory_allocated() - before, None
-        watch = torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        )
-        with watch:
-            self.run()
-        return _peak(watch, 4 * self.size.tokens * self.size.vocab, self._state_sizes())
-
-    def _state_sizes(self):
-        return {4 * p.numel() for p in self.student.parameters()}
+        changes = allocations(self.run)
+        whole = 4 * self.size.tokens * self.size.vocab
+        parameters = {4 * p.numel() for p in self.student.parameters()}
+        return peak(changes), most_tensors(changes, whole, parameters)
 
 
 def _network(size, device):
@@ -219,25 +214,36 @@ def _minus(a, b):
     return tuple(x - y for x, y in zip(a, b, strict=True))
 
 
-def _peak(watch, whole, state_sizes):
-    """Of the profiler's allocations: most bytes at once, most tensors of ``whole`` bytes or more.
-
-    A tensor with as many bytes as one of the parameters is taken for its gradient.
-    """
+def allocations(run):
+    """(address, bytes; less than 0 where it is freed) of what ``run`` allocates, in order."""
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as watch:
+        run()
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         watch.export_chrome_trace(file.name)
         events = json.loads(Path(file.name).read_text())["traceEvents"]
-    events = [e for e in events if e["name"] == "[memory]"]
-    live, most, tensors, most_tensors = 0, 0, {}, 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        size, address = event["args"]["Bytes"], event["args"]["Addr"]
-        live += size
+    events = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
+    return [(e["args"]["Addr"], e["args"]["Bytes"]) for e in events]
+
+
+def peak(changes):
+    """Most bytes at once."""
+    return max(itertools.accumulate((size for _, size in changes), initial=0))
+
+
+def most_tensors(changes, whole, parameters):
+    """Most tensors of ``whole`` bytes or more at once.
+
+    A tensor with as many bytes as one of the parameters is taken for its gradient.
+    """
+    live, most = set(), 0
+    for address, size in changes:
         if size < 0:
-            tensors.pop(address, None)
-        elif size >= whole and size not in state_sizes:
-            tensors[address] = size
-        most, most_tensors = max(most, live), max(most_tensors, len(tensors))
-    return most, most_tensors
+            live.discard(address)
+        elif size >= whole and size not in parameters:
+            live.add(address)
+        most = max(most, len(live))
+    return most
 
 
 # measuring -------------------------------------------------------------------------------------

@@ -2,20 +2,17 @@
 
 The host's sampler, which forms probabilities (B, L, V) in float64 at every step, beside the core's
 (``evaluate --sampler rows``), on random networks in the standalone tree: float32, one thread, one
-batch. Each case runs in a process of its own, whose peak memory is that case's. CPU seconds are the
-process's; wall-clock times are in results.json too. It needs Linux.
+batch. CPU seconds are the process's; wall-clock times are in results.json too. Memory is what the
+tensors of sampling take at once, over what was there.
 """
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
-import re
 from pathlib import Path
 
 import torch
 
-from benchmarks.pair_cost import Clock, Size, hardware, keep_memory
+from benchmarks.pair_cost import Clock, Size, allocations, hardware, keep_memory, peak
 from duo_ext import corpus, evaluate, files, host, trees
 from duo_ext.evaluation import SAMPLERS, Setting
 
@@ -36,11 +33,10 @@ class Vocabulary:
 
 def measure(name, sampler, size, steps):
     """A row: seconds and memory of one batch."""
-    torch.set_num_threads(1)
-    keep_memory()
-    subject = _subject(name, size)
-    before, clock = _peak(), Clock(torch.device("cpu"))
+    subject, clock = _subject(name, size), Clock(torch.device("cpu"))
     with subject.sampler(Setting(steps, sampler), "float64") as (draw, calls):
+        changes = allocations(lambda: draw(size.batch))
+        calls.clear()
         start = clock()
         draw(size.batch)
         wall, cpu = clock.since(start)
@@ -51,14 +47,8 @@ def measure(name, sampler, size, steps):
         "evaluations": len(calls),
         "cpu_seconds": cpu,
         "wall_seconds": wall,
-        "peak_bytes_over_base": _peak() - before,
+        "peak_bytes_over_base": peak(changes),
     }
-
-
-def _peak():
-    """The most memory that this process had at once, bytes (getrusage would count its parent's)."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
 
 
 def _subject(name, size):
@@ -109,12 +99,9 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)
     size = Size(**{field: getattr(options, field) for field in vars(default)})
-    rows = []
-    for name in ALGORITHMS:
-        for sampler in SAMPLERS:
-            context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-                rows.append(pool.submit(measure, name, sampler, size, options.steps).result())
+    torch.set_num_threads(1)
+    keep_memory()
+    rows = [measure(name, way, size, options.steps) for name in ALGORITHMS for way in SAMPLERS]
     results = {
         "rows": rows,
         "steps": options.steps,

@@ -30,15 +30,16 @@ def test_all_forms_of_each_case_are_measured(case, device):
 @pytest.mark.parametrize(("parameters", "tensors"), [(set(), 2), ({2**22}, 0)])
 def test_memory_is_what_lives_at_once(parameters, tensors):
     """Two tensors of 4 MiB together, then two others; those of a parameter's size do not count."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as watch:
+
+    def run():
         a, b = torch.empty(2**20), torch.empty(2**20)
         del a
         c = torch.empty(2**20)
         del b, c
-    most, found = pair_cost._peak(watch, 2**22, parameters)
-    assert most == pytest.approx(2**23, rel=0.01) and found == tensors
+
+    changes = pair_cost.allocations(run)
+    assert pair_cost.peak(changes) == pytest.approx(2**23, rel=0.01)
+    assert pair_cost.most_tensors(changes, 2**22, parameters) == tensors
 
 
 def test_the_core_keeps_no_tensor_of_batch_length_and_vocabulary(device, monkeypatch):
