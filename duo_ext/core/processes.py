@@ -49,28 +49,42 @@ def absorbing_loss(log_f, xhat, dalpha_over_alpha):
 
 
 def mix(f, alpha):
-    """fbar = V alpha f + 1 - alpha, (R, V); alpha (R, 1)."""
-    return f * (f.shape[-1] * alpha) + (1 - alpha)
+    """p(. | f) / alpha = f + (1 - alpha) / (V alpha), (R, V); alpha (R, 1) > 0.
+
+    That is fbar / (V alpha) with the fbar of (6). Positive at alpha = 1 too.
+    """
+    rest = (1 - alpha) / (f.shape[-1] * alpha)
+    return f + rest.clamp_min(torch.finfo(f.dtype).tiny)
 
 
-def log_mix(f, alpha):
-    """log of ``mix``, finite at alpha = 1 too."""
-    fbar = mix(f, alpha)
-    return fbar.clamp_min(torch.finfo(fbar.dtype).tiny).log()
-
-
-def uniform_loss(log_fbar, xbar, z, alpha, dalpha):
+def uniform_loss(fbar, xbar, z, alpha, dalpha):
     """(6) without its terms free of f, (R,).
 
     -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
-    carries the gradient to xhat, and sum_j r_j = V / xbar_z.
-    log_fbar = log_mix(f), xbar = mix(xhat) (R, V); z, alpha, dalpha (R,).
+    carries the gradient to xhat. fbar = mix(f), xbar = mix(xhat): of V alpha times these the first
+    term alone takes more than ratios. z, alpha, dalpha (R,).
     """
-    V = xbar.shape[-1]
-    log_fbar_z = log_fbar.gather(-1, z[:, None])[:, 0]
-    xbar_z = xbar.gather(-1, z[:, None])[:, 0]
-    cross = (V * log_fbar_z - torch.linalg.vecdot(xbar, log_fbar)) / xbar_z
-    return -dalpha / (V * alpha) * (V * torch.exp(-log_fbar_z) + cross)
+    cross = _cross(fbar.log(), xbar, z, alpha)
+    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) + cross)
+
+
+def uniform_difference(fbar, other, xbar, z, alpha, dalpha):
+    """``uniform_loss`` of fbar minus that of another, (R,), by one logarithm."""
+    cross = _cross((fbar / other).log(), xbar, z, alpha)
+    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) - 1 / _at(other, z) + cross)
+
+
+def _weight(alpha, dalpha, fbar):
+    return -dalpha / (fbar.shape[-1] * alpha**2)
+
+
+def _cross(log_fbar, xbar, z, alpha):
+    """alpha sum_j r_j log(fbar_z / fbar_j); alpha sum_j xbar_j = 1."""
+    return (_at(log_fbar, z) - alpha * torch.linalg.vecdot(xbar, log_fbar)) / _at(xbar, z)
+
+
+def _at(values_RV, z_R):
+    return values_RV.gather(-1, z_R[:, None])[:, 0]
 
 
 class Process:
@@ -334,21 +348,16 @@ class UniformProcess(Process):
 
     def value(self, student_logits, logits, z_R, alpha_R, dalpha_R):
         """(6) without its terms free of f, the student's output in the place of the token."""
-        xbar = mix(student_logits.softmax(-1), alpha_R[:, None])
-        return self._at(xbar, logits, z_R, alpha_R, dalpha_R)
+        xbar, fbar = (mix(x.softmax(-1), alpha_R[:, None]) for x in (student_logits, logits))
+        return uniform_loss(fbar, xbar, z_R, alpha_R, dalpha_R)
 
     def difference(self, student_logits, teacher_logits, fake_logits, z_R, alpha_R, dalpha_R):
         """The teacher's (6) minus the fake's."""
-        xbar = mix(student_logits.softmax(-1), alpha_R[:, None])
-        teacher_R, fake_R = (
-            self._at(xbar, logits, z_R, alpha_R, dalpha_R)
-            for logits in (teacher_logits, fake_logits)
+        xbar, teacher, fake = (
+            mix(x.softmax(-1), alpha_R[:, None])
+            for x in (student_logits, teacher_logits, fake_logits)
         )
-        return teacher_R - fake_R
-
-    def _at(self, xbar, logits, z_R, alpha_R, dalpha_R):
-        log_fbar = log_mix(logits.softmax(-1), alpha_R[:, None])
-        return uniform_loss(log_fbar, xbar, z_R, alpha_R, dalpha_R)
+        return uniform_difference(teacher, fake, xbar, z_R, alpha_R, dalpha_R)
 
     def corrupt(self, x0_BL, t_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""

@@ -83,14 +83,12 @@ def uniform_losses(fake, teacher, space, V, nodes=64, posterior=leave_one_out):
     for alpha, weight in zip(*gauss_legendre(nodes), strict=True):
         keep = alpha * torch.eye(V, dtype=torch.float64) + (1 - alpha) / V
         probability = keep[space[:, None, :], space[None, :, :]].prod(-1)  # [x, z]
-        logs = [
-            mix(posterior(p, space, keep, V).reshape(-1, V), alpha).log() for p in (teacher, fake)
-        ]
+        bars = [mix(posterior(p, space, keep, V).reshape(-1, V), alpha) for p in (teacher, fake)]
         for index, x in enumerate(space):
-            xbar = (V * alpha * one_hot(x, V).double() + 1 - alpha).expand(len(space), N, V)
+            xbar = mix(one_hot(x, V).double(), alpha).expand(len(space), N, V)
             values = [
-                uniform_loss(log, xbar.reshape(-1, V), z, alpha, -torch.ones(rows).double())
-                for log in logs
+                uniform_loss(fbar, xbar.reshape(-1, V), z, alpha, -torch.ones(rows).double())
+                for fbar in bars
             ]
             per_z = (values[0] - values[1]).view(-1, N).sum(-1)
             losses[index] += weight * (probability[index] * per_z).sum()

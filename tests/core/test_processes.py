@@ -311,7 +311,7 @@ class TestAgainstTheHost:
         xbar = processes.mix(one_hot(x0, W).double().reshape(-1, W), levels[:, None])
         ours = [
             processes.uniform_loss(
-                processes.mix(f.reshape(-1, W).exp(), levels[:, None]).log(),
+                processes.mix(f.reshape(-1, W).exp(), levels[:, None]),
                 xbar,
                 xt.reshape(-1),
                 levels,
