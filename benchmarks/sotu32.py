@@ -39,6 +39,15 @@ METHODS = (
     ),
     Method(
         "Duo",
+        "IDLM-Duo, on-policy, equal seconds",
+        experiment(
+            "sotu_idlm_duo", "algo.on_policy=0.5", "trainer.max_steps=140", "algo.guard.every=35"
+        ),
+        reach=COLD,
+        once=True,
+    ),
+    Method(
+        "Duo",
         "IDLM-DCD",
         experiment("sotu_idlm_dcd"),
         after="Duo-DCD",
@@ -55,6 +64,13 @@ METHODS = (
     Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
     Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), reach=HOT),
     Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), reach=HOT),
+    Method(
+        "SEDD",
+        "IDLM-SEDD, on-policy, equal seconds",
+        experiment("sotu_idlm_sedd", "training.n_iters=160"),
+        reach=HOT,
+        once=True,
+    ),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),
