@@ -60,7 +60,7 @@ def page(results: dict) -> str:
         "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
         methods(report.seeds_joined(rows)),
         equal_entropy(rows),
-        trainings(results.get("distillations", [])),
+        trainings(results.get("distillations", []), rows),
         "## Published\n",
         "Not measured here: GenPPL under GPT-2 large / entropy, OpenWebText, 169 M parameters, "
         "L = 1024.\n",
@@ -179,8 +179,9 @@ def _teachers(rows, family, own):
     ]
 
 
-def trainings(entries: list[dict]) -> str:
-    """What each training took, the mean of its seeds, and the pair that each seed's guard kept."""
+def trainings(entries: list[dict], rows: list[dict]) -> str:
+    """What each training took, the mean of its seeds, and the pair that each seed's guard kept;
+    the hours of all, and those of sampling the rows."""
     by_name = defaultdict(list)
     for entry in entries:
         by_name[entry["name"]].append(entry)
@@ -195,10 +196,12 @@ def trainings(entries: list[dict]) -> str:
     if not body:
         return ""
     head = ["training", "seeds", "updates", "seconds", "updates/s", "kept after"]
+    trained, sampled = (sum(entry["seconds"] for entry in own) / 3600 for own in (entries, rows))
     return (
         "## Trainings\n\nAn update is a pair of IDLM or a step of any other training. "
         "The seconds are the program's, its start and the guard's looks among them.\n\n"
-        f"{_markdown(head, body)}"
+        f"{_markdown(head, body)}\n"
+        f"One program at a time: {trained:.1f} hours of training, {sampled:.1f} of sampling.\n"
     )
 
 

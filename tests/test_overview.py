@@ -102,7 +102,10 @@ def test_what_trainings_took_is_a_line_each_over_their_seeds(results):
     updates = {"updates": 200, "kept_pair": 80, "seconds": 100.0, "updates_per_second": 2.0}
     longer = {"updates": 100, "kept_pair": None, "seconds": 200.0, "updates_per_second": 0.5}
     entries = [{"name": "IDLM-Duo", "seed": 1} | updates, {"name": "IDLM-Duo", "seed": 2} | longer]
-    text = overview.page(results | {"distillations": entries})
+    rows = [given | {"seconds": 1800.0} for given in results["rows"]]
+    text = overview.page(results | {"distillations": entries, "rows": rows})
+    hours = f"0.1 hours of training, {len(rows) / 2:.1f} of sampling"
+    assert f"One program at a time: {hours}." in text
     assert "| IDLM-Duo | 2 | 150 | 150 | 1.25 | 80, none |" in text.splitlines()
     assert text.index("## Trainings") < text.index("## Published")
     assert "## Trainings" not in overview.page(results)
