@@ -28,8 +28,9 @@ class Program:
     """A command line, the settings of its tiny runs and what its checkpoints are called.
 
     ``student`` holds {teacher} and {pairs}; a checkpoint is written after each pair. ``last`` is
-    the last checkpoint in a run's folder, ``parts`` what in it a run goes on from. ``two`` is how
-    two processes are asked for: (what comes before the program, settings).
+    the last checkpoint in a run's folder, ``parts`` what in it a run goes on from, ``length`` the
+    key of how many pairs. ``two`` is how two processes are asked for: (what comes before the
+    program, settings).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Program:
     student: tuple
     last: str
     parts: tuple
+    length: str
     two: tuple
 
 
@@ -78,6 +80,7 @@ PROGRAMS = {
         ),
         "checkpoints/last.ckpt",
         ("state_dict", "ema", "optimizer_states", "idlm"),
+        "trainer.max_steps",
         ((), ("trainer.devices=2",)),
     ),
     "sedd_ext": Program(
@@ -95,6 +98,7 @@ PROGRAMS = {
         ),
         "checkpoints-meta/checkpoint.pth",
         ("model", "ema", "optimizer", "idlm"),
+        "training.n_iters",
         (("torch.distributed.run", "--nproc-per-node=2", "-m"), ("training.accum=1",)),
     ),
 }

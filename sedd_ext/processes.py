@@ -1,6 +1,8 @@
 """The data-parallel processes of a run: torchrun's, with gloo or nccl, or this one alone."""
 
 import os
+import signal
+import sys
 
 import torch
 
@@ -12,9 +14,19 @@ def join(device_name):
     world, rank = (int(os.environ.get(key, default)) for key, default in SIZES)
     device = _device(device_name)
     if world > 1:
+        signal.signal(signal.SIGTERM, _ended)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
     return device, Processes(rank, world, average if world > 1 else _nothing)
+
+
+def _ended(*_):
+    """torchrun sends it to those that are left when one dies, maybe before they meet that in a
+    collective."""
+    sys.exit(
+        "error: ended by SIGTERM, as when another process of this run has ended; the last "
+        "checkpoint is kept"
+    )
 
 
 SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
