@@ -189,7 +189,7 @@ class Table:
         few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
         reach = [step for step in frontier if step < FRONTIER[-1]] if method.reach else []
-        greedy = few if first and method.greedy else []
+        greedy = (few if first else frontier) if method.greedy else []
         found = {
             "few": (few, method.extra),
             "frontier": (frontier, ("--temperature", *TEMPERATURES)),

@@ -35,7 +35,7 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
 
 
 def test_what_is_sampled_of_a_method_depends_on_the_seed():
-    """16 steps over temperatures, greedy last steps and many steps are the first seed's."""
+    """16 steps over temperatures and many steps are the first seed's, most greedy rows too."""
     steps = sotu32.BENCHMARK.steps
     options = argparse.Namespace(seeds=[1, 2], steps=steps, only=None, runs="runs")
     made = table.Table(sotu32.BENCHMARK, options)
@@ -43,7 +43,8 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
     assert list(made.parts(dcd, 1)) == ["few", "frontier", "greedy", "many"]
     assert made.parts(dcd, 2)["frontier"][:4] == ("--steps", 4, 8, "--temperature")
     assert made.parts(dcd, 1)["many"] == ("--steps", 64, 128)
-    assert list(made.parts(dcd, 2)) == ["few", "frontier"]
+    assert list(made.parts(dcd, 2)) == ["few", "frontier", "greedy"]
+    assert made.parts(dcd, 2)["greedy"][:4] == ("--steps", 4, 8, "--noise-removal")
     assert "--ceiling" in made.parts(teacher, 1)["few"] and made.seeds(teacher) == [1]
 
 
