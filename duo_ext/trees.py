@@ -83,17 +83,28 @@ def lacking(root, files):
 
 
 def own_commit():
-    """The commit of the checkout that this package runs from, or its installed version."""
-    return commit(REPOSITORY) or f"idlm {version('idlm')}"
+    """The commit of the checkout that this package runs from, or its installed version.
+
+    What commands write into results/ does not change it.
+    """
+    return commit(REPOSITORY, besides="results") or f"idlm {version('idlm')}"
 
 
-def commit(checkout):
-    """The commit of a git checkout, marked if it was changed; None if it is none."""
+def commit(checkout, besides=None):
+    """The commit of a git checkout, marked if it was changed outside the folder ``besides``; None
+    if it is none."""
     if not (checkout / ".git").exists():
         return None
-    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    places = [":/", *([f":/!{besides}"] if besides else [])]
     try:
-        command = ["git", "-C", str(checkout), *describe]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+        head = _git(checkout, "rev-parse", "--verify", "HEAD")
+        changed = _git(checkout, "diff", "HEAD", "--name-only", "--", *places)
     except FileNotFoundError:  # no git here
         return None
+    return head and head + ("-dirty" if changed else "")
+
+
+def _git(checkout, *words):
+    """What a git command prints; nothing where it fails."""
+    command = ["git", "-C", str(checkout), *words]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None

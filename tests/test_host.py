@@ -116,6 +116,21 @@ def test_the_commit_of_a_checkout_says_whether_it_was_changed(tmp_path, monkeypa
     assert trees.commit(root) is None  # no git here
 
 
+def test_our_commit_is_the_same_when_results_were_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
+    for name in ("results", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("before")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "all")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "results" / "file").write_text("after")
+    assert trees.own_commit() == head
+    (tmp_path / "code" / "file").write_text("after")
+    assert trees.own_commit() == f"{head}-dirty"
+
+
 def test_our_commit_is_the_version_where_there_is_no_git(monkeypatch, tmp_path):
     monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
     assert trees.own_commit() == "idlm 0.1.0"
