@@ -220,33 +220,42 @@ def _markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def draw(results: dict):
-    """A matplotlib figure: for each family GenPPL over steps, and below GenPPL over entropy, of the
-    seeds that were sampled over temperatures; their means, the rows being those of each seed."""
+    """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
+    steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
+    rows being those of each seed."""
     from matplotlib.figure import Figure
 
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
-    drawing = Figure(figsize=(4.4 * len(families), 8), layout="constrained")
-    axes = drawing.subplots(2, len(families), sharey="row", squeeze=False)
+    panels = 1 + len(FRONTIER_STEPS)
+    drawing = Figure(figsize=(5 * len(families), 3.4 * panels + 1.5), layout="constrained")
+    axes = drawing.subplots(panels, len(families), sharey="row", squeeze=False)
+    judge = results["judge"]
+    ppl = f"GenPPL under {judge['name']}"
     for column, family in enumerate(families):
-        above, below = axes[:, column]
+        above, *below = axes[:, column]
         rows = [row for row in results["rows"] if row.get("family") == family]
         for index, ((_, name, sampler), line) in enumerate(lines(rows).items()):
             style = report.line_style(index, line[0]["model"])
-            over_steps = plain(report.seeds_joined(line))
-            steps = [row["steps"] for row in over_steps]
-            low, ppl, high = (
-                [row[key] for row in over_steps] for key in ("genppl_low", "genppl", "genppl_high")
-            )
-            above.plot(steps, ppl, label=f"{name} {sampler}".strip(), **style)
-            above.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            at_steps = ([row for row in line if row["steps"] == s] for s in FRONTIER_STEPS)
-            frontiers = itertools.chain.from_iterable(map(_frontiers, at_steps))
-            chosen = report.seeds_joined(list(itertools.chain.from_iterable(frontiers)))
-            chosen.sort(key=lambda row: row["temperature"])
-            report.draw_entropy(below, chosen, style)
-        judge = results["judge"]
+            _draw_steps(above, line, f"{name} {sampler}".strip(), style)
+            for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
+                frontiers = _frontiers([row for row in line if row["steps"] == steps])
+                chosen = report.seeds_joined(list(itertools.chain.from_iterable(frontiers)))
+                chosen.sort(key=lambda row: row["temperature"])
+                entropy, ppls = ([row[key] for row in chosen] for key in ("entropy", "genppl"))
+                panel.plot(entropy, ppls, **style)
         above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
-        report.dress(above, "steps", f"GenPPL under {judge['name']}", family)
-        report.dress(below, "entropy of a sample (nats)", f"GenPPL under {judge['name']}", "")
-        above.legend(fontsize=8, frameon=False)
+        report.dress(above, "steps", ppl, family)
+        for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
+            report.dress(panel, "entropy of a sample (nats)", ppl, f"{steps} steps")
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+        below[-1].legend(*above.get_legend_handles_labels(), fontsize=8, frameon=False, **place)
     return drawing
+
+
+def _draw_steps(axes, line, label, style):
+    """A line of the table over steps, with its 95 % intervals."""
+    rows = plain(report.seeds_joined(line))
+    steps = [row["steps"] for row in rows]
+    low, ppl, high = ([row[key] for row in rows] for key in ("genppl_low", "genppl", "genppl_high"))
+    axes.plot(steps, ppl, label=label, **style)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)

@@ -39,7 +39,7 @@ NUMBERS = {
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"  # one more than colours: a pair of them comes again after 56 lines
 
 
 # ---------------------------------------------------------------------------------------- files
@@ -419,7 +419,7 @@ def draw(results: dict):
         style = line_style(index, rows[0]["model"])
         plain = [row for row in rows if row["temperature"] == row["nucleus"] == 1]
         _draw_steps(left, middle, plain, label, style)
-        draw_entropy(right, rows, style)
+        _draw_entropy(right, rows, style)
     name = results["judge"]["name"]
     heldout = results["judge"]["heldout_ppl"]
     if heldout is not None:
@@ -469,7 +469,7 @@ def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dic
         entropy_axes.axhspan(*band, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def draw_entropy(axes, rows: list[dict], style: dict) -> None:
+def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
     """One series in the panel over entropy: a line per number of steps, labelled with it."""
     by_steps = defaultdict(list)
     for row in rows:
