@@ -1,9 +1,11 @@
 """Sums over rows of logits, chunk by chunk: no tensor of all rows and the vocabulary is kept.
 
 The logits (R, V) are by far the largest tensors of a pair. Here a loss is written once, as the
-formula of a row, and applied to a few rows at a time. A chunk's gradient with respect to its logits
-is carried on to features and weights of the last layer at once, in the forward pass, so that the
-backward pass only scales what is there. Values and gradients are those of the formula on all rows.
+formula of a row, and applied to a few rows at a time. Matrix products want many rows, a formula as
+many as stay in the cache: rows are taken in chunks, each in pieces. A chunk's gradient with respect
+to its logits is carried on to features and weights of the last layer at once, in the forward pass,
+so that the backward pass only scales what is there. Values and gradients are those of the formula
+on all rows.
 
 Shapes: R rows, D width, V vocabulary.
 """
@@ -13,9 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-# Logits in a chunk: a formula holds about ten such tensors at once, and a GPU wants to be filled.
-CHUNK = {"cpu": 2**23}
-CHUNK_ELSEWHERE = 2**27
+# Logits at once: of a chunk, and of a piece of it, of which a formula holds about ten such tensors.
+CHUNK = {"cpu": 2**24}
+PIECE = {"cpu": 2**20}
+ELSEWHERE = 2**27  # a GPU wants to be filled
 TILE = 64  # matrix products like numbers of rows that are a multiple of this
 
 BLOCK = 256
@@ -95,46 +98,69 @@ class _Total(torch.autograd.Function):
 
 def _chunk(term, rows, gradients):
     """The term's sum over some rows; adds its gradients."""
-    values, leaves = [], []
-    for x in term.inputs:
-        value = x.network.head(x.features[rows]) if isinstance(x, Head) else x[rows].detach()
-        if values and value.is_floating_point():
-            value = value.to(values[0].dtype)
-        if id(_tensor(x)) in gradients:
-            leaves.append((x, value.requires_grad_()))
-        values.append(value)
-    device = values[0].device.type
-    with torch.enable_grad(), torch.autocast(device, enabled=False):
-        loss = term.loss(*values).sum()
-        found = torch.autograd.grad(loss, [value for _, value in leaves]) if leaves else []
-    del values
-    for (x, _), gradient in zip(leaves, found, strict=True):
+    values = [_value(x, rows, gradients) for x in term.inputs]
+    values = [v.to(values[0].dtype) if v.is_floating_point() else v for v in values]
+    wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
+    sums = [_piece(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
+    for i in wanted:
+        x, gradient = term.inputs[i], values[i]
         if isinstance(x, Head):
             into = [gradients.get(id(p)) for p in x.network.head_parameters]
             gradient = x.network.head_backward(x.features[rows], gradient, into)
         gradients[id(_tensor(x))][rows] += gradient
+    return torch.stack(sums).sum()
+
+
+def _value(x, rows, gradients):
+    """An input at some rows, in memory of its own if a gradient is to take its place."""
+    if isinstance(x, Head):
+        return x.network.head(x.features[rows])
+    return x[rows].detach().clone() if id(x) in gradients else x[rows].detach()
+
+
+def _piece(term, values, wanted):
+    """The term's sum over the rows of ``values``; gradients take the place of those wanted."""
+    leaves = [values[i].requires_grad_() for i in wanted]
+    with torch.enable_grad(), torch.autocast(values[0].device.type, enabled=False):
+        loss = term.loss(*values).sum()
+        found = torch.autograd.grad(loss, leaves) if leaves else []
+    for leaf, gradient in zip(leaves, found, strict=True):
+        leaf.detach().copy_(gradient)
     return loss.detach()
 
 
 def chunks(x):
     """Slices that cover the rows of an input."""
-    R = len(_tensor(x))
-    width = x.network.vocab_size if isinstance(x, Head) else x[:1].numel()
-    most = max(1, CHUNK.get(_tensor(x).device.type, CHUNK_ELSEWHERE) // max(1, width))
-    if most > TILE:
-        most -= most % TILE
-    return [slice(start, min(start + most, R)) for start in range(0, R, most)]
+    tensor = _tensor(x)
+    width = x.network.vocab_size if isinstance(x, Head) else tensor[:1].numel()
+    return _slices(len(tensor), width, CHUNK.get(tensor.device.type, ELSEWHERE))
+
+
+def pieces(values):
+    """Slices that cover the rows of a chunk."""
+    most = PIECE.get(values.device.type, ELSEWHERE)
+    return _slices(len(values), values[:1].numel(), most)
+
+
+def _slices(R, width, most):
+    """Slices of R rows of ``width`` elements, of ``most`` elements each or of one row."""
+    count = max(1, most // max(1, width))
+    if count > TILE:
+        count -= count % TILE
+    return [slice(start, min(start + count, R)) for start in range(0, R, count)]
 
 
 @torch.no_grad()
 def tokens(head, choose, *inputs):
     """choose(its logits, inputs) for each row of a Head, (R,); inputs are tensors (R, ...)."""
-    chosen = [
-        choose(head.network.head(head.features[rows]), *(x[rows] for x in inputs))
-        for rows in chunks(head)
-    ]
+    chosen = [_choose(choose, rows, head, *inputs) for rows in chunks(head)]
     none = torch.zeros(0, dtype=torch.long, device=head.features.device)
     return torch.cat(chosen) if chosen else none
+
+
+def _choose(choose, rows, *inputs):
+    values = [_value(x, rows, ()) for x in inputs]
+    return torch.cat([choose(*(v[piece] for v in values)) for piece in pieces(values[0])])
 
 
 def sample(head, probs, u_R):

@@ -49,11 +49,12 @@ def same(actual, expected):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
+@pytest.mark.parametrize("rows_at_once", [(1, 1), (4, 3), (1000, 2), (1000, 1000)], ids=str)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatch):
-    """Both losses of a pair and their gradients, with the rows in any number of chunks."""
-    monkeypatch.setitem(rows.CHUNK, "cpu", V * rows_at_once)
+    """Both losses of a pair and their gradients, with the rows in any chunks and pieces."""
+    for sizes, count in zip((rows.CHUNK, rows.PIECE), rows_at_once, strict=True):
+        monkeypatch.setitem(sizes, "cpu", V * count)
     student, fake, teacher = networks
     others = {"fake_loss": (student, fake), "student_loss": (student, fake, teacher)}
     for loss, trained in (("fake_loss", fake), ("student_loss", student)):

@@ -19,9 +19,11 @@ def loss(logits, other_logits, weight_R):
     return weight_R * (logits.log_softmax(-1) * other_logits.softmax(-1)).sum(-1)
 
 
-@pytest.fixture(params=[1, 3, 1000])
+@pytest.fixture(params=[(1, 1), (3, 2), (1000, 4), (1000, 1000)], ids=str)
 def at_once(request, monkeypatch):
-    monkeypatch.setitem(rows.CHUNK, "cpu", V * request.param)
+    """Rows of a chunk and of a piece."""
+    for sizes, count in zip((rows.CHUNK, rows.PIECE), request.param, strict=True):
+        monkeypatch.setitem(sizes, "cpu", V * count)
 
 
 def test_total_is_the_loss_of_all_rows(head, at_once):
@@ -70,10 +72,20 @@ def test_a_second_backward_pass_is_refused(head):
         total.backward()
 
 
-def test_chunks_cover_the_rows_and_hold_no_more_than_allowed(head, at_once):
-    parts = rows.chunks(head)
-    assert [i for part in parts for i in range(R)[part]] == list(range(R))
-    assert max(part.stop - part.start for part in parts) * V <= rows.CHUNK["cpu"]
+def test_chunks_and_pieces_cover_the_rows_and_hold_no_more_than_allowed(head, at_once):
+    values = head.network.head(head.features)
+    for parts, most in ((rows.chunks(head), rows.CHUNK), (rows.pieces(values), rows.PIECE)):
+        assert [i for part in parts for i in range(R)[part]] == list(range(R))
+        assert max(part.stop - part.start for part in parts) * V <= most["cpu"]
+
+
+def test_inputs_are_left_as_they_were(head, at_once):
+    """Gradients take the place of logits, not of a tensor that is given."""
+    logits = torch.randn(R, V, dtype=torch.float64, requires_grad=True)
+    before = logits.detach().clone()
+    weight = torch.randn(R, dtype=torch.float64)
+    rows.total(rows.Term(loss, (logits, head, weight))).backward()
+    assert torch.equal(logits, before)
 
 
 def test_autocast_reaches_the_products_and_not_the_loss(head):

@@ -100,8 +100,9 @@ def test_greedy_is_the_likeliest_token(network, name):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_chunks_change_no_token(network, name, monkeypatch):
     found = []
-    for chunk in (rows.CHUNK["cpu"], 4 * V):
-        monkeypatch.setitem(rows.CHUNK, "cpu", chunk)
+    for count in (1000, 4):
+        monkeypatch.setitem(rows.CHUNK, "cpu", count * V)
+        monkeypatch.setitem(rows.PIECE, "cpu", count * V // 2)
         torch.manual_seed(3)
         found.append(sampler.sample(PROCESSES[name], network, (B, L), 3))
     assert torch.equal(*found)
