@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-# Logits at once: of a chunk, and of a piece of it, of which a formula holds about ten such tensors.
-CHUNK = {"cpu": 2**24}
-PIECE = {"cpu": 2**20}
-ELSEWHERE = 2**27  # a GPU wants to be filled
+# Logits of a network in a chunk, and in a piece of it, of whose size a formula holds about ten
+# tensors. A GPU wants to be filled.
+CHUNK = {"cpu": 2**24, "cuda": 2**27}
+PIECE = {"cpu": 2**20, "cuda": 2**25}
 TILE = 64  # matrix products like numbers of rows that are a multiple of this
 
 BLOCK = 256
@@ -133,13 +133,16 @@ def chunks(x):
     """Slices that cover the rows of an input."""
     tensor = _tensor(x)
     width = x.network.vocab_size if isinstance(x, Head) else tensor[:1].numel()
-    return _slices(len(tensor), width, CHUNK.get(tensor.device.type, ELSEWHERE))
+    return _slices(len(tensor), width, _at_once(CHUNK, tensor))
 
 
 def pieces(values):
     """Slices that cover the rows of a chunk."""
-    most = PIECE.get(values.device.type, ELSEWHERE)
-    return _slices(len(values), values[:1].numel(), most)
+    return _slices(len(values), values[:1].numel(), _at_once(PIECE, values))
+
+
+def _at_once(sizes, tensor):
+    return sizes.get(tensor.device.type, sizes["cuda"])
 
 
 def _slices(R, width, most):
