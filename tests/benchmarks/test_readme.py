@@ -1,0 +1,12 @@
+"""README's main table."""
+
+from benchmarks import readme
+from duo_ext import report
+
+
+def test_readme_has_the_numbers_of_the_results():
+    text, rows = readme.README.read_text(), report.load(str(readme.RESULTS))["rows"]
+    assert readme.HEAD in text
+    assert readme.page(text, rows) == text
+    changed = [row | {"genppl": 2 * row["genppl"]} for row in rows]
+    assert readme.page(text, changed) != text
