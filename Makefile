@@ -49,6 +49,7 @@ demo-dcd: install
 
 results: install
 	$(BIN)/python -m benchmarks.sotu32
+	$(BIN)/python -m benchmarks.readme
 
 test: install
 	$(BIN)/ruff check .
