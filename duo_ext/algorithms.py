@@ -24,7 +24,7 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
-from duo_ext.settings import check_idlm, choose
+from duo_ext.settings import check_idlm, choose, lasting
 from duo_ext.trainer import BEST, LAST
 
 
@@ -183,13 +183,11 @@ class IDLM(trainer_base.Diffusion):
             weight_decay=optim.weight_decay,
         )
         fake_scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=fake_optimizer)
-        recipe = distiller.Recipe(
-            fake_ratio=settings.fake_ratio,
-            fake_warmup=settings.fake_warmup,
+        recipe = distiller.Recipe.configured(
+            settings,
             accumulate=self.config.trainer.accumulate_grad_batches,
             clip=self.config.trainer.gradient_clip_val or 0.0,
             seed=self.config.seed,
-            shared_forward=settings.shared_forward,
         )
         student, fake, teacher = (
             Denoiser(network, self.time_conditioning)
@@ -333,12 +331,7 @@ class IDLM(trainer_base.Diffusion):
         config = self.config
         return {
             "teacher": self.opponents.teacher_sha256,
-            "algo.process": config.algo.process,
-            "algo.noising": config.algo.noising,
-            "algo.on_policy": config.algo.on_policy,
-            "algo.fake_ratio": config.algo.fake_ratio,
-            "algo.fake_warmup": config.algo.fake_warmup,
-            "algo.shared_forward": config.algo.shared_forward,
+            **lasting(config.algo),
             "loader.global_batch_size": config.loader.global_batch_size,
             "loader.batch_size": config.loader.batch_size,
             "seed": config.seed,

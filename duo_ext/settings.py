@@ -4,6 +4,9 @@ import omegaconf
 import torch
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
+# Of algo: the loss and the order of updates, which no run changes when it goes on.
+LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
+LASTING += ("fake_ratio", "fake_warmup", "shared_forward")
 HEADS = ("hidden_size", "n_heads")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 
@@ -89,6 +92,11 @@ def check_idlm(settings, length):
         raise ValueError(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
     require("algo.shared_forward", settings.shared_forward, (True, False))
     _check_guard(settings.guard)
+
+
+def lasting(settings):
+    """{key: value} of what ``algo`` must say of a run as long as it lasts."""
+    return {f"algo.{key}": settings[key] for key in LASTING if key in settings}
 
 
 def _check_guard(guard):

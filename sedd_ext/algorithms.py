@@ -15,7 +15,7 @@ from duo_ext import checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Watch
-from duo_ext.settings import check_idlm
+from duo_ext.settings import check_idlm, lasting
 from sedd_ext import host, program, runs
 
 SEED_STRIDE = 1_000_003
@@ -112,13 +112,11 @@ class IDLM:
         fake_optimizer = host.active().module("losses").get_optimizer(config, fake.parameters())
         for group in fake_optimizer.param_groups:
             group["lr"] = config.algo.fake_lr or config.optim.lr
-        recipe = distiller.Recipe(
-            fake_ratio=config.algo.fake_ratio,
-            fake_warmup=config.algo.fake_warmup,
+        recipe = distiller.Recipe.configured(
+            config.algo,
             accumulate=config.training.accum,
             clip=max(0.0, config.optim.grad_clip),
             seed=config.seed,
-            shared_forward=config.algo.shared_forward,
         )
         return distiller.Distiller(
             make_process(parts, on_policy=config.algo.on_policy),
@@ -194,14 +192,7 @@ class IDLM:
     @property
     def identity(self):
         """What makes another run of it, besides seed and batch."""
-        algo = self.parts.config.algo
-        return {
-            "teacher": self.teacher_sha256,
-            "algo.fake_ratio": algo.fake_ratio,
-            "algo.fake_warmup": algo.fake_warmup,
-            "algo.shared_forward": algo.shared_forward,
-            "algo.on_policy": algo.on_policy,
-        }
+        return {"teacher": self.teacher_sha256, **lasting(self.parts.config.algo)}
 
 
 @contextlib.contextmanager

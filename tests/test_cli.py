@@ -355,6 +355,7 @@ def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
         ("algo.noising=gaussian", "belongs to another run"),
         ("algo.fake_ratio=2", "belongs to another run"),
         ("algo.shared_forward=true", "belongs to another run"),
+        ("algo.prompt_length=2", "its algo.prompt_length is 0, this run's 2"),
         ("model.n_blocks=1", "model.n_blocks"),
     ],
 )

@@ -31,6 +31,12 @@ class Recipe:
     seed: int = 0
     shared_forward: bool = False
 
+    @classmethod
+    def configured(cls, settings, **others):
+        """The recipe of a configuration's section ``algo``, with what hosts keep elsewhere."""
+        keys = ("fake_ratio", "fake_warmup", "shared_forward")
+        return cls(**{key: settings[key] for key in keys}, **others)
+
     @property
     def cycle(self):
         """Updates in a pair."""
