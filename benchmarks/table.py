@@ -25,7 +25,8 @@ from duo_ext.files import write_whole
 FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
-PASSES = (("few", "frontier", "reach"), ("greedy",), ("many",))
+GREEDY = ("--noise-removal", "greedy")
+PASSES = (("few", "frontier", "reach"), ("greedy",), ("many",), ("many-greedy",))
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ class Table:
     def parts(self, method, seed):
         """{part: arguments of evaluate}, of those that have something to sample."""
         steps, first = self.options.steps, seed == self.options.seeds[0]
-        few, many = ([s for s in steps if (s <= FEW) == small] for small in (True, False))
+        few = [s for s in steps if s <= FEW]
+        many = [s for s in steps if s > FEW and first]
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
         reach = [step for step in frontier if step < FRONTIER[-1]] if method.reach else []
         greedy = (few if first else frontier) if method.greedy else []
@@ -194,8 +196,9 @@ class Table:
             "few": (few, method.extra),
             "frontier": (frontier, ("--temperature", *TEMPERATURES)),
             "reach": (reach, ("--temperature", method.reach)),
-            "greedy": (greedy, ("--noise-removal", "greedy")),
-            "many": (many if first else [], ()),
+            "greedy": (greedy, GREEDY),
+            "many": (many, ()),
+            "many-greedy": (many if method.greedy else [], GREEDY),
         }
         return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}
 

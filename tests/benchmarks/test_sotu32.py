@@ -40,11 +40,12 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
     options = argparse.Namespace(seeds=[1, 2], steps=steps, only=None, runs="runs")
     made = table.Table(sotu32.BENCHMARK, options)
     dcd, teacher = made.by_name["Duo-DCD"], made.by_name["MDLM"]
-    assert list(made.parts(dcd, 1)) == ["few", "frontier", "greedy", "many"]
+    assert list(made.parts(dcd, 1)) == ["few", "frontier", "greedy", "many", "many-greedy"]
     assert made.parts(dcd, 2)["frontier"][:4] == ("--steps", 4, 8, "--temperature")
     assert made.parts(dcd, 1)["many"] == ("--steps", 64, 128)
     assert list(made.parts(dcd, 2)) == ["few", "frontier", "greedy"]
     assert made.parts(dcd, 2)["greedy"][:4] == ("--steps", 4, 8, "--noise-removal")
+    assert "many-greedy" not in made.parts(teacher, 1)
     assert "--ceiling" in made.parts(teacher, 1)["few"] and made.seeds(teacher) == [1]
 
 
