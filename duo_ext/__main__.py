@@ -23,6 +23,10 @@ def one_sentence(about_files=""):
     """
     try:
         yield
+        sys.stdout.flush()  # here and not at the very end, where an error has no sentence
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit("error: what reads this program's output has ended")
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACK:
             raise

@@ -148,6 +148,17 @@ def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, c
     assert "teacher_path: unused.ckpt" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_ended():
+    """As head does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "duo_ext", "--check"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    told = "error: what reads this program's output has ended\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 # --------------------------------------------------------------------------------------- hosts
 
 
