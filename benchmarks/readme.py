@@ -6,7 +6,7 @@ GenPPL / entropy at temperature 1, means over the seeds, in the place of the tab
 import re
 from pathlib import Path
 
-from duo_ext import report
+from duo_ext import overview, report
 from duo_ext.files import write_whole
 
 README = Path(__file__).parent.parent / "README.md"
@@ -35,8 +35,7 @@ def table(rows):
     """Markdown, a line for each of LINES."""
     cells = {
         (row["name"], row["noise_removal"], row["steps"]): row
-        for row in report.seeds_joined(rows)
-        if row["temperature"] == row["nucleus"] == 1
+        for row in overview.plain(report.seeds_joined(rows))
     }
     body = [
         [label, *(_cell(cells.get((*line, steps))) for steps in STEPS)]
