@@ -19,8 +19,8 @@ SHARE = 0.08
 def seed(masks_BL, tokens_N, share_B=SHARE):
     """masks_BL where, with probability ``share_B`` each, a token of ``tokens_N`` stands instead."""
     chosen_BL = torch.rand(masks_BL.shape, device=masks_BL.device) < share_B
-    drawn_BL = tokens_N[torch.randint(len(tokens_N), masks_BL.shape, device=masks_BL.device)]
-    return torch.where(chosen_BL, drawn_BL, masks_BL)
+    index_BL = torch.randint(max(len(tokens_N), 1), masks_BL.shape, device=masks_BL.device)
+    return torch.where(chosen_BL, tokens_N[index_BL], masks_BL)
 
 
 @dataclass

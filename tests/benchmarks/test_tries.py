@@ -226,7 +226,8 @@ def distil(tmp_path_factory):
     return Distillations(tmp_path_factory.mktemp("tries") / "runs")
 
 
-RUNS = [("grid", "idlm"), ("times", "idlm_mdlm"), ("anchor", "idlm"), ("late", "idlm_mdlm")]
+RUNS = [("grid", "idlm"), ("times", "idlm_mdlm"), ("anchor", "idlm")]
+RUNS += [("late", "idlm_mdlm"), ("seeded", "idlm_mdlm")]
 
 
 @pytest.mark.parametrize(("variant", "algorithm"), RUNS)

@@ -1,0 +1,76 @@
+"""benchmarks.seeded: where tokens stand in the place of masks, in training and in the sampler."""
+
+import pytest
+import torch
+
+from benchmarks import seeded
+from duo_ext.core import processes, rollout
+
+V, B, L = 6, 400, 16
+MASK = V - 1
+
+
+@pytest.fixture
+def batch():
+    """Tokens 0 and 1 alone, so that others are the network's; the first two are given."""
+    torch.manual_seed(0)
+    given = torch.zeros(B, L, dtype=torch.bool)
+    given[:, :2] = True
+    return torch.randint(0, 2, (B, L)), given
+
+
+def share(z, given):
+    """How many of the positions that are not given have no mask."""
+    return (z != MASK)[~given].double().mean().item()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 0.9])
+def test_an_input_has_seeds_among_its_masks(batch, alpha):
+    """A share SHARE (1 - 2 alpha) of the masks, none from alpha = 1/2 on."""
+    x0, given = batch
+    process = seeded.seeded(processes.AbsorbingProcess(V, MASK))
+    z = process.corrupt(x0, torch.full((B,), alpha, dtype=torch.float64), given)
+    assert torch.equal(z[given], x0[given]) and z[z != MASK].max() < 2
+    expected = 1 - (1 - alpha) * (1 - seeded.SHARE * max(1 - 2 * alpha, 0))
+    assert share(z, given) == pytest.approx(expected, abs=0.015)
+    if alpha >= 0.5:
+        assert torch.equal(z[z != MASK], x0[z != MASK])
+
+
+def test_seeds_stay_in_a_rollout(batch, toy, monkeypatch):
+    x0, given = batch
+    process = seeded.seeded(processes.AbsorbingProcess(V, MASK))
+    priors, prior = [], process.prior
+
+    def watched(*arguments):
+        priors.append(prior(*arguments))
+        return priors[-1].clone()
+
+    monkeypatch.setattr(process, "prior", watched)
+    z, _ = rollout.states(process, toy(V, L), x0, given)
+    kept = priors[0] != MASK
+    assert torch.equal(priors[0][given], x0[given])
+    assert share(priors[0], given) == pytest.approx(seeded.SHARE, abs=0.015)
+    assert torch.equal(z[kept], priors[0][kept]) and (z != MASK).sum() > kept.sum()
+
+
+def test_the_hosts_sampler_keeps_seeds(standalone, tiny, tokenizer, monkeypatch):
+    mdlm = standalone.module("algo").MDLM
+    monkeypatch.setattr(mdlm, "prior_sample", mdlm.prior_sample)  # put back behind the test
+    seeded.activate(standalone.root)
+    model = mdlm(tiny("algo=mdlm"), tokenizer)
+    priors, prior = [], model.prior_sample
+    model.prior_sample = lambda *shape: priors.append(prior(*shape)) or priors[-1]
+    samples = model.generate_samples(B, num_steps=2)
+    kept = priors[0] != model.mask_index
+    assert kept.double().mean().item() == pytest.approx(seeded.SHARE, abs=0.015)
+    assert torch.equal(samples[kept], priors[0][kept])
+    text = seeded.text(model)
+    assert set(priors[0][kept].tolist()) <= set(text.tolist()) < set(range(32))
+
+
+def test_it_is_for_masks_alone():
+    with pytest.raises(ValueError, match="algo is not idlm_mdlm"):
+        seeded.seeded(processes.UniformProcess(V))
+    product = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
+    assert seeded.seeded(product).on_policy == 0.5
