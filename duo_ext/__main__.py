@@ -44,8 +44,10 @@ def one_sentence(about_files=""):
 
 
 def _lost_process(error):
-    """Whether a collective failed: gloo has no type of its own for that."""
-    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    """Whether a collective failed or a worker was killed: not all of these have a type."""
+    told = ("gloo/transport", "DataLoader worker")
+    lost = any(text in str(error) for text in told)
+    return lost or isinstance(error, torch.distributed.DistError)
 
 
 def run(config):

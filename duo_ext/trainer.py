@@ -1,8 +1,7 @@
-"""The Lightning trainer of a distillation: progress in pairs, a clean stop at SIGINT."""
+"""The Lightning trainer of a distillation: progress in pairs, a clean stop when asked for."""
 
 import io
 import logging
-import signal
 import sys
 import warnings
 
@@ -12,6 +11,7 @@ import tqdm
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from duo_ext.files import write_whole
+from duo_ext.interrupt import Interrupt
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -66,21 +66,18 @@ class PairProgress(lightning.Callback):
 
 
 class CleanInterrupt(lightning.Callback):
-    """At SIGINT the micro-batch is finished and saved, so that the run can be resumed exactly.
+    """At SIGINT or SIGTERM the micro-batch is finished and saved, so that the run can be resumed
+    exactly.
 
     Several processes stop together at the end of an update, once one of them was asked to: half an
     update is in no one checkpoint.
     """
 
     def __init__(self):
-        self.interrupted = False
-        self.previous = None
+        self.interrupt = Interrupt()
 
     def on_train_start(self, trainer, pl_module):
-        self.previous = signal.signal(signal.SIGINT, self._remember)
-
-    def _remember(self, *_):
-        self.interrupted = True
+        self.interrupt.begin()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if self._stops(trainer, pl_module):
@@ -92,16 +89,15 @@ class CleanInterrupt(lightning.Callback):
 
     def _stops(self, trainer, pl_module):
         if trainer.world_size == 1:
-            return self.interrupted
-        asked = pl_module.distiller.micro == 0
-        return asked and trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+            return self.interrupt.asked
+        asks = pl_module.distiller.micro == 0
+        return asks and trainer.strategy.reduce_boolean_decision(self.interrupt.asked, all=False)
 
     def on_train_end(self, trainer, pl_module):
-        signal.signal(signal.SIGINT, self.previous)
+        self.interrupt.end()
 
     def on_exception(self, trainer, pl_module, exception):
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
+        self.interrupt.end()
 
 
 def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches=1, **settings):

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import sys
 
 import torch
@@ -11,22 +10,9 @@ import tqdm
 
 from duo_ext import checkpoints, guard
 from duo_ext.files import sweep, write_whole
+from duo_ext.interrupt import Interrupt
 from duo_ext.order import ResumableLoader
 from sedd_ext import algorithms, host, processes, program, runs
-
-
-class Interrupt:
-    """SIGINT is remembered until the update in hand is done and saved."""
-
-    def __enter__(self):
-        self.asked, self.previous = False, signal.signal(signal.SIGINT, self._remember)
-        return self
-
-    def _remember(self, *_):
-        self.asked = True
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGINT, self.previous)
 
 
 def train(config, folder):

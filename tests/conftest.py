@@ -220,21 +220,26 @@ class SeddProgram:
     def __init__(self, data, host):
         self.data, self.host = data, host
 
-    def __call__(self, folder, *overrides, processes=1, code=0):
-        """What the command prints; ``folder`` is hydra.run.dir. It fails unless it exits with
-        ``code``."""
+    def start(self, folder, *overrides, processes=1):
+        """The started command; ``folder`` is hydra.run.dir."""
         launch = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m")
         module = (*(launch if processes > 1 else ()), "sedd_ext", "--host", str(self.host))
         settings = (*SEDD_TINY, *self.data, f"hydra.run.dir={folder}", *overrides)
-        done = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", *module, *settings],
             cwd=folder.parent,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
+
+    def __call__(self, folder, *overrides, processes=1, code=0):
+        """What the command prints. It fails unless it exits with ``code``."""
+        process = self.start(folder, *overrides, processes=processes)
+        printed, _ = process.communicate()
+        assert process.returncode == code, printed[-3000:]
+        return printed
 
     @staticmethod
     def state(folder):

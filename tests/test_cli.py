@@ -135,6 +135,23 @@ def test_an_interrupt_before_the_training(command, standalone, monkeypatch):
         pytest.fail("the interrupt goes through")
 
 
+LOST = [
+    "[/gloo/transport/tcp/pair.cc:547] Connection closed",
+    "DataLoader worker (pid 9) is killed",
+]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_a_process_of_the_run_that_is_lost(monkeypatch, error):
+    """Another one, or one that reads the data."""
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    told = "error: another process of this run has ended; the last checkpoint is kept"
+    with pytest.raises(SystemExit, match=told), duo_ext.__main__.one_sentence():
+        raise RuntimeError(error)
+    with pytest.raises(RuntimeError, match="shapes"), duo_ext.__main__.one_sentence():
+        raise RuntimeError("shapes differ")
+
+
 def test_the_place_of_an_error_is_shown_on_request(command, monkeypatch):
     monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", True)
     with pytest.raises(ValueError, match=r"optim.lr is -1"):

@@ -10,6 +10,7 @@ from lightning.pytorch.demos import boring_classes
 
 from duo_ext.trainer import CleanInterrupt, LastStep, manual_trainer
 
+SIGNALS = signal.SIGINT, signal.SIGTERM
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module that is boring
 
 
@@ -71,12 +72,14 @@ def test_a_training_that_fails_has_no_end_to_save(fit, tmp_path):
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 2
 
 
-def test_an_interrupt_saves_the_step_that_it_came_in_and_no_other_end(fit, tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(9, {4: lambda: signal.raise_signal(signal.SIGINT)})
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interrupt_saves_the_step_that_it_came_in_and_no_other_end(fit, tmp_path, number):
+    handlers = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stop:
+        fit(9, {4: lambda: signal.raise_signal(number)})
+    assert isinstance(stop.value, KeyboardInterrupt) or stop.value.code == 1
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 5
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
 
 
 class Several:
@@ -96,9 +99,9 @@ class Several:
 @pytest.mark.parametrize("other", [True, False])
 @pytest.mark.parametrize("own", [True, False])
 def test_several_processes_stop_together_at_the_end_of_an_update(own, other):
-    interrupt, trainer = CleanInterrupt(), Several(other)
-    interrupt.interrupted = own
+    callback, trainer = CleanInterrupt(), Several(other)
+    callback.interrupt.asked = own
     module = types.SimpleNamespace(distiller=types.SimpleNamespace(micro=1))
-    assert not interrupt._stops(trainer, module) and trainer.asked == 0
+    assert not callback._stops(trainer, module) and trainer.asked == 0
     module.distiller.micro = 0
-    assert interrupt._stops(trainer, module) == (own or other) and trainer.asked == 1
+    assert callback._stops(trainer, module) == (own or other) and trainer.asked == 1

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import time
 
 import pytest
 import torch
@@ -31,6 +33,22 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
     assert not any(map(torch.equal, run.weights(student)[-30:], run.weights(teacher)[-30:]))
     message = run(student, *idlm, "seed=2", code=1)
     assert "holds a checkpoint of another run (its seed is 1, this run's 2)" in message
+
+
+def test_an_ended_run_is_saved_and_goes_on_where_it_was(run, teacher, idlm, tmp_path):
+    """Ended as by a cluster; in the middle of an update."""
+    logs = tmp_path / "ended" / "logs"
+    process = run.start(logs.parent, *idlm, "training.n_iters=100000")
+    while not logs.exists() or "step: 1," not in logs.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.terminate()
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in printed
+    (steps,) = map(int, re.findall(r"interrupted after (\d+) steps: ", printed))
+    for folder in ("ended", "straight"):
+        run(tmp_path / folder, *idlm, f"training.n_iters={steps + 2}")
+    same(run.state(tmp_path / "ended"), run.state(tmp_path / "straight"))
 
 
 def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tmp_path):
