@@ -8,6 +8,7 @@ from benchmarks import table
 from benchmarks.table import Method, Size, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
+SEEDED = "MDLM, seeded prior"
 
 METHODS = (
     Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
@@ -20,6 +21,14 @@ METHODS = (
         experiment("sotu_idlm_mdlm", "trainer.max_steps=160"),
         reach=HOT,
         once=True,
+    ),
+    Method(SEEDED, SEEDED, checkpoint="${idlm_asset:teachers/mdlm.ckpt}", seeded=True),
+    Method(
+        SEEDED,
+        "IDLM-MDLM, seeded prior",
+        experiment("sotu_idlm_mdlm", "trainer.max_steps=400"),
+        reach="1.25",
+        seeded=True,
     ),
     Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", greedy=True),
     Method("Duo", "Duo-DCD", experiment("sotu_dcd"), greedy=True),

@@ -37,7 +37,8 @@ class Method:
     model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
     arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
     one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
-    first seed alone. A family has the name of its teacher.
+    first seed alone; ``seeded``: with the seeded prior (``seeded``). A family has the name of its
+    teacher.
     """
 
     family: str
@@ -49,10 +50,19 @@ class Method:
     greedy: bool = False
     reach: str = ""
     once: bool = False
+    seeded: bool = False
 
     @property
     def program(self):
         return "sedd_ext" if self.family == "SEDD" else "duo_ext"
+
+    @property
+    def trainer(self):
+        return ("benchmarks.tries", "seeded") if self.seeded else (self.program,)
+
+    @property
+    def sampler(self):
+        return "benchmarks.seeded" if self.seeded else f"{self.program}.evaluate"
 
     @property
     def model(self):
@@ -164,8 +174,7 @@ class Table:
         for part, arguments in self.parts(method, seed).items():
             output = place / part
             if part in parts and not (output / "results.json").exists():
-                module = f"{method.program}.evaluate"
-                self.command(place, module, *common, *arguments, "--output", output)
+                self.command(place, method.sampler, *common, *arguments, "--output", output)
 
     def train(self, method, seed):
         """Train a method, its teacher first."""
@@ -174,7 +183,8 @@ class Table:
         if method.after:
             self.train(*self.teacher(method, seed))
         place = self.place(method, seed)
-        self.train_once(place, method.program, lambda: self.training(method, seed))
+        module, *variant = method.trainer
+        self.train_once(place, module, lambda: (*variant, *self.training(method, seed)))
 
     def train_once(self, place, module, arguments):
         """Run a training that is not done, and note its seconds, those of start and guard too."""

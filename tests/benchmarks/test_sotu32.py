@@ -49,6 +49,22 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
     assert "--ceiling" in made.parts(teacher, 1)["few"] and made.seeds(teacher) == [1]
 
 
+def test_the_seeded_prior_has_programs_of_its_own(tmp_path, monkeypatch):
+    options = argparse.Namespace(
+        seeds=[1], steps=(4,), only=None, runs=str(tmp_path), samples=8, sizes=[]
+    )
+    made = table.Table(sotu32.BENCHMARK, options)
+    student = made.by_name["IDLM-MDLM, seeded prior"]
+    made.place(student, 1).mkdir(parents=True)
+    called = []
+    monkeypatch.setattr(made, "command", lambda place, *words: called.append(words))
+    made.finish(student, 1, ("few",))
+    training, sampling = called
+    assert training[:3] == ("benchmarks.tries", "seeded", "+experiment=sotu_idlm_mdlm")
+    assert sampling[:2] == ("benchmarks.seeded", "--student")
+    assert made.by_name[student.family].model == "teacher"
+
+
 def test_an_unknown_method_is_one_sentence():
     with pytest.raises(SystemExit, match="error: --only is 'GAN'; it must be of: MDLM, SDTT, IDLM"):
         sotu32.main(["--only", "GAN"])
