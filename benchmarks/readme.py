@@ -24,6 +24,8 @@ LINES = {
     "MDLM teacher": ("MDLM", "ancestral"),
     "SDTT": ("SDTT", "ancestral"),
     "IDLM-MDLM": ("IDLM-MDLM, on-policy", "ancestral"),
+    "MDLM teacher, seeded prior": ("MDLM, seeded prior", "ancestral"),
+    "IDLM-MDLM, seeded prior": ("IDLM-MDLM, seeded prior", "ancestral"),
     "SEDD teacher": ("SEDD", "ancestral"),
     "IDLM-SEDD": ("IDLM-SEDD, on-policy", "ancestral"),
     "the judge's own samples": ("judge", "ancestral"),
