@@ -43,7 +43,7 @@ class SeededProcess(AbsorbingProcess):
 def seeded(process):
     """A process of MDLM's that is trained for the seeded prior."""
     if type(process) is not AbsorbingProcess:
-        raise ValueError("algo is not idlm_mdlm; the seeded prior is one of masks")
+        raise ValueError("the seeded prior is one of masks; it takes MDLM and its students alone")
     return SeededProcess(**vars(process))
 
 
@@ -75,5 +75,18 @@ def activate(path):
     return tree
 
 
+def load(role, given, options):
+    if "rows" in options.sampler:
+        raise ValueError("--sampler is 'rows'; the seeded prior is in the host's sampler alone")
+    subject = evaluate.load(role, given, options)
+    seeded(subject.process)
+    return subject
+
+
+def main(arguments=None):
+    program = replace(evaluate.PROGRAM, module="benchmarks.seeded", activate=activate, load=load)
+    evaluation.main(program, arguments)
+
+
 if __name__ == "__main__":
-    evaluation.main(replace(evaluate.PROGRAM, module="benchmarks.seeded", activate=activate))
+    main()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import duo_ext.__main__
 from benchmarks import seeded
 from duo_ext.core import processes, rollout
 
@@ -69,8 +70,15 @@ def test_the_hosts_sampler_keeps_seeds(standalone, tiny, tokenizer, monkeypatch)
     assert set(priors[0][kept].tolist()) <= set(text.tolist()) < set(range(32))
 
 
-def test_it_is_for_masks_alone():
-    with pytest.raises(ValueError, match="algo is not idlm_mdlm"):
-        seeded.seeded(processes.UniformProcess(V))
+def test_it_is_for_masks_alone(teacher, standalone, monkeypatch, tmp_path):
+    """Neither a uniform process nor a sampler that starts elsewhere goes on without it."""
+    mdlm = standalone.module("algo").MDLM
+    monkeypatch.setattr(mdlm, "prior_sample", mdlm.prior_sample)
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    given = ("--samples", "2", "--steps", "1", "--output", f"{tmp_path}/out", "--student")
+    with pytest.raises(SystemExit, match="error: the seeded prior is one of masks; it takes MDLM"):
+        seeded.main([*given, teacher("duo_base")])
+    with pytest.raises(SystemExit, match="error: --sampler is 'rows'; the seeded prior is in the"):
+        seeded.main([*given, teacher("mdlm"), "--sampler", "rows"])
     product = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
     assert seeded.seeded(product).on_policy == 0.5
