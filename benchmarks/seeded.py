@@ -56,7 +56,7 @@ def text(model):
     return torch.cat([torch.as_tensor(block["input_ids"]) for block in train.dataset])
 
 
-def put_in():
+def seed_the_sampler():
     """Let MDLM's sampler in the active host start from the seeded prior."""
     import algo
 
@@ -71,7 +71,7 @@ def put_in():
 
 def activate(path):
     tree = evaluate.PROGRAM.activate(path)
-    put_in()
+    seed_the_sampler()
     return tree
 
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import duo_ext.__main__
-from benchmarks.seeded import put_in as seed_the_sampler
-from benchmarks.seeded import seeded
+from benchmarks.seeded import seed_the_sampler, seeded
 from duo_ext import ALGORITHMS
 from duo_ext.core import rows
 from duo_ext.core.processes import AbsorbingProcess, Sample, UniformProcess, sample_times

@@ -20,6 +20,14 @@ def batch():
     return torch.randint(0, 2, (B, L)), given
 
 
+@pytest.fixture
+def mdlm(standalone, monkeypatch):
+    """The host's class, whose sampler is put back behind the test."""
+    found = standalone.module("algo").MDLM
+    monkeypatch.setattr(found, "prior_sample", found.prior_sample)
+    return found
+
+
 def share(z, given):
     """How many of the positions that are not given have no mask."""
     return (z != MASK)[~given].double().mean().item()
@@ -55,9 +63,7 @@ def test_seeds_stay_in_a_rollout(batch, toy, monkeypatch):
     assert torch.equal(z[kept], priors[0][kept]) and (z != MASK).sum() > kept.sum()
 
 
-def test_the_hosts_sampler_keeps_seeds(standalone, tiny, tokenizer, monkeypatch):
-    mdlm = standalone.module("algo").MDLM
-    monkeypatch.setattr(mdlm, "prior_sample", mdlm.prior_sample)  # put back behind the test
+def test_the_hosts_sampler_keeps_seeds(mdlm, standalone, tiny, tokenizer):
     seeded.activate(standalone.root)
     model = mdlm(tiny("algo=mdlm"), tokenizer)
     priors, prior = [], model.prior_sample
@@ -70,10 +76,9 @@ def test_the_hosts_sampler_keeps_seeds(standalone, tiny, tokenizer, monkeypatch)
     assert set(priors[0][kept].tolist()) <= set(text.tolist()) < set(range(32))
 
 
-def test_it_is_for_masks_alone(teacher, standalone, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("mdlm")
+def test_it_is_for_masks_alone(teacher, monkeypatch, tmp_path):
     """Neither a uniform process nor a sampler that starts elsewhere goes on without it."""
-    mdlm = standalone.module("algo").MDLM
-    monkeypatch.setattr(mdlm, "prior_sample", mdlm.prior_sample)
     monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
     given = ("--samples", "2", "--steps", "1", "--output", f"{tmp_path}/out", "--student")
     with pytest.raises(SystemExit, match="error: the seeded prior is one of masks; it takes MDLM"):
