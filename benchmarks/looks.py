@@ -13,7 +13,7 @@ from pathlib import Path
 
 import omegaconf
 
-from duo_ext import checkpoints, report
+from duo_ext import Refused, checkpoints, report
 from duo_ext.files import write_whole
 from duo_ext.trainer import LAST
 
@@ -24,7 +24,7 @@ def read(folder):
     """{name, command, teacher, looks} of a run folder."""
     path = Path(folder) / "guard.json"
     if not path.exists():
-        raise ValueError(f"{path} does not exist; a distillation with algo.guard.every > 0 has it")
+        raise Refused(f"{path} does not exist; a distillation with algo.guard.every > 0 has it")
     guard = json.loads(path.read_text())
     return {
         "name": "/".join(Path(folder).parts[-2:]),
@@ -104,7 +104,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         runs = [read(folder) for folder in options.folders]
-    except ValueError as error:
+    except Refused as error:
         raise SystemExit(f"error: {error}") from error
     report.save({"runs": runs}, options.output)
     write_whole(f"{options.output}/table.md", table(runs).encode())

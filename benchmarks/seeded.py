@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import evaluate, evaluation
+from duo_ext import Refused, evaluate, evaluation
 from duo_ext.core.processes import AbsorbingProcess
 
 SHARE = 0.08
@@ -43,7 +43,7 @@ class SeededProcess(AbsorbingProcess):
 def seeded(process):
     """A process of MDLM's that is trained for the seeded prior."""
     if type(process) is not AbsorbingProcess:
-        raise ValueError("the seeded prior is one of masks; it takes MDLM and its students alone")
+        raise Refused("the seeded prior is one of masks; it takes MDLM and its students alone")
     return SeededProcess(**vars(process))
 
 
@@ -77,7 +77,7 @@ def activate(path):
 
 def load(role, given, options):
     if "rows" in options.sampler:
-        raise ValueError("--sampler is 'rows'; the seeded prior is in the host's sampler alone")
+        raise Refused("--sampler is 'rows'; the seeded prior is in the host's sampler alone")
     subject = evaluate.load(role, given, options)
     seeded(subject.process)
     return subject

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import omegaconf
 
-from duo_ext import report
+from duo_ext import Refused, report
 from duo_ext.files import write_whole
 
 FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
@@ -113,7 +113,7 @@ class Table:
         for name in names:
             if name not in self.by_name:
                 known = ", ".join(self.by_name)
-                raise ValueError(f"--only is '{name}'; it must be of: {known}")
+                raise Refused(f"--only is '{name}'; it must be of: {known}")
         wanted = {self.by_name[name].after for name in names} | set(names)
         self.methods = [method for method in benchmark.methods if method.name in wanted]
 
@@ -241,7 +241,7 @@ class Table:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         if done.returncode:
-            raise ValueError(f"{module} failed with {done.returncode}; see {place}/output.txt")
+            raise Refused(f"{module} failed with {done.returncode}; see {place}/output.txt")
 
     def collect(self):
         rows, parts = [], []
@@ -257,7 +257,7 @@ class Table:
                         for row in part["rows"]
                     ]
         if not parts:
-            raise ValueError(f"--runs is '{self.options.runs}'; it holds no samples of any method")
+            raise Refused(f"--runs is '{self.options.runs}'; it holds no samples of any method")
         return {
             "rows": rows,
             "judge": parts[0]["judge"],
@@ -321,5 +321,5 @@ def main(benchmark, description, arguments=None):
         parser.add_argument(f"--{option}", help=size.help, **store)
     try:
         Table(benchmark, parser.parse_args(arguments)).make()
-    except ValueError as error:
+    except Refused as error:
         sys.exit(f"error: {error}")

@@ -21,7 +21,7 @@ import torch
 
 import duo_ext.__main__
 from benchmarks.seeded import seed_the_sampler, seeded
-from duo_ext import ALGORITHMS
+from duo_ext import ALGORITHMS, Refused
 from duo_ext.core import rows
 from duo_ext.core.processes import AbsorbingProcess, Sample, UniformProcess, sample_times
 from duo_ext.settings import require
@@ -170,9 +170,7 @@ def _as(process, absorbing, uniform):
 
 def late(process):
     if process.on_policy == 0:
-        raise ValueError(
-            "algo.on_policy is 0; late changes on-policy inputs, so it must be above 0"
-        )
+        raise Refused("algo.on_policy is 0; late changes on-policy inputs, so it must be above 0")
     return replace(process, rollout_stops=late_stops)
 
 

@@ -10,16 +10,18 @@ import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from duo_ext import ALGORITHMS, compat, host
+from duo_ext import ALGORITHMS, Refused, compat, host
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextlib.contextmanager
 def one_sentence(about_files=""):
-    """An error of the user's is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where.
+    """What a user can mend is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where it arose.
 
-    So is the end of another process of the run, which those that are left meet in a collective.
+    That is ``Refused``, what the operating system says of a file, and what Hydra says of the
+    settings. So is the end of another process of the run, which those that are left meet in a
+    collective. Any other exception is a fault of ours, with its traceback.
     """
     try:
         yield
@@ -27,27 +29,34 @@ def one_sentence(about_files=""):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit("error: what reads this program's output has ended")
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        if TRACEBACK:
-            raise
-        if about_files and isinstance(error.__cause__, OSError):
-            error = error.__cause__  # of Hydra's log file, which logging's ValueError hides
-        foreign_file = isinstance(error, OSError) and not isinstance(error, HydraException)
-        message = str(error).partition("Config search path:")[0]
-        sys.exit(" ".join(f"error: {about_files * foreign_file}{message}".split()))
-    except RuntimeError as error:
-        if TRACEBACK or not _lost_process(error):
-            raise
-        sys.exit("error: another process of this run has ended; the last checkpoint is kept")
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except Exception as error:
+        sentence = _sentence(error, about_files)
+        if TRACEBACK or sentence is None:
+            raise
+        sys.exit(" ".join(f"error: {sentence}".split()))
+
+
+def _sentence(error, about_files):
+    """What the user is told of an error; None for a fault of ours."""
+    if about_files and type(error) is ValueError and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # of Hydra's log file, which logging's ValueError hides
+    if isinstance(error, Refused | HydraException | OmegaConfBaseException):
+        return str(error).partition("Config search path:")[0]
+    if isinstance(error, OSError):
+        return f"{about_files}{error}"
+    if _lost_process(error):
+        return "another process of this run has ended; the last checkpoint is kept"
+    return None
 
 
 def _lost_process(error):
     """Whether a collective failed or a worker was killed: not all of these have a type."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
     told = ("gloo/transport", "DataLoader worker")
-    lost = any(text in str(error) for text in told)
-    return lost or isinstance(error, torch.distributed.DistError)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
 
 
 def run(config):

@@ -18,7 +18,7 @@ import torch
 import tqdm
 import trainer_base
 
-from duo_ext import checkpoints, metrics, pretrained
+from duo_ext import Refused, checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.files import sweep
@@ -48,12 +48,12 @@ def _categorical(model, on_policy=0.0):
 def _gaussian(model, on_policy=0.0):
     settings = model.config.algo
     if on_policy > 0:
-        raise ValueError(
+        raise Refused(
             f"algo.on_policy is {on_policy}; algo.noising=gaussian has inputs that no "
             "sampling makes, so it must be 0"
         )
     if settings.shared_forward:
-        raise ValueError(
+        raise Refused(
             "algo.shared_forward is true; algo.noising=gaussian differentiates the student's loss "
             "through the fake, so it must be false"
         )
@@ -150,7 +150,7 @@ class IDLM(trainer_base.Diffusion):
         saved = pretrained.load(settings.teacher_path, key, settings.trust_checkpoint)
         trained_as = saved.config.get("algo", {}).get("name")
         if trained_as is not None and trained_as not in self.teachers:
-            raise ValueError(
+            raise Refused(
                 f"{key} is '{settings.teacher_path}', a checkpoint of algo={trained_as}; "
                 f"algo={settings.name} takes {', '.join(self.teachers)}"
             )
@@ -320,7 +320,7 @@ class IDLM(trainer_base.Diffusion):
         saved = checkpoints.ours(checkpoint, "checkpointing.resume_ckpt_path")
         if saved is None or saved["run"] != self._identity():
             differing = checkpoints.differing(saved and saved["run"], self._identity())
-            raise ValueError(
+            raise Refused(
                 "checkpointing.resume_ckpt_path: the checkpoint belongs to another run "
                 f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
             )

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext import evaluation, metrics
+from duo_ext import Refused, evaluation, metrics
 
 
 @dataclass
 class Ceiling(evaluation.Subject):
     """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
 
-    Raises ValueError where its vocabulary is not that subject's.
+    Raises Refused where its vocabulary is not that subject's.
     """
 
     judge: metrics.Judge
@@ -21,7 +21,7 @@ class Ceiling(evaluation.Subject):
     @classmethod
     def of(cls, judge, given, like):
         if judge.tokenizer.get_vocab() != like.tokenizer.get_vocab():
-            raise ValueError(
+            raise Refused(
                 f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.given}'"
             )
         shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}

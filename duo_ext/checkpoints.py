@@ -11,7 +11,7 @@ import fsspec
 import omegaconf
 import torch
 
-from duo_ext import files
+from duo_ext import Refused, files
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
@@ -95,7 +95,7 @@ def known_types(file):
 def read(path, key, trust=False):
     """A checkpoint of tensors, plain values and known types; ``key`` is the setting that named it.
 
-    Raises ValueError if the file is missing, is no Duo checkpoint, or holds other objects, unless
+    Raises Refused if the file is missing, is no Duo checkpoint, or holds other objects, unless
     ``trust`` says that whatever it holds may be made.
     """
     with opened(path, key) as file:
@@ -103,21 +103,21 @@ def read(path, key, trust=False):
             with torch.serialization.safe_globals(known_types(file)):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise ValueError(f"{key} is '{path}'; {refusal(error, TRUST)}") from error
+            raise Refused(f"{key} is '{path}'; {refusal(error, TRUST)}") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict):
-        raise ValueError(f"{key} is '{path}'; it is no Duo checkpoint: it has no 'state_dict'")
+        raise Refused(f"{key} is '{path}'; it is no Duo checkpoint: it has no 'state_dict'")
     return checkpoint
 
 
 @contextlib.contextmanager
 def opened(path, key):
-    """A file that fsspec opens, or a ValueError that says why not."""
+    """A file that fsspec opens, or Refused that says why not."""
     try:
         file = fsspec.open(path, "rb").open()
     except Exception as error:  # fsspec's file systems each raise their own
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{key} is '{path}'; it cannot be opened: {reason}") from error
+        raise Refused(f"{key} is '{path}'; it cannot be opened: {reason}") from error
     with file:
         yield file
 
@@ -144,11 +144,11 @@ FORMAT = 1  # of what lies under the key ``idlm``; the rest is the host's
 def ours(checkpoint, key):
     """What a checkpoint holds under ``idlm``, for a run to go on from; None if it is the host's.
 
-    Raises ValueError if a newer version of this package has written it.
+    Raises Refused if a newer version of this package has written it.
     """
     saved = checkpoint.get("idlm")
     if saved is not None and saved.get("format", 0) > FORMAT:
-        raise ValueError(
+        raise Refused(
             f"{key}: the checkpoint is of format {saved['format']}, written by a newer version of "
             f"idlm; this one reads formats up to {FORMAT}"
         )
@@ -195,17 +195,17 @@ def dimensions(weights):
 
 
 def check(saved, backbone, key):
-    """Raise a ValueError that names the first dimension in which file and model differ."""
+    """Raise Refused that names the first dimension in which file and model differ."""
     state = backbone.state_dict()
     if "vocab_embed.embedding" not in saved.weights:
-        raise ValueError(f"{key}: the checkpoint holds no DIT (no backbone.vocab_embed.embedding)")
+        raise Refused(f"{key}: the checkpoint holds no DIT (no backbone.vocab_embed.embedding)")
     weights = {name: state[name] for name in _computed(saved, state)} | saved.weights
     _compare(key, dimensions(weights), dimensions(state))
     _compare(key, _shapes(weights), _shapes(state))
     if saved.average is not None:
         shadow = [tuple(average.shape) for average in saved.average]
         if shadow != [tuple(parameter.shape) for parameter in backbone.parameters()]:
-            raise ValueError(f"{key}: the checkpoint's EMA has other shapes than its weights")
+            raise Refused(f"{key}: the checkpoint's EMA has other shapes than its weights")
 
 
 def _computed(saved, state):
@@ -216,7 +216,7 @@ def _computed(saved, state):
 def _compare(key, theirs, ours):
     for name in theirs | ours:
         if theirs.get(name) != ours.get(name):
-            raise ValueError(
+            raise Refused(
                 f"{key}: the checkpoint has {name} {theirs.get(name, 'none')}, "
                 f"this configuration asks for {ours.get(name, 'none')}"
             )
@@ -230,12 +230,12 @@ TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape s
 
 
 def check_config(saved, config, key):
-    """Raise a ValueError if the file says that what no shape shows is other than in ``config``."""
+    """Raise Refused if the file says that what no shape shows is other than in ``config``."""
     trained = omegaconf.OmegaConf.create(saved.config)
     for name in TOLD:
         theirs, ours = (omegaconf.OmegaConf.select(c, name) for c in (trained, config))
         if theirs is not None and theirs != ours:
-            raise ValueError(
+            raise Refused(
                 f"{key}: the checkpoint was trained with {name} {theirs}, "
                 f"this configuration asks for {ours}"
             )

@@ -191,7 +191,7 @@ def _admit_checkpoints(host):
 def _admit(config, key, may_be_missing=False):
     """Let torch.load make the known types of the checkpoint that ``key`` names, if it names one.
 
-    Raises ValueError if it holds others, unless algo.trust_checkpoint says that they may be made.
+    Raises Refused if it holds others, unless algo.trust_checkpoint says that they may be made.
     """
     path = omegaconf.OmegaConf.select(config, key)
     if not path or (may_be_missing and not files.exists(path)):

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from duo_ext import Refused
+
 # The four marks are the most frequent ones of the corpus. The order is the order of the token ids.
 ALPHABET = "\n ,.-'abcdefghijklmnopqrstuvwxyz"
 
@@ -90,10 +92,10 @@ def text_dir(name: str, cache: str | os.PathLike | None = None) -> Path:
             ~/.cache/idlm. A hash of the corpus and of this module is part of the name made there.
 
     Raises:
-        ValueError: `name` is no text of the corpus.
+        Refused: `name` is no text of the corpus.
     """
     if name not in TEXTS:
-        raise ValueError(f"corpus text: got {name!r}, want one of {', '.join(sorted(TEXTS))}")
+        raise Refused(f"corpus text: got {name!r}, want one of {', '.join(sorted(TEXTS))}")
     source = Path(asset(ADDRESSES)).read_bytes() + Path(__file__).read_bytes()
     root = Path(cache) if cache is not None else _cache()
     target = root.absolute() / f"{name}-{hashlib.sha256(source).hexdigest()[:12]}"
@@ -117,12 +119,12 @@ def asset(relative: str) -> str:
     """The absolute path of a shipped file or folder, such as "tokenizers/sotu32".
 
     Raises:
-        ValueError: there is no such path under `duo_ext/assets`.
+        Refused: there is no such path under `duo_ext/assets`.
     """
     root = Path(str(importlib.resources.files("duo_ext") / "assets")).resolve()
     path = (root / relative).resolve()
     if not (path.is_relative_to(root) and path.exists()):
-        raise ValueError(f"asset: got {relative!r}, want a file or folder under duo_ext/assets")
+        raise Refused(f"asset: got {relative!r}, want a file or folder under duo_ext/assets")
     return str(path)
 
 

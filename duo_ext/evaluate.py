@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import checkpoints, evaluation, host, pretrained
+from duo_ext import Refused, checkpoints, evaluation, host, pretrained
 from duo_ext.core import sampler
 from duo_ext.evaluation import resolve
 
@@ -83,7 +83,7 @@ def load(role, given, options):
     constructed = torch.get_rng_state()
     masked = not model.time_conditioning
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
-        raise ValueError("--precision is 'float32'; Duo's main samples masked tokens in float64")
+        raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.check(saved, model.backbone, key)
     checkpoints.check_config(saved, config, key)
     checkpoints.load(model.backbone, saved)
@@ -110,7 +110,7 @@ def _check_noise(model, process, named):
     times = torch.linspace(0, 1, 5)
     alphas, _ = process.schedule(times)
     if not torch.allclose(model.noise(times)[1].double(), alphas, atol=1e-6):
-        raise ValueError(f"{named}; its noise is not log-linear, which --sampler rows needs")
+        raise Refused(f"{named}; its noise is not log-linear, which --sampler rows needs")
 
 
 def _config(tree, saved, options, named):
@@ -121,7 +121,7 @@ def _config(tree, saved, options, named):
     """
     given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
     if "algo" not in given and "name" not in saved.config.get("algo", {}):
-        raise ValueError(
+        raise Refused(
             f"{named}; it carries no configuration to sample it with; give Duo's settings: "
             "algo=mdlm or algo=duo_base, data=..., model=..."
         )
@@ -144,7 +144,7 @@ def _family(name, given):
     for family in FAMILIES.values():
         if name in family.teachers:
             return family
-    raise ValueError(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
+    raise Refused(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
 
 
 def _add_options(parser):

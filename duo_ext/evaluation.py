@@ -23,7 +23,7 @@ import omegaconf
 import torch
 import tqdm
 
-from duo_ext import corpus, metrics, report, trees
+from duo_ext import Refused, corpus, metrics, report, trees
 from duo_ext.__main__ import one_sentence
 from duo_ext.core import sampler
 from duo_ext.files import write_whole
@@ -119,34 +119,32 @@ def parse(program, arguments):
 def _check(options):
     given = options.teacher + options.student
     if not given:
-        raise ValueError("nothing to evaluate: give --teacher or --student checkpoints")
+        raise Refused("nothing to evaluate: give --teacher or --student checkpoints")
     if options.names and len(options.names) != len(given):
-        raise ValueError(f"--names has {len(options.names)} names for {len(given)} checkpoints")
+        raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
     for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
         values = getattr(options, name)
         for value in values if isinstance(values, list) else [values]:
             if value < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; at least {least}")
+                raise Refused(f"--{name.replace('_', '-')} is {value}; at least {least}")
     for name in ("temperature", "nucleus"):
         for value in getattr(options, name):
             if not value > 0 or (name == "nucleus" and value > 1):
-                raise ValueError(
-                    f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}"
-                )
+                raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
     if "rows" in options.sampler:
         _check_rows(options)
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise ValueError(f"--device is '{options.device}'; torch cannot use it here") from error
+        raise Refused(f"--device is '{options.device}'; torch cannot use it here") from error
 
 
 def _check_rows(options):
     for nucleus in options.nucleus:
         if nucleus != 1:
-            raise ValueError(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
+            raise Refused(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
     if options.precision != "float64":
-        raise ValueError(f"--precision is '{options.precision}'; --sampler rows draws in float64")
+        raise Refused(f"--precision is '{options.precision}'; --sampler rows draws in float64")
 
 
 def resolve(text):
@@ -240,8 +238,8 @@ def evaluate(program, tree, options):
 def _judge(options):
     try:
         return metrics.Judge(resolve(options.judge), options.device, options.batch_size)
-    except ValueError as error:
-        raise ValueError(f"--judge: {error}") from error
+    except Refused as error:
+        raise Refused(f"--judge: {error}") from error
 
 
 def _ceiling(judge, subject, options):
@@ -274,7 +272,7 @@ def _make_folder(path):
         fs.touch(f"{local}/.writable")
         fs.rm(f"{local}/.writable")
     except OSError as error:
-        raise ValueError(
+        raise Refused(
             f"--output is '{path}'; it must be a folder that can be written ({error.strerror})"
         ) from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import omegaconf
 
-from duo_ext import checkpoints, corpus, host, pretrained, report
+from duo_ext import Refused, checkpoints, corpus, host, pretrained, report
 from duo_ext.__main__ import one_sentence
 from duo_ext.evaluation import resolve
 
@@ -59,12 +59,12 @@ def export(program, options):
     config = published_config(program, saved.config, options.checkpoint)
     process = program.process(config, options.checkpoint)
     if pretrained.EMBEDDING not in saved.weights:
-        raise ValueError(f"{KEY}: the checkpoint holds no DIT (no {pretrained.EMBEDDING})")
+        raise Refused(f"{KEY}: the checkpoint holds no DIT (no {pretrained.EMBEDDING})")
     network = program.network(config, saved.weights)
     checkpoints.check(saved, network, KEY)
     checkpoints.load(network, saved, average=not options.raw)
     if options.raw and options.results and saved.average is not None:
-        raise ValueError("--raw and --results do not go together: evaluate samples the EMA weights")
+        raise Refused("--raw and --results do not go together: evaluate samples the EMA weights")
     results = results_of(path, network, options.results) if options.results else None
     facts = {"algo": config["algo"]["name"], "process": process}
     facts |= {
@@ -82,7 +82,7 @@ def published_config(program, config, given):
     """What the configuration of a run says about its model and its data."""
     missing = [section for section in program.sections if section not in config]
     if missing or "name" not in config["algo"]:
-        raise ValueError(
+        raise Refused(
             f"{KEY} is '{given}'; its configuration must have algo.name, model and data, "
             f"and it lacks {', '.join(missing) or 'algo.name'}"
         )
@@ -96,12 +96,12 @@ def results_of(path, network, results_path):
     """The results in a results.json, with those rows alone that are of the checkpoint ``path``."""
     folder, _, name = results_path.rpartition("/")
     if name != "results.json":
-        raise ValueError(f"--results is '{results_path}'; it must be a results.json of evaluate")
+        raise Refused(f"--results is '{results_path}'; it must be a results.json of evaluate")
     results = report.load(folder or ".")
     sha256 = checkpoints.sha256(path, network)
     rows = [row for row in results["rows"] if row.get("checkpoint_sha256") == sha256]
     if not rows:
-        raise ValueError(
+        raise Refused(
             f"--results is '{results_path}'; none of its rows is of {KEY} '{path}' "
             f"(checkpoint_sha256 {sha256})"
         )
@@ -160,9 +160,7 @@ def _process(config, given):
     for process, family in FAMILIES.items():
         if name in family.teachers:
             return process
-    raise ValueError(
-        f"{KEY} is '{given}', a checkpoint of algo={name}, which no family here samples"
-    )
+    raise Refused(f"{KEY} is '{given}', a checkpoint of algo={name}, which no family here samples")
 
 
 def _dit(config, weights):

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from duo_ext import compat, settings, trees
+from duo_ext import Refused, compat, settings, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
@@ -27,7 +27,7 @@ class Host(trees.Tree):
     def activate(self):
         """Put the tree first on the module path, import it and apply the remedies that it needs.
 
-        One process serves one host. Raises ValueError if modules of another are loaded.
+        One process serves one host. Raises Refused if modules of another are loaded.
         """
         global _active
         self.require_own(MODULES)
@@ -55,7 +55,7 @@ class Host(trees.Tree):
     def run(self, config, algorithm=None):
         """Duo's main with a composed configuration, or its mode with a class of ours.
 
-        Raises ValueError if a value cannot work, also where Duo itself asserts that.
+        Raises Refused if a value cannot work, also where Duo itself asserts that.
         """
         mode = settings.choose("mode", config.mode, self.modes)
         settings.check(config)
@@ -71,13 +71,14 @@ class Host(trees.Tree):
                 logger=logging.getLogger("duo_ext"),
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
-        except AssertionError as error:
+        except (AssertionError, ValueError, NotImplementedError) as error:
             if refusal := self._refusal(error):
-                raise ValueError(refusal) from error
+                raise Refused(refusal) from error
             raise
 
     def _refusal(self, error):
-        """What Duo asserts of a configuration, as a sentence; None for any other assertion."""
+        """What Duo's own modules say of a configuration, as a sentence; None for an error that
+        arose anywhere else, a fault or a sentence of ours."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         inside = frame.filename.startswith(f"{self.root}{os.sep}")
         if self.name == "standalone" or not inside or "site-packages" in frame.filename:
@@ -100,7 +101,7 @@ def find(given=None):
     """The tree to run in: ``given`` (--host), else $DUO_ROOT, else the working directory if it is
     a Duo checkout, else third_party/duo if it is there, else the standalone tree.
 
-    Raises ValueError if a tree that was named is none, with what it lacks.
+    Raises Refused if a tree that was named is none, with what it lacks.
     """
     named = [("--host", given), ("DUO_ROOT", os.environ.get("DUO_ROOT"))]
     local = [Path.cwd(), trees.REPOSITORY / "third_party" / "duo"]

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from duo_ext import Refused
+
 
 class Interval(NamedTuple):
     """A value with its 95 % interval."""
@@ -39,7 +41,7 @@ class Judge:
     config.json, model.safetensors and a tokenizer. The weights are read from safetensors only and
     run in float32 on ``device``, ``batch_size`` texts at a time. ``name`` is the name to report.
 
-    Raises ValueError when the model cannot be loaded whole.
+    Raises Refused when the model cannot be loaded whole.
     """
 
     def __init__(self, name_or_path: str, device: str | torch.device, batch_size: int = 8):
@@ -113,7 +115,7 @@ class Judge:
 
 
 def _load_judge(name_or_path: str):
-    """(model, tokenizer); ValueError unless both load and every weight is in the checkpoint."""
+    """(model, tokenizer); Refused unless both load and every weight is in the checkpoint."""
     import transformers
 
     try:
@@ -121,11 +123,11 @@ def _load_judge(name_or_path: str):
             name_or_path, use_safetensors=True, output_loading_info=True
         )
         if info["missing_keys"]:
-            raise ValueError(f"the checkpoint lacks {min(info['missing_keys'])}")
+            raise Refused(f"the checkpoint lacks {min(info['missing_keys'])}")
         return model, transformers.AutoTokenizer.from_pretrained(name_or_path)
     except Exception as error:  # transformers, safetensors and tokenizers each raise their own
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise Refused(
             f"eval.gen_ppl_eval_model_name_or_path is {name_or_path!r}; it must be the name or the "
             "directory of a transformers causal language model: config.json, model.safetensors and "
             f"its tokenizer ({type(error).__name__}: {reason})"
@@ -176,7 +178,7 @@ class Reference:
     is positive and a KL divergence to them finite. ``bigrams``: the distinct pairs of neighbours
     (i, j) as codes iV + j, ascending (K,), and their unsmoothed probabilities (K,).
 
-    Raises ValueError when a token lies outside 0 .. ``vocab_size`` - 1 or L < 2.
+    Raises Refused when a token lies outside 0 .. ``vocab_size`` - 1 or L < 2.
     """
 
     def __init__(self, tokens_NL, vocab_size: int):
@@ -190,7 +192,7 @@ class Reference:
 def unigram_kl(tokens_NL, reference: Reference) -> float:
     """KL(token frequencies of the samples || smoothed frequencies of the reference), in nats.
 
-    Raises ValueError when a token lies outside the reference's vocabulary.
+    Raises Refused when a token lies outside the reference's vocabulary.
     """
     tokens_NL = _array(tokens_NL, reference.vocab_size)
     p_V = np.bincount(tokens_NL.ravel(), minlength=reference.vocab_size) / tokens_NL.size
@@ -201,7 +203,7 @@ def unigram_kl(tokens_NL, reference: Reference) -> float:
 def bigram_tv(tokens_NL, reference: Reference) -> float:
     """Total variation, 0 to 1, between the bigrams inside the samples and the reference's.
 
-    Raises ValueError when a token lies outside the reference's vocabulary or L < 2.
+    Raises Refused when a token lies outside the reference's vocabulary or L < 2.
     """
     tokens_NL = _array(tokens_NL, reference.vocab_size, length=2)
     codes, p = _bigrams(tokens_NL, reference.vocab_size)
@@ -213,7 +215,7 @@ def bigram_tv(tokens_NL, reference: Reference) -> float:
 def distinct_n(tokens_NL, n: int) -> float:
     """Distinct n-grams / all n-grams over the whole set; no n-gram spans two samples.
 
-    Raises ValueError when L < n.
+    Raises Refused when L < n.
     """
     tokens_NL = _array(tokens_NL, length=n)
     grams = np.lib.stride_tricks.sliding_window_view(tokens_NL, n, axis=1).reshape(-1, n)
@@ -231,7 +233,7 @@ def measure(tokens_NL, scores: Scores, reference: Reference, seed: int) -> dict[
     """The numbers of a row of results.json that depend on the samples and the reference alone.
 
     ``scores`` are the judge's of the N samples decoded; ``seed`` is the bootstrap's. Raises
-    ValueError when a token lies outside the reference's vocabulary or L < 4.
+    Refused when a token lies outside the reference's vocabulary or L < 4.
     """
     assert len(scores.nll_N) == len(tokens_NL), f"{len(scores.nll_N)} for {len(tokens_NL)} samples"
     ppl = gen_ppl(scores.nll_N, scores.tokens_N, seed)
@@ -261,9 +263,9 @@ def _array(tokens_NL, vocab_size: int | None = None, length: int = 1) -> np.ndar
     tokens_NL = np.asarray(tokens_NL, dtype=np.int64)
     assert tokens_NL.ndim == 2 and tokens_NL.size, f"tokens of shape {tokens_NL.shape}, not (N, L)"
     if tokens_NL.shape[1] < length:
-        raise ValueError(f"samples have {tokens_NL.shape[1]} tokens; at least {length} are needed")
+        raise Refused(f"samples have {tokens_NL.shape[1]} tokens; at least {length} are needed")
     if vocab_size is not None and not 0 <= tokens_NL.min() <= tokens_NL.max() < vocab_size:
-        raise ValueError(
+        raise Refused(
             f"tokens lie between {tokens_NL.min()} and {tokens_NL.max()}; "
             f"the vocabulary has 0 to {vocab_size - 1}"
         )

@@ -2,6 +2,8 @@
 
 import torch
 
+from duo_ext import Refused
+
 
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
@@ -12,7 +14,7 @@ class ResumableLoader(torch.utils.data.DataLoader):
     neighbouring batches of one permutation, so two processes see what one with twice the
     accumulation sees.
 
-    Raises ValueError if the data is less than one global batch.
+    Raises Refused if the data is less than one global batch.
     """
 
     def __init__(self, dataset, batch_size, seed, rank=0, world=1, accumulate=1, **options):
@@ -49,7 +51,7 @@ class _Order(torch.utils.data.DistributedSampler):
         whole = batch_size * world * accumulate
         self.count = len(dataset) // whole * batch_size * accumulate
         if self.count == 0:
-            raise ValueError(
+            raise Refused(
                 f"data.train has {len(dataset)} blocks, less than one global batch of {whole}"
             )
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from duo_ext import checkpoints
+from duo_ext import Refused, checkpoints
 from duo_ext.checkpoints import Saved
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -52,10 +52,10 @@ def load(path, key, trust=False):
     """The denoiser at ``path``: a folder, a hub id (owner/name) or a checkpoint, as ``Saved``.
 
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
-    Raises ValueError where there is none.
+    Raises Refused where there is none.
     """
     if path is None:
-        raise ValueError(f"{key} is null; wanted: {SOURCES}")
+        raise Refused(f"{key} is null; wanted: {SOURCES}")
     if isinstance(path, str) and os.path.isdir(path):
         return read_folder(path, key)
     if isinstance(path, str) and _is_hub_id(path):
@@ -73,7 +73,7 @@ def _download(name, key):
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=WANTED)
     except Exception as error:  # the hub's client raises its own errors and its transport's
-        raise ValueError(
+        raise Refused(
             f"{key} is '{name}'; there is no such file or folder, and {_hub_refusal(error)}; "
             f"wanted: {SOURCES}"
         ) from error
@@ -96,7 +96,7 @@ def _hub_refusal(error):
 def read_folder(folder, key):
     """The DIT in a folder of config.json and safetensors or pytorch_model.bin, whole or in shards.
 
-    Weights keep their precision. Raises ValueError where a file is missing, damaged or holds
+    Weights keep their precision. Raises Refused where a file is missing, damaged or holds
     anything else.
     """
     folder = Path(folder)
@@ -104,18 +104,18 @@ def read_folder(folder, key):
         described = _read_json(folder / CONFIG)
         return Saved(_dit(_read_weights(folder)), config=_duo_config(described))
     except ValueError as error:
-        raise ValueError(f"{key} is '{folder}'; {error}") from error
+        raise Refused(f"{key} is '{folder}'; {error}") from error
 
 
 def _read_json(path):
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"{path.name} cannot be opened: {error.strerror}") from error
+        raise Refused(f"{path.name} cannot be opened: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON ({error})") from error
+        raise Refused(f"{path.name} is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} must hold a JSON object")
+        raise Refused(f"{path.name} must hold a JSON object")
     return content
 
 
@@ -127,7 +127,7 @@ def _read_weights(folder):
         if (folder / f"{name}{INDEX}").exists():
             parts = [_read_tensors(part) for part in _shards(folder / f"{name}{INDEX}")]
             return {name: value for part in parts for name, value in part.items()}
-    raise ValueError(f"it has neither {SAFETENSORS} nor {PICKLE}, whole or in shards")
+    raise Refused(f"it has neither {SAFETENSORS} nor {PICKLE}, whole or in shards")
 
 
 def _shards(index):
@@ -135,7 +135,7 @@ def _shards(index):
     table = _read_json(index).get("weight_map")
     names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
     if not names or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
-        raise ValueError(f"{index.name} must have a weight_map to files beside it")
+        raise Refused(f"{index.name} must have a weight_map to files beside it")
     return [index.with_name(name) for name in names]
 
 
@@ -148,9 +148,9 @@ def _read_tensors(path):
         if not all(isinstance(value, torch.Tensor) for value in weights.values()):
             raise TypeError("not only tensors")
     except FileNotFoundError as error:
-        raise ValueError(f"{path.name} is missing") from error
+        raise Refused(f"{path.name} is missing") from error
     except Exception as error:  # what the readers raise depends on the bytes that they meet
-        raise ValueError(
+        raise Refused(
             f"{path.name} is damaged or holds other things than named tensors, which alone are read"
         ) from error
     return weights
@@ -160,7 +160,7 @@ def _dit(weights):
     """The weights under the DIT's own names, without what comes before them or lies beside it."""
     found = [name for name in weights if f".{name}".endswith(f".{EMBEDDING}")]
     if len(found) != 1:
-        raise ValueError(
+        raise Refused(
             f"its weights must hold one DIT, hence one {EMBEDDING}, and hold {len(found)}"
         )
     prefix = found[0].removesuffix(EMBEDDING)
@@ -190,7 +190,7 @@ def write_folder(folder, weights, described, card):
     """Write a DIT's ``weights`` in float32, its arguments ``described`` as config.json and a model
     card as a new folder.
 
-    The folder appears whole or not at all. Raises ValueError, which names --output, where it cannot
+    The folder appears whole or not at all. Raises Refused, which names --output, where it cannot
     be written or already holds something.
     """
     weights = {name: w.detach().cpu().float().contiguous() for name, w in weights.items()}
@@ -200,18 +200,18 @@ def write_folder(folder, weights, described, card):
         CARD: card.encode(),
     }
     if "://" in str(folder):
-        raise ValueError(f"--output is '{folder}'; it must be a local folder")
+        raise Refused(f"--output is '{folder}'; it must be a local folder")
     target = Path(folder).resolve()
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         if target.exists() and any(target.iterdir()):
-            raise ValueError(f"--output is '{folder}'; it must be a new or an empty folder")
+            raise Refused(f"--output is '{folder}'; it must be a new or an empty folder")
         temporary.mkdir(parents=True)
         for name, data in content.items():
             (temporary / name).write_bytes(data)
         temporary.replace(target)
     except OSError as error:
-        raise ValueError(
+        raise Refused(
             f"--output is '{folder}'; the folder cannot be written: {error.strerror}"
         ) from error
     finally:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import fsspec
 import numpy as np
 
+from duo_ext import Refused
 from duo_ext.files import write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
@@ -48,7 +49,7 @@ MARKERS = "osD^vPX*"  # one more than colours: a pair of them comes again after 
 def load(folder: str) -> dict:
     """The results in ``folder``/results.json (a path or any URL that fsspec opens), checked.
 
-    A metric that is null becomes nan; a row without ``sampler`` is the host's. Raises ValueError
+    A metric that is null becomes nan; a row without ``sampler`` is the host's. Raises Refused
     when the file is missing, is not JSON or lacks something that the table needs.
     """
     path = f"{folder}/results.json"
@@ -56,9 +57,9 @@ def load(folder: str) -> dict:
         with fsspec.open(path, "r", encoding="utf-8") as file:
             results = json.load(file)
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; an evaluation writes it") from None
+        raise Refused(f"{path} does not exist; an evaluation writes it") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+        raise Refused(f"{path} is not JSON ({error})") from None
     _check(results, path)
     for row in results["rows"]:
         row.setdefault("sampler", "host")
@@ -89,27 +90,27 @@ def render(folder: str) -> None:
 
 
 def _check(results, path: str) -> None:
-    """ValueError unless ``results`` has the parts of the schema that this module reads."""
+    """Refused unless ``results`` has the parts of the schema that this module reads."""
     if not isinstance(results, dict) or not isinstance(results.get("rows"), list):
-        raise ValueError(f"{path} has no list of rows; it must be the results of an evaluation")
+        raise Refused(f"{path} has no list of rows; it must be the results of an evaluation")
     if not results["rows"]:
-        raise ValueError(f"{path} has no rows; an evaluation writes at least one")
+        raise Refused(f"{path} has no rows; an evaluation writes at least one")
     judge = results.get("judge")
     present = {*results, *(f"judge.{key}" for key in judge)} if isinstance(judge, dict) else results
     missing = {"judge.name", "judge.heldout_ppl", "hardware", "command"}.difference(present)
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+        raise Refused(f"{path} lacks {', '.join(sorted(missing))}")
     for number, row in enumerate(results["rows"]):
         missing = ROW_KEYS - row.keys() if isinstance(row, dict) else ROW_KEYS
         if missing:
-            raise ValueError(f"{path}: row {number} lacks {', '.join(sorted(missing))}")
+            raise Refused(f"{path}: row {number} lacks {', '.join(sorted(missing))}")
         if row["model"] not in MODELS:
-            raise ValueError(
+            raise Refused(
                 f"{path}: row {number} has model {row['model']!r}; wanted: {', '.join(MODELS)}"
             )
         for key in ("steps", *METRICS):
             if not isinstance(row[key], int | float | None) or (key == "steps" and not row[key]):
-                raise ValueError(f"{path}: row {number} has {key} {row[key]!r}; wanted: a number")
+                raise Refused(f"{path}: row {number} has {key} {row[key]!r}; wanted: a number")
 
 
 def _finite(value):
@@ -190,11 +191,11 @@ def interpolate_at_entropy(points: list[tuple[float, float]], entropy: float) ->
 
     ``points`` are (entropy in nats, GenPPL) of one model over temperatures. log GenPPL is taken as
     linear in entropy between neighbours, and beyond the ends along the last two points; points of
-    one entropy are averaged. Raises ValueError with fewer than two different entropies.
+    one entropy are averaged. Raises Refused with fewer than two different entropies.
     """
     x, where = np.unique([point[0] for point in points], return_inverse=True)
     if len(x) < 2:
-        raise ValueError(f"{len(x)} different entropies given; a line needs two")
+        raise Refused(f"{len(x)} different entropies given; a line needs two")
     logs = np.log([point[1] for point in points])
     y = np.bincount(where, weights=logs) / np.bincount(where)
     right = int(np.clip(np.searchsorted(x, entropy), 1, len(x) - 1))
@@ -513,7 +514,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             render(folder)
             print(f"{folder}: table.md, figure.png")
-        except (ImportError, OSError, ValueError) as error:
+        except (ImportError, OSError, Refused) as error:
             print(error, file=sys.stderr)
             failed = 1
     return failed

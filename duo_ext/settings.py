@@ -3,18 +3,21 @@
 import omegaconf
 import torch
 
+from duo_ext import Refused
+
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # Of algo: the loss and the order of updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
 LASTING += ("fake_ratio", "fake_warmup", "shared_forward")
 HEADS = ("hidden_size", "n_heads")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
+NOT_NEGATIVE += ("loader.num_workers",)
 
 
 def require(key, name, options):
-    """Raise a ValueError that lists what ``key`` may be, if it may not be ``name``."""
+    """Raise Refused that lists what ``key`` may be, if it may not be ``name``."""
     if name not in options:
-        raise ValueError(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
+        raise Refused(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
 
 
 def choose(key, name, options):
@@ -24,39 +27,39 @@ def choose(key, name, options):
 
 
 def require_positive(config, keys):
-    """Raise a ValueError that names the first of the keys whose value is no positive number."""
+    """Raise Refused that names the first of the keys whose value is no positive number."""
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{key} is {value}; it must be a positive number")
+            raise Refused(f"{key} is {value}; it must be a positive number")
 
 
 def check_heads(config):
-    """Raise a ValueError if the width of a network is no multiple of its heads."""
+    """Raise Refused if the width of a network is no multiple of its heads."""
     width, heads = (omegaconf.OmegaConf.select(config, f"model.{key}") for key in HEADS)
     if width is not None and heads and width % heads:
-        raise ValueError(
+        raise Refused(
             f"model.hidden_size is {width}; it must be a multiple of model.n_heads {heads}"
         )
 
 
 def check(config):
-    """Raise a ValueError that names the first key whose value cannot work."""
+    """Raise Refused that names the first key whose value cannot work."""
     for key in ("trainer.devices", "trainer.num_nodes"):  # first: the batch is computed from them
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{key} is {value}; it must be a number, at least 1")
+            raise Refused(f"{key} is {value}; it must be a number, at least 1")
     require_positive(config, POSITIVE)
     for key in NOT_NEGATIVE:
         value = omegaconf.OmegaConf.select(config, key)
         if value is not None and not (isinstance(value, int | float) and value >= 0):
-            raise ValueError(f"{key} is {value}; it must be a number, at least 0")
+            raise Refused(f"{key} is {value}; it must be a number, at least 0")
     check_heads(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
-        raise ValueError(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
+        raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise Refused(
             "trainer.accelerator is 'cuda', but no GPU is visible; use trainer.accelerator=cpu"
         )
     if config.mode == "train":
@@ -66,7 +69,7 @@ def check(config):
 def _check_batch(loader, trainer):
     parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
     if loader.batch_size * parts != loader.global_batch_size:
-        raise ValueError(
+        raise Refused(
             f"loader.global_batch_size is {loader.global_batch_size}; it must be loader.batch_size "
             "x trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches = "
             f"{loader.batch_size * parts}"
@@ -74,22 +77,22 @@ def _check_batch(loader, trainer):
 
 
 def check_idlm(settings, length):
-    """Raise a ValueError that names the first value of ``algo.*`` that no distillation can have.
+    """Raise Refused that names the first value of ``algo.*`` that no distillation can have.
 
     ``length`` is model.length.
     """
     for key, least in {"fake_ratio": 1, "fake_warmup": 0, "prompt_length": 0}.items():
         if settings[key] < least:
-            raise ValueError(f"algo.{key} is {settings[key]}; it must be at least {least}")
+            raise Refused(f"algo.{key} is {settings[key]}; it must be at least {least}")
     if settings.prompt_length >= length:
-        raise ValueError(
+        raise Refused(
             f"algo.prompt_length is {settings.prompt_length}; "
             f"it must be less than model.length {length}"
         )
     if settings.fake_lr is not None and settings.fake_lr <= 0:
-        raise ValueError(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
+        raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
     if not 0 <= settings.on_policy <= 1:
-        raise ValueError(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
+        raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
     require("algo.shared_forward", settings.shared_forward, (True, False))
     _check_guard(settings.guard)
 
@@ -102,6 +105,6 @@ def lasting(settings):
 def _check_guard(guard):
     for key in ("samples", "teacher_steps", "patience"):
         if guard[key] < 1:
-            raise ValueError(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
+            raise Refused(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
     if guard.every and (not guard.steps or min(guard.steps) < 1):
-        raise ValueError(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")
+        raise Refused(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")

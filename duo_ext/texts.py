@@ -5,36 +5,38 @@ import posixpath
 import fsspec
 import transformers
 
+from duo_ext import Refused
+
 
 def tokenizer(name, key):
-    """AutoTokenizer's; ``key`` is the setting that named it. Raises ValueError if there is none."""
+    """AutoTokenizer's; ``key`` is the setting that named it. Raises Refused if there is none."""
     try:
         found = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise Refused(
             f"{key} is '{name}'; it must be a tokenizer's folder or hub name "
             f"({str(error).splitlines()[0]})"
         ) from error
     if len(found) < 2:
-        raise ValueError(f"{key} is '{name}': its vocabulary is empty")
+        raise Refused(f"{key} is '{name}': its vocabulary is empty")
     return found
 
 
 def lines(folder, mode):
     """The lines of folder/mode.txt that hold text; ``mode`` is train or validation.
 
-    Raises ValueError if the file is missing or holds none.
+    Raises Refused if the file is missing or holds none.
     """
     path = posixpath.join(folder, f"{mode}.txt")
     try:
         with fsspec.open(path, "rt", encoding="utf-8") as file:
             found = [line.rstrip("\n") for line in file]
     except FileNotFoundError as error:
-        raise ValueError(
+        raise Refused(
             f"data: '{path}' is missing; data.train and data.valid are folders with train.txt and "
             "validation.txt"
         ) from error
     found = [line for line in found if line.strip()]
     if not found:
-        raise ValueError(f"data: '{path}' holds no text")
+        raise Refused(f"data: '{path}' holds no text")
     return found

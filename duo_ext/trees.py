@@ -11,6 +11,8 @@ from pathlib import Path
 import hydra
 import omegaconf
 
+from duo_ext import Refused
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -43,11 +45,11 @@ class Tree:
         return importlib.import_module(name)
 
     def require_own(self, modules):
-        """One process serves one host: a ValueError if another's modules are loaded."""
+        """One process serves one host: Refused if another's modules are loaded."""
         for name in modules:
             loaded = getattr(sys.modules.get(name), "__file__", None)
             if loaded and not loaded.startswith(f"{self.root}{os.sep}"):
-                raise ValueError(
+                raise Refused(
                     f"module '{name}' of {loaded} is loaded; {self.root} needs it as its own"
                 )
 
@@ -63,14 +65,14 @@ def locate(program, files, named, local):
     """The root of the tree to run in: the first that ``named`` [(what named it, path or None)]
     names, else the first of ``local`` that is such a tree, else None.
 
-    Raises ValueError if a path that was named is no such tree, with what it lacks.
+    Raises Refused if a path that was named is no such tree, with what it lacks.
     """
     for key, given in named:
         if given:
             root = Path(given).expanduser().absolute()
             missing = lacking(root, files)
             if missing:
-                raise ValueError(
+                raise Refused(
                     f"{key} is '{given}'; it is no {program} tree: it lacks {', '.join(missing)}"
                 )
             return root.resolve()

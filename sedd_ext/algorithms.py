@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from duo_ext import checkpoints, metrics, pretrained
+from duo_ext import Refused, checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Watch
@@ -70,7 +70,7 @@ class Score:
 
     def _require_finite(self, what, value):
         if not torch.isfinite(value):
-            raise ValueError(
+            raise Refused(
                 f"the {what} of step {self.state['step']} is {value.item()}; the last checkpoint "
                 "is kept"
             )
@@ -216,7 +216,7 @@ def make_process(parts, **settings):
     """The core's process for SEDD's graph and noise, with its other settings."""
     config = parts.config
     if not parts.graph.absorb:
-        raise ValueError(
+        raise Refused(
             "graph.type is 'uniform'; algo=idlm and --sampler rows take absorb: a network of "
             "scores of the uniform graph gives no distribution of clean tokens"
         )

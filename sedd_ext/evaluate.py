@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import checkpoints, evaluation
+from duo_ext import Refused, checkpoints, evaluation
 from duo_ext.core import sampler
 from sedd_ext import algorithms, host, program
 from sedd_ext.__main__ import hydra_arguments
@@ -83,13 +83,13 @@ def load(role, given, options):
 def _check_rows(parts, options):
     algorithms.make_process(parts)
     if "euler" in options.predictor:
-        raise ValueError(
+        raise Refused(
             "--predictor is euler; --sampler rows has analytic (for log-linear noise the same) and "
             "renormalised"
         )
     for temperature in options.temperature:
         if temperature != 1 and "analytic" in options.predictor:
-            raise ValueError(
+            raise Refused(
                 f"--temperature is {temperature}; with --sampler rows it is for --predictor "
                 "renormalised"
             )
@@ -100,7 +100,7 @@ def _config(saved, options, named):
     line stands in for a checkpoint that says nothing, and wins over one that does."""
     given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
     if not (saved.config or {"model", "data"} <= given):
-        raise ValueError(
+        raise Refused(
             f"{named}; it carries no configuration to sample it with; give SEDD's settings: "
             "tokens=..., model=..., data=..."
         )

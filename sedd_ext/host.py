@@ -25,7 +25,7 @@ class Host(trees.Tree):
     def activate(self):
         """Put the tree first on the module path and import it, with the stand-ins that it needs.
 
-        Raises ValueError if modules of another tree are loaded.
+        Raises Refused if modules of another tree are loaded.
         """
         global _active
         self.require_own(MODULES)
@@ -43,7 +43,7 @@ def find(given=None):
     """The tree to run in: ``given`` (--host), else $SEDD_ROOT, else the working directory if it is
     a SEDD checkout, else third_party/sedd if it is there, else the standalone tree.
 
-    Raises ValueError if a tree that was named is none, with what it lacks.
+    Raises Refused if a tree that was named is none, with what it lacks.
     """
     named = [("--host", given), ("SEDD_ROOT", os.environ.get("SEDD_ROOT"))]
     local = [Path.cwd(), trees.REPOSITORY / "third_party" / "sedd"]

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from duo_ext import Refused
 from duo_ext.core.distiller import Processes
 
 
@@ -41,7 +42,7 @@ def _device(name):
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise ValueError(f"device is '{name}'; torch cannot use it here") from error
+        raise Refused(f"device is '{name}'; torch cannot use it here") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext import checkpoints, metrics, texts
+from duo_ext import Refused, checkpoints, metrics, texts
 from sedd_ext import host
 
 
@@ -20,7 +20,7 @@ class Parts:
 
 
 def build(config, device):
-    """Graph, noise and a fresh model. Raises ValueError if SEDD knows no such graph or noise."""
+    """Graph, noise and a fresh model. Raises Refused if SEDD knows no such graph or noise."""
     tree = host.active()
     graph = tree.module("graph_lib").get_graph(config, device)
     noise = tree.module("noise_lib").get_noise(config).to(device)
@@ -36,9 +36,9 @@ def tokenizer_of(config):
     name = config.data.tokenizer
     tokenizer = texts.tokenizer(name, "data.tokenizer")
     if tokenizer.eos_token is None:
-        raise ValueError(f"data.tokenizer is '{name}': it has no EOS token")
+        raise Refused(f"data.tokenizer is '{name}': it has no EOS token")
     if len(tokenizer) != config.tokens:
-        raise ValueError(f"tokens is {config.tokens}; data.tokenizer '{name}' has {len(tokenizer)}")
+        raise Refused(f"tokens is {config.tokens}; data.tokenizer '{name}' has {len(tokenizer)}")
     host.active().module("data").GPT2TokenizerFast = _Given(tokenizer)
     return tokenizer
 
@@ -135,7 +135,7 @@ def sampler(parts, way, project=lambda x_BL: x_BL):
     try:
         sampling.get_predictor(way.predictor)
     except KeyError as error:
-        raise ValueError(
+        raise Refused(
             f"sampling.predictor is '{way.predictor}'; it must be one of SEDD's: euler, analytic"
         ) from error
 
@@ -157,12 +157,12 @@ def sampler(parts, way, project=lambda x_BL: x_BL):
 
 def _check_way(way, graph):
     if not graph.absorb and (way.renormalise or way.temperature != 1):
-        raise ValueError(
+        raise Refused(
             "graph.type is 'uniform'; a temperature and renormalised scores are for absorb"
         )
 
 
 def check(saved, parts, key):
-    """Raise a ValueError if a file's weights do not fit the model."""
+    """Raise Refused if a file's weights do not fit the model."""
     checkpoints.check(saved, parts.model, key)
     checkpoints.check_config(saved, parts.config, key)

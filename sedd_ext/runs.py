@@ -12,7 +12,7 @@ import numpy
 import omegaconf
 import torch
 
-from duo_ext import checkpoints, files
+from duo_ext import Refused, checkpoints, files
 from duo_ext.checkpoints import Saved
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
@@ -46,16 +46,16 @@ def save(path, state, extra=None):
 
 
 def read(path, key):
-    """A checkpoint file of SEDD's. Raises ValueError if it is none, or holds other types."""
+    """A checkpoint file of SEDD's. Raises Refused if it is none, or holds other types."""
     with checkpoints.opened(path, key) as file:
         try:
             with torch.serialization.safe_globals(NUMPY_TYPES):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
             reason = checkpoints.refusal(error, "only tensors and plain values are loaded")
-            raise ValueError(f"{key} is '{path}'; {reason}") from error
+            raise Refused(f"{key} is '{path}'; {reason}") from error
     if not isinstance(checkpoint, dict) or not {"model", "ema", "step"} <= checkpoint.keys():
-        raise ValueError(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
+        raise Refused(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
     return checkpoint
 
 

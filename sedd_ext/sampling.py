@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from duo_ext import checkpoints, metrics
+from duo_ext import Refused, checkpoints, metrics
 from duo_ext.files import write_whole
 from sedd_ext import algorithms, host, processes, program
 
@@ -24,12 +24,12 @@ def load(config, key="checkpoint"):
 def projector(config, tokenizer, device):
     """Puts ``sampling.prefix`` and ``sampling.suffix`` back in their places, as SEDD's does.
 
-    Raises ValueError if they leave no room.
+    Raises Refused if they leave no room.
     """
     ends = [_ids(tokenizer, config.sampling[name]) for name in ("prefix", "suffix")]
     length, taken = config.model.length, sum(map(len, ends))
     if taken >= length:
-        raise ValueError(
+        raise Refused(
             f"sampling.prefix and sampling.suffix have {taken} tokens; together they must have "
             f"less than model.length {length}"
         )

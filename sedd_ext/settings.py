@@ -1,5 +1,6 @@
 """Values of SEDD's keys that cannot work in any host, refused before anything is loaded."""
 
+from duo_ext import Refused
 from duo_ext.settings import check_heads, require_positive
 
 TRAINING = (
@@ -15,12 +16,12 @@ PRECISIONS = ("32", "bf16")
 
 
 def check(config):
-    """Raise a ValueError that names the first key whose value cannot work."""
+    """Raise Refused that names the first key whose value cannot work."""
     require_positive(config, ALWAYS)
     check_heads(config)
     if str(config.precision) not in PRECISIONS:
-        raise ValueError(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
+        raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
     if config.mode == "train":
         require_positive(config, TRAINING)
     elif config.checkpoint is None:
-        raise ValueError(f"checkpoint is null; mode={config.mode} needs one")
+        raise Refused(f"checkpoint is null; mode={config.mode} needs one")

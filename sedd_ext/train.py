@@ -8,7 +8,7 @@ import sys
 import torch
 import tqdm
 
-from duo_ext import checkpoints, guard
+from duo_ext import Refused, checkpoints, guard
 from duo_ext.files import sweep, write_whole
 from duo_ext.interrupt import Interrupt
 from duo_ext.order import ResumableLoader
@@ -18,7 +18,7 @@ from sedd_ext import algorithms, host, processes, program, runs
 def train(config, folder):
     """Train ``algo.name`` up to step ``training.n_iters``, from the run's last checkpoint if any.
 
-    Raises ValueError for settings that cannot work and where a loss is not finite.
+    Raises Refused for settings that cannot work and where a loss is not finite.
     """
     device, world = processes.join(config.device)
     batch_size = _batch_size(config, world)
@@ -44,7 +44,7 @@ def train(config, folder):
 def _batch_size(config, world):
     parts = world.world * config.training.accum
     if config.training.batch_size % parts:
-        raise ValueError(
+        raise Refused(
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of "
             f"training.accum x the number of processes = {parts}"
         )
@@ -66,7 +66,7 @@ class Run:
         return f"{self.folder}/{runs.LAST}"
 
     def restore(self):
-        """Go on from the run's last checkpoint, if it has one. Raises ValueError if that is not of
+        """Go on from the run's last checkpoint, if it has one. Raises Refused if that is not of
         this run."""
         if self.world.rank == 0:
             for name in (runs.LAST, runs.BEST, "guard.json"):
@@ -77,7 +77,7 @@ class Run:
             extra = checkpoints.ours(checkpoint, key)
             if extra is None or extra["run"] != self._identity():
                 differing = checkpoints.differing(extra and extra["run"], self._identity())
-                raise ValueError(
+                raise Refused(
                     f"{key}: the run folder holds a checkpoint of another run ({differing}); use "
                     "another folder"
                 )

@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
 import duo_ext.__main__
-from duo_ext import checkpoints, compat, evaluate, evaluation, host
+from duo_ext import Refused, checkpoints, compat, evaluate, evaluation, host
+from duo_ext.__main__ import one_sentence
 from duo_ext.core import processes
 
 
@@ -85,7 +87,7 @@ SETTINGS = {
     "trainer.devices=two": ["trainer.devices is two", "must be a number, at least 1"],
     "trainer.devices=0": ["trainer.devices is 0", "must be a number, at least 1"],
     "trainer.precision=8": ["Precision 8 is invalid"],
-    "loader.num_workers=-1": ["num_workers", "non-negative"],
+    "loader.num_workers=-1": ["loader.num_workers is -1", "at least 0"],
     "model.n_heads=3": ["model.hidden_size is 32", "multiple of model.n_heads 3"],
     "algo.teacher_path=???": ["algo.teacher_path"],
     "algo.teacher_path=none.ckpt": ["algo.teacher_path is 'none.ckpt'", "No such file"],
@@ -559,3 +561,21 @@ def test_an_interrupted_run_is_saved_and_goes_on_where_it_was(
     resumed = checkpoints.read(str(last), "path")
     assert resumed["global_step"] == pairs + 2
     assert same(resumed["state_dict"], student(distil(pairs + 2, run="straight")[1]))
+
+
+class HydraSays(hydra.errors.HydraException):
+    """What Hydra raises of a setting."""
+
+
+@pytest.mark.parametrize("mendable", [Refused("k is 1"), OSError("full"), HydraSays("no key")])
+def test_what_a_user_can_mend_is_one_sentence(monkeypatch, mendable):
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    with pytest.raises(SystemExit, match=f"^error: {mendable}$"), one_sentence():
+        raise mendable
+
+
+@pytest.mark.parametrize("fault", [ValueError, TypeError, RuntimeError, AssertionError, KeyError])
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, fault):
+    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    with pytest.raises(fault, match="axis 2 is out of bounds"), one_sentence():
+        raise fault("axis 2 is out of bounds")

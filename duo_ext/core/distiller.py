@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
+from duo_ext import Refused
+
 FAKE, STUDENT = "fake", "student"
 
 
@@ -107,7 +109,7 @@ class Distiller:
     def step(self, x0_BL, given_BL):
         """Take one micro-batch into account; the ``Update`` that it completes, or None.
 
-        Raises ValueError before the update, in all processes alike, if the loss or the gradient is
+        Raises Refused before the update, in all processes alike, if the loss or the gradient is
         not finite in one of them.
         """
         phase, accumulate = self.phase, self.recipe.accumulate
@@ -165,7 +167,7 @@ class Distiller:
 
     def _require_finite(self, name, what, value):
         if not torch.isfinite(value):
-            raise ValueError(
+            raise Refused(
                 f"the {name}'s {what} after {self.pairs} pairs is {value.item()}: stopped before "
                 "the update; the last checkpoint is kept"
             )
@@ -185,9 +187,9 @@ class Distiller:
         }
 
     def load_state_dict(self, state):
-        """Raises ValueError if half an update of one process is to be shared among several."""
+        """Raises Refused if half an update of one process is to be shared among several."""
         if state["micro"] and self.processes.world > 1:
-            raise ValueError(
+            raise Refused(
                 "the checkpoint was saved amid an update by one process; go on with one process "
                 "until a checkpoint at the end of an update"
             )

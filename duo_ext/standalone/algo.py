@@ -10,6 +10,7 @@ import copy
 import torch
 import trainer_base
 
+from duo_ext import Refused
 from duo_ext.core import schedules
 from duo_ext.settings import require_positive
 
@@ -24,7 +25,7 @@ class AR(trainer_base.TrainerBase):
     def _validate_configuration(self):
         super()._validate_configuration()
         if not self.config.algo.causal_attention:
-            raise ValueError("algo.causal_attention is false; algo=ar needs true")
+            raise Refused("algo.causal_attention is false; algo=ar needs true")
 
     def _process_model_input(self, x0, valid_tokens):
         return x0[:, :-1], x0[:, 1:], valid_tokens[:, 1:]
@@ -109,7 +110,7 @@ class SEDDAbsorb(trainer_base.AbsorbingState):
     def _validate_configuration(self):
         super()._validate_configuration()
         if not self.time_conditioning:
-            raise ValueError("algo.time_conditioning is false; algo=sedd needs true")
+            raise Refused("algo.time_conditioning is false; algo=sedd needs true")
 
     def _process_model_output(self, model_output, xt, sigma):
         """Log score: logits - log(exp(sigma) - 1) - log(V - 1), and 0 at x_t itself."""

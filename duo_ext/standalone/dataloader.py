@@ -12,7 +12,7 @@ import numpy
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from duo_ext import texts
+from duo_ext import Refused, texts
 from duo_ext.order import ResumableLoader
 
 
@@ -23,7 +23,7 @@ def get_tokenizer(config):
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.bos_token is None or tokenizer.eos_token is None:
-        raise ValueError(f"data.tokenizer_name_or_path is '{name}': it has no BOS and EOS token")
+        raise Refused(f"data.tokenizer_name_or_path is '{name}': it has no BOS and EOS token")
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer
@@ -50,13 +50,13 @@ class Blocks(torch.utils.data.Dataset):
 def wrap(ids_per_line, tokenizer, length, insert_eos):
     """(N, length) blocks; a remainder shorter than a block is dropped."""
     if length < 3:
-        raise ValueError(f"model.length is {length}; data.wrap needs 3 or more: BOS, a token, EOS")
+        raise Refused(f"model.length is {length}; data.wrap needs 3 or more: BOS, a token, EOS")
     eos = [tokenizer.eos_token_id] if insert_eos else []
     stream = numpy.concatenate([numpy.asarray(ids + eos, numpy.int32) for ids in ids_per_line])
     inner = length - 2
     body = stream[: len(stream) // inner * inner].reshape(-1, inner)
     if len(body) == 0:
-        raise ValueError(
+        raise Refused(
             f"data: the text has {len(stream)} tokens, less than one block of model.length={length}"
         )
     edge = numpy.ones((len(body), 1), numpy.int32)

@@ -16,7 +16,7 @@ import omegaconf
 import torch
 import utils
 
-from duo_ext import checkpoints
+from duo_ext import Refused, checkpoints
 from duo_ext.settings import require
 
 
@@ -81,7 +81,7 @@ class TrainerBase(lightning.LightningModule):
         self.lr = config.optim.lr
         self.neg_infinity = -1_000_000.0
         if config.algo.backbone != "dit":
-            raise ValueError(
+            raise Refused(
                 f"algo.backbone is '{config.algo.backbone}'; the standalone tree has 'dit' only"
             )
         self.backbone = models.dit.DIT(config, vocab_size=self.vocab_size)
@@ -97,7 +97,7 @@ class TrainerBase(lightning.LightningModule):
             )
 
     def _validate_configuration(self):
-        """Raise a ValueError that names the key if the configuration cannot work."""
+        """Raise Refused that names the key if the configuration cannot work."""
 
     def to(self, *args, **kwargs):
         self = super().to(*args, **kwargs)
@@ -131,7 +131,7 @@ class TrainerBase(lightning.LightningModule):
         checkpoints.check(checkpoints.denoiser(checkpoint), self.backbone, "the checkpoint")
         if self.ema:
             if "ema" not in checkpoint:
-                raise ValueError(
+                raise Refused(
                     "the checkpoint has no key 'ema'; say training.ema=0 to use its raw weights"
                 )
             self.ema.load_state_dict(checkpoint["ema"])
@@ -238,7 +238,7 @@ class Diffusion(TrainerBase):
         require("sampling.predictor", self.sampler, self.PREDICTORS)
         require("sampling.noise_removal", self.config.sampling.noise_removal, self.NOISE_REMOVALS)
         if self.sampler == "ancestral_cache" and self.time_conditioning:
-            raise ValueError(
+            raise Refused(
                 "sampling.predictor is 'ancestral_cache', which skips evaluations of a network "
                 "that does not see the time; this one does: use 'ancestral'"
             )
@@ -305,7 +305,7 @@ class Diffusion(TrainerBase):
         if num_steps is None:
             num_steps = self.config.sampling.steps
         if num_steps < 1:
-            raise ValueError(f"sampling.steps is {num_steps}; at least 1 is needed")
+            raise Refused(f"sampling.steps is {num_steps}; at least 1 is needed")
         x = self.prior_sample(num_samples, self.num_tokens)
         times = torch.linspace(1, eps, num_steps + 1, device=self.device)
         dt = (1 - eps) / num_steps
@@ -395,9 +395,9 @@ class UniformState(Diffusion):
     def _validate_configuration(self):
         super()._validate_configuration()
         if not self.time_conditioning:
-            raise ValueError("algo.time_conditioning is false; the uniform process needs true")
+            raise Refused("algo.time_conditioning is false; the uniform process needs true")
         if self.parameterization != "mean":
-            raise ValueError(
+            raise Refused(
                 f"algo.parameterization is '{self.parameterization}'; "
                 "the uniform process needs 'mean'"
             )

@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from duo_ext import Refused
+
 
 class CosineDecayWarmupLRScheduler(torch.optim.lr_scheduler.LambdaLR):
     """Linear from ``warmup_lr_init`` to the base rate in ``warmup_t`` steps, then a half cosine
@@ -28,7 +30,7 @@ def gradient_norm(parameters):
 
 def stop_if_not_finite(value, name, step):
     if not torch.isfinite(value):
-        raise ValueError(
+        raise Refused(
             f"the {name} at step {step} is {value.item()}: training stops before the update, "
             "the last checkpoint is kept"
         )

@@ -8,7 +8,7 @@ import numpy
 import torch
 from transformers import GPT2TokenizerFast
 
-from duo_ext import texts
+from duo_ext import Refused, texts
 from duo_ext.files import write_whole
 
 NAME = "gpt2"  # the only tokenizer SEDD knows; set this module's GPT2TokenizerFast to use another
@@ -30,12 +30,12 @@ class Blocks(torch.utils.data.Dataset):
 def get_tokenizer():
     """``GPT2TokenizerFast.from_pretrained("gpt2")``; both trees make theirs so.
 
-    Raises ValueError if it has no vocabulary (transformers 5 makes such a one where it finds no
+    Raises Refused if it has no vocabulary (transformers 5 makes such a one where it finds no
     files) or no EOS.
     """
     tokenizer = GPT2TokenizerFast.from_pretrained(NAME)
     if len(tokenizer) < 2 or tokenizer.eos_token_id is None:
-        raise ValueError(f"data: the tokenizer '{NAME}' is not here: its vocabulary is empty")
+        raise Refused(f"data: the tokenizer '{NAME}' is not here: its vocabulary is empty")
     return tokenizer
 
 
@@ -43,7 +43,7 @@ def cut(ids_per_paragraph, eos, length):
     """(N, length) blocks of one stream; a remainder shorter than a block is dropped."""
     stream = numpy.concatenate([numpy.asarray([*ids, eos]) for ids in ids_per_paragraph])
     if len(stream) < length:
-        raise ValueError(
+        raise Refused(
             f"data: the text has {len(stream)} tokens, less than one block of model.length={length}"
         )
     return stream[: len(stream) // length * length].reshape(-1, length)

@@ -11,6 +11,8 @@ probabilities or rates (B, L, dim).
 import torch
 from catsample import sample_categorical
 
+from duo_ext import Refused
+
 
 def get_graph(config, device):
     """The graph that ``graph.type`` names, over ``tokens`` tokens; it has no tensors of its own."""
@@ -18,7 +20,7 @@ def get_graph(config, device):
         return Absorbing(config.tokens)
     if config.graph.type == "uniform":
         return Uniform(config.tokens)
-    raise ValueError(f"graph.type is '{config.graph.type}'; it must be absorb or uniform")
+    raise Refused(f"graph.type is '{config.graph.type}'; it must be absorb or uniform")
 
 
 def per_token(sigma, i):

@@ -3,6 +3,8 @@
 import torch
 from model import utils as mutils
 
+from duo_ext import Refused
+
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
 
@@ -33,7 +35,7 @@ def get_optimizer(config, params):
     """The optimizer that ``optim`` describes."""
     optim = config.optim
     if optim.optimizer not in OPTIMIZERS:
-        raise ValueError(
+        raise Refused(
             f"optim.optimizer is '{optim.optimizer}'; it must be one of {', '.join(OPTIMIZERS)}"
         )
     return OPTIMIZERS[optim.optimizer](
@@ -91,7 +93,7 @@ def get_step_fn(noise, graph, train, optimize_fn, accum):
         loss = torch.stack(shares).sum()
         shares.clear()
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise Refused(
                 f"the loss at step {state['step'] + 1} is {loss.item()}: training stops before "
                 "the update, the last checkpoint is kept"
             )

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from duo_ext import Refused
+
 
 def get_noise(config):
     """The schedule that ``noise.type`` names."""
@@ -12,7 +14,7 @@ def get_noise(config):
         return LogLinearNoise()
     if config.noise.type == "geometric":
         return GeometricNoise(config.noise.sigma_min, config.noise.sigma_max)
-    raise ValueError(f"noise.type is '{config.noise.type}'; it must be loglinear or geometric")
+    raise Refused(f"noise.type is '{config.noise.type}'; it must be loglinear or geometric")
 
 
 class Noise(nn.Module):
@@ -48,7 +50,7 @@ class GeometricNoise(Noise):
     def __init__(self, sigma_min=1e-3, sigma_max=1.0):
         super().__init__()
         if not 0 < sigma_min < sigma_max:
-            raise ValueError(
+            raise Refused(
                 f"noise.sigma_min is {sigma_min} and noise.sigma_max is {sigma_max}; "
                 "0 < sigma_min < sigma_max is needed"
             )

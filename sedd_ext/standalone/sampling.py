@@ -9,6 +9,8 @@ import torch
 from catsample import sample_categorical
 from model import utils as mutils
 
+from duo_ext import Refused
+
 _PREDICTORS = {}
 
 
@@ -27,7 +29,7 @@ def register_predictor(cls=None, *, name=None):
 
 def get_predictor(name):
     if name not in _PREDICTORS:
-        raise ValueError(
+        raise Refused(
             f"sampling.predictor is '{name}'; it must be one of {', '.join(sorted(_PREDICTORS))}"
         )
     return _PREDICTORS[name]
@@ -115,7 +117,7 @@ def get_pc_sampler(
     ``proj_fun(x)`` comes before every step: it puts back tokens that are given.
     """
     if steps < 1:
-        raise ValueError(f"sampling.steps is {steps}; it must be 1 or more")
+        raise Refused(f"sampling.steps is {steps}; it must be 1 or more")
     predictor = get_predictor(predictor)(graph, noise)
     denoiser = Denoiser(graph, noise)
 

@@ -8,6 +8,7 @@ import re
 import omegaconf
 import torch
 
+from duo_ext import Refused
 from duo_ext.files import write_whole
 from sedd_ext.runs import NUMPY_TYPES
 
@@ -18,7 +19,7 @@ def load_hydra_config_from_run(load_dir):
     """The configuration of the run in a folder."""
     path = os.path.join(load_dir, ".hydra", "config.yaml")
     if not os.path.isfile(path):
-        raise ValueError(f"'{load_dir}' is no folder of a run: it has no .hydra/config.yaml")
+        raise Refused(f"'{load_dir}' is no folder of a run: it has no .hydra/config.yaml")
     return omegaconf.OmegaConf.load(path)
 
 
@@ -43,23 +44,23 @@ def save_checkpoint(ckpt_dir, state):
 def read_checkpoint(path, device="cpu"):
     """{optimizer, model, ema, step}, of tensors and plain values alone.
 
-    Raises ValueError if the file is missing, is no checkpoint of SEDD's, or holds other objects.
+    Raises Refused if the file is missing, is no checkpoint of SEDD's, or holds other objects.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"there is no checkpoint '{path}'")
+        raise Refused(f"there is no checkpoint '{path}'")
     try:
         with torch.serialization.safe_globals(NUMPY_TYPES):
             saved = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # what torch.load raises depends on the bytes that it meets
         unknown = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
+        raise Refused(
             f"checkpoint '{path}' holds '{unknown[1]}'; only tensors and numbers are read from it"
             if unknown
             else f"checkpoint '{path}' is damaged, or no file of torch.save"
         ) from error
     lacks = [key for key in LAYOUT if not isinstance(saved, dict) or key not in saved]
     if lacks:
-        raise ValueError(f"'{path}' is no checkpoint of SEDD: it lacks {', '.join(lacks)}")
+        raise Refused(f"'{path}' is no checkpoint of SEDD: it lacks {', '.join(lacks)}")
     for group in saved["optimizer"]["param_groups"]:
         group["lr"] = float(group["lr"])
     return saved
@@ -70,7 +71,7 @@ def load_weights(model, weights, path):
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"the weights in '{path}' are those of another model: {reason}") from error
+        raise Refused(f"the weights in '{path}' are those of another model: {reason}") from error
 
 
 def restore_checkpoint(ckpt_dir, state, device):

@@ -2,6 +2,8 @@
 
 import torch
 
+from duo_ext import Refused
+
 
 class ExponentialMovingAverage:
     """shadow <- decay_n shadow + (1 - decay_n) parameter, with decay_n = min(decay, (1+n)/(10+n)).
@@ -12,7 +14,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, parameters, decay, use_num_updates=True):
         if not 0.0 <= decay <= 1.0:
-            raise ValueError(f"training.ema is {decay}; it must lie between 0 and 1")
+            raise Refused(f"training.ema is {decay}; it must lie between 0 and 1")
         self.decay = decay
         self.num_updates = 0 if use_num_updates else None
         self.shadow_params = [p.clone().detach() for p in parameters if p.requires_grad]
@@ -58,7 +60,7 @@ class ExponentialMovingAverage:
         shadow = state_dict["shadow_params"]
         shapes = [tuple(s.shape) for s in self.shadow_params]
         if [tuple(s.shape) for s in shadow] != shapes:
-            raise ValueError(
+            raise Refused(
                 "the checkpoint's EMA weights have other shapes than this model: "
                 "check model.* and the tokenizer against the run that wrote it"
             )

@@ -5,6 +5,7 @@ import math
 import omegaconf
 import torch
 
+from duo_ext import Refused
 from duo_ext.standalone.models import dit
 
 
@@ -24,7 +25,7 @@ class SEDD(dit.DIT, coders={omegaconf.DictConfig: (plain, omegaconf.OmegaConf.cr
             config = omegaconf.OmegaConf.create(config)
         absorb = config.graph.type == "absorb"
         if config.model.scale_by_sigma and not absorb:
-            raise ValueError(
+            raise Refused(
                 f"model.scale_by_sigma is true; graph.type={config.graph.type} needs false"
             )
         network = {"model": config.model, "algo": {"causal_attention": False}}
