@@ -24,7 +24,7 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
-from duo_ext.settings import check_idlm, choose, lasting
+from duo_ext.settings import LASTING, check_idlm, choose, chosen
 from duo_ext.trainer import BEST, LAST
 
 
@@ -71,6 +71,12 @@ FAMILIES = {
         {"categorical": _categorical, "gaussian": _gaussian},
     ),
 }
+
+
+# What no run changes when it goes on.
+OF_THE_RUN = (*LASTING, "seed", "loader.global_batch_size", "loader.batch_size", "training.ema")
+OF_THE_RUN += ("optim", "lr_scheduler", "trainer.precision", "trainer.gradient_clip_val")
+OF_THE_RUN += ("trainer.gradient_clip_algorithm", "model.dropout")
 
 
 @dataclass
@@ -187,6 +193,7 @@ class IDLM(trainer_base.Diffusion):
             settings,
             accumulate=self.config.trainer.accumulate_grad_batches,
             clip=self.config.trainer.gradient_clip_val or 0.0,
+            clip_by=self.config.trainer.get("gradient_clip_algorithm") or "norm",
             seed=self.config.seed,
         )
         student, fake, teacher = (
@@ -269,6 +276,7 @@ class IDLM(trainer_base.Diffusion):
             ),
             reference=metrics.Reference(held_out_NL, self.vocab_size),
             seed=config.seed,
+            show=self.trainer.is_global_zero,
         )
         return watch.begin(self._resumed and self._resumed["guard"])
 
@@ -318,8 +326,7 @@ class IDLM(trainer_base.Diffusion):
         if self.opponents is None:
             return
         saved = checkpoints.ours(checkpoint, "checkpointing.resume_ckpt_path")
-        if saved is None or saved["run"] != self._identity():
-            differing = checkpoints.differing(saved and saved["run"], self._identity())
+        if differing := checkpoints.differing(saved and saved["run"], self._identity()):
             raise Refused(
                 "checkpointing.resume_ckpt_path: the checkpoint belongs to another run "
                 f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
@@ -328,14 +335,7 @@ class IDLM(trainer_base.Diffusion):
 
     def _identity(self):
         """What must be the same for a checkpoint to be this run's."""
-        config = self.config
-        return {
-            "teacher": self.opponents.teacher_sha256,
-            **lasting(config.algo),
-            "loader.global_batch_size": config.loader.global_batch_size,
-            "loader.batch_size": config.loader.batch_size,
-            "seed": config.seed,
-        }
+        return {"teacher": self.opponents.teacher_sha256, **chosen(self.config, OF_THE_RUN)}
 
 
 class IDLMDCD(IDLM):

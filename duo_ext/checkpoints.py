@@ -156,14 +156,15 @@ def ours(checkpoint, key):
 
 
 def differing(theirs, ours):
-    """In words, what of a run's identity is other than in a checkpoint's, or that it has none."""
+    """In words, what of a run's identity is other than in a checkpoint's; "" if it is the same run.
+
+    A checkpoint of an earlier version tells less; what it does not tell is not compared.
+    """
     if theirs is None:
         return "it holds nothing of ours to go on from"
-    names = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    names = [name for name in ours if name in theirs and str(theirs[name]) != str(ours[name])]
     return "; ".join(
-        f"its {name} is {theirs.get(name, 'unknown')!s:.12}, "
-        f"this run's {ours.get(name, 'unknown')!s:.12}"
-        for name in names
+        f"its {name} is {theirs[name]!s:.12}, this run's {ours[name]!s:.12}" for name in names
     )
 
 

@@ -24,9 +24,9 @@ import torch
 import tqdm
 
 from duo_ext import Refused, corpus, metrics, report, trees
-from duo_ext.__main__ import one_sentence
 from duo_ext.core import sampler
 from duo_ext.files import write_whole
+from duo_ext.line import hush, one_sentence
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
@@ -315,6 +315,7 @@ def main(program, arguments=None):
     with one_sentence():
         options = parse(program, sys.argv[1:] if arguments is None else arguments)
         tree = program.activate(options.host)
+        hush()
         corpus.register_resolvers()
         results, readable = evaluate(program, tree, options)
         report.save(results, options.output)

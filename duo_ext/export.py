@@ -15,8 +15,8 @@ import huggingface_hub
 import omegaconf
 
 from duo_ext import Refused, checkpoints, corpus, host, pretrained, report
-from duo_ext.__main__ import one_sentence
 from duo_ext.evaluation import resolve
+from duo_ext.line import one_sentence
 
 KEY = "CHECKPOINT"
 OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard")  # not about the model

@@ -7,6 +7,7 @@ stay near the teacher's entropy and the data's unigram distribution.
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -14,6 +15,7 @@ import torch
 
 from duo_ext import metrics
 from duo_ext.files import write_whole
+from duo_ext.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Watch:
     """Samples the student of a running distillation, and asks the guard.
 
     ``settings`` are a configuration's algo.guard; ``draw(size, steps)`` gives tokens (size, L) of
-    the EMA student, ``draw(size, steps, teacher=True)`` of the teacher.
+    the EMA student, ``draw(size, steps, teacher=True)`` of the teacher. ``show``: whether a look
+    has a bar. ``took`` are the seconds of the last measurement: of a network evaluation, of
+    scoring the texts.
     """
 
     settings: object
@@ -90,11 +94,16 @@ class Watch:
     judge: metrics.Judge
     reference: metrics.Reference
     seed: int
+    show: bool = True
+    took: tuple = (0.0, 0.0)
 
     def begin(self, saved=None):
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
         bounds = Bounds(self.settings.entropy, self.settings.unigram_kl, self.settings.patience)
-        saved = saved or {"teacher": self._measure(self.settings.teacher_steps, teacher=True)}
+        if not saved:
+            steps = self.settings.teacher_steps
+            with self._bar(f"the teacher at {steps} steps", 1) as bar:
+                saved = {"teacher": self._measure(bar, steps, teacher=True)}
         self.guard = Guard(bounds, **saved)
         return self
 
@@ -103,16 +112,34 @@ class Watch:
 
     def look(self, pair):
         """({steps: metrics of the student}, best so far, stop)."""
-        rows = {steps: self._measure(steps) for steps in self.settings.steps}
+        with self._bar(f"look at the student of {pair} pairs", len(self.settings.steps)) as bar:
+            rows = {steps: self._measure(bar, steps) for steps in self.settings.steps}
         return rows, *self.guard.judge(pair, rows)
 
-    def _measure(self, steps, teacher=False):
+    def seconds_to_come(self, pair, pairs):
+        """What the looks between two numbers of pairs will take, by the last measurement."""
+        evaluation, scoring = self.took
+        look = sum((steps + 1) * evaluation + scoring for steps in self.settings.steps)
+        return look * (pairs // self.settings.every - pair // self.settings.every)
+
+    def _bar(self, name, measurements):
+        texts = measurements * self.settings.samples
+        return Bar(desc=name, total=texts, unit="text", leave=False, disable=not self.show)
+
+    def _measure(self, bar, steps, teacher=False):
+        def batch(size):
+            tokens_BL = self.draw(size, steps, teacher)
+            bar.update(size)
+            return tokens_BL
+
         torch.manual_seed(self.seed)
-        tokens_NL = metrics.draw(
-            lambda size: self.draw(size, steps, teacher), self.settings.samples, self.batch_size
-        )
+        start = time.perf_counter()
+        tokens_NL = metrics.draw(batch, self.settings.samples, self.batch_size)
+        drawn = time.perf_counter()
         scores = self.judge.score(self.decode(tokens_NL))
-        return metrics.measure(tokens_NL, scores, self.reference, self.seed)
+        measured = metrics.measure(tokens_NL, scores, self.reference, self.seed)
+        self.took = ((drawn - start) / (steps + 1), time.perf_counter() - drawn)
+        return measured
 
 
 def logged(rows):

@@ -1,30 +1,56 @@
 """A stop that is asked for is remembered until what is in hand is done and saved."""
 
+import logging
+import os
 import signal
+import subprocess
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a person's and a cluster's
+# A person's, a terminal's that is closed, a cluster's; those that a cluster is told to send before
+# a job's time is up.
+TIME_IS_UP = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, *TIME_IS_UP)
 
 
 class Interrupt:
     """``asked``: whether one of SIGNALS has come since ``begin``; ``end`` gives them back.
 
-    As a context it begins and ends.
+    A signal that is ignored, as nohup does with SIGHUP, stays so. As a context it begins and ends.
     """
 
     def __init__(self):
-        self.asked, self.previous = False, {}
+        self.asked, self.time_is_up, self.previous = False, False, {}
 
     def begin(self):
-        self.previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.previous[number] = signal.signal(number, self._remember)
         return self
 
-    def _remember(self, *_):
+    def _remember(self, number, _):
         self.asked = True
+        self.time_is_up = self.time_is_up or number in TIME_IS_UP
 
     def end(self):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+    def requeue(self):
+        """Let SLURM start this job again, if its time is up; all that is to be kept is saved."""
+        job = os.environ.get("SLURM_JOB_ID")
+        if not (self.time_is_up and job):
+            return
+        if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+        command = ["scontrol", "requeue", job]
+        try:
+            failed = subprocess.run(command, capture_output=True, text=True).stderr.strip()
+        except FileNotFoundError:
+            failed = "there is no scontrol here"
+        if failed:
+            logging.getLogger("duo_ext").warning(
+                "job %s is not queued again (%s): submit it anew to go on", job, failed
+            )
 
     def __enter__(self):
         return self.begin()

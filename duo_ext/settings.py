@@ -3,12 +3,13 @@
 import omegaconf
 import torch
 
-from duo_ext import Refused
+from duo_ext import Refused, machine
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
-# Of algo: the loss and the order of updates, which no run changes when it goes on.
+# The loss and the order of updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
-LASTING += ("fake_ratio", "fake_warmup", "shared_forward")
+LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward")
+LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE += ("loader.num_workers",)
@@ -34,13 +35,17 @@ def require_positive(config, keys):
             raise Refused(f"{key} is {value}; it must be a positive number")
 
 
-def check_heads(config):
-    """Raise Refused if the width of a network is no multiple of its heads."""
+def check_model(config):
+    """Raise Refused if the width of a network is no multiple of its heads, or its dropout no
+    probability."""
     width, heads = (omegaconf.OmegaConf.select(config, f"model.{key}") for key in HEADS)
     if width is not None and heads and width % heads:
         raise Refused(
             f"model.hidden_size is {width}; it must be a multiple of model.n_heads {heads}"
         )
+    dropout = omegaconf.OmegaConf.select(config, "model.dropout")
+    if dropout is not None and not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+        raise Refused(f"model.dropout is {dropout}; it must be a number from 0 to below 1")
 
 
 def check(config):
@@ -54,13 +59,19 @@ def check(config):
         value = omegaconf.OmegaConf.select(config, key)
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             raise Refused(f"{key} is {value}; it must be a number, at least 0")
-    check_heads(config)
+    check_model(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise Refused(
             "trainer.accelerator is 'cuda', but no GPU is visible; use trainer.accelerator=cpu"
+        )
+    clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
+    require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
+    if config.mode in ("train", "ppl_eval"):
+        machine.warn_of_bf16(
+            config.trainer.accelerator, str(config.trainer.precision), "trainer.precision"
         )
     if config.mode == "train":
         _check_batch(config.loader, config.trainer)
@@ -97,9 +108,17 @@ def check_idlm(settings, length):
     _check_guard(settings.guard)
 
 
-def lasting(settings):
-    """{key: value} of what ``algo`` must say of a run as long as it lasts."""
-    return {f"algo.{key}": settings[key] for key in LASTING if key in settings}
+def chosen(config, keys):
+    """{dotted key: value} of a configuration, None for a key that it lacks; a section gives all of
+    its own."""
+    found = {}
+    for key in keys:
+        value = omegaconf.OmegaConf.select(config, key)
+        if omegaconf.OmegaConf.is_dict(value):
+            found |= chosen(config, [f"{key}.{name}" for name in value])
+        else:
+            found[key] = value
+    return found
 
 
 def _check_guard(guard):

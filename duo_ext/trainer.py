@@ -2,16 +2,17 @@
 
 import io
 import logging
-import sys
-import warnings
 
 import lightning
 import torch
 import tqdm
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from duo_ext.files import write_whole
 from duo_ext.interrupt import Interrupt
+from duo_ext.progress import Progress
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -40,34 +41,44 @@ class LastStep(lightning.Callback):
 
 
 class PairProgress(lightning.Callback):
-    """A bar of pairs with their rate and the time left."""
+    """The bar of a distillation; its looks at the student have bars of their own."""
 
-    def on_train_start(self, trainer, pl_module):
-        self.bar = tqdm.tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            unit="pair",
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-            disable=not trainer.is_global_zero,
-        )
+    progress = None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        distiller, watch = pl_module.distiller, pl_module.watch
+        pairs = trainer.max_steps
+        if self.progress is None:  # the distiller is made after the callbacks' on_train_start
+            self.progress = Progress(
+                distiller.to_come(pairs),
+                distiller.updates,
+                "pair",
+                lambda: watch.seconds_to_come(distiller.pairs, pairs) if watch else 0.0,
+                show=trainer.is_global_zero,
+            )
+        self.updates, self.phase = distiller.updates, distiller.phase
+        self.progress.begin()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        done = pl_module.distiller.updates > self.updates
         metrics = trainer.callback_metrics
-        losses = {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("/loss")}
-        self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
+        losses = {name: x for name, x in metrics.items() if name.endswith("/loss")}
+        self.progress.end(self.phase if done else None, pl_module.distiller.pairs, losses)
 
     def on_train_end(self, trainer, pl_module):
-        self.bar.close()
+        self.close()
 
     def on_exception(self, trainer, pl_module, exception):
-        if hasattr(self, "bar"):
-            self.bar.close()
+        self.close()
+
+    def close(self):
+        if self.progress:
+            self.progress.close()
 
 
 class CleanInterrupt(lightning.Callback):
-    """At SIGINT or SIGTERM the micro-batch is finished and saved, so that the run can be resumed
-    exactly.
+    """At a signal to stop the micro-batch is finished and saved, so that the run can be resumed
+    exactly; under SLURM, where the signal says that the time is up, the job is queued again.
 
     Several processes stop together at the end of an update, once one of them was asked to: half an
     update is in no one checkpoint.
@@ -85,6 +96,7 @@ class CleanInterrupt(lightning.Callback):
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
                 tqdm.tqdm.write(f"interrupted after {trainer.global_step} pairs; saved {path}")
+                self.interrupt.requeue()
             raise KeyboardInterrupt
 
     def _stops(self, trainer, pl_module):
@@ -100,15 +112,32 @@ class CleanInterrupt(lightning.Callback):
         self.interrupt.end()
 
 
-def manual_trainer(callbacks=(), gradient_clip_val=None, accumulate_grad_batches=1, **settings):
+class OwnCheckpoints(_CheckpointConnector):
+    """Under SLURM Lightning takes up a checkpoint that its requeueing has saved, amid an update,
+    whatever the settings say; here there is none."""
+
+    _hpc_resume_path = None
+
+
+def manual_trainer(
+    callbacks=(),
+    gradient_clip_val=None,
+    gradient_clip_algorithm=None,
+    accumulate_grad_batches=1,
+    **settings,
+):
     """A Lightning Trainer for a module that steps, clips and accumulates itself.
 
-    The distiller reads ``gradient_clip_val`` and ``accumulate_grad_batches`` from the config;
+    The distiller reads the ``gradient_clip_*`` and ``accumulate_grad_batches`` from the config;
     Lightning refuses them for manual optimisation.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the bar says it all
-    warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*manual optimization")
     settings.setdefault("enable_progress_bar", False)
     settings.setdefault("enable_model_summary", False)
+    plugins = [WholeFile()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     own = [CleanInterrupt(), PairProgress()]
-    return lightning.Trainer(callbacks=[*callbacks, *own], plugins=[WholeFile()], **settings)
+    trainer = lightning.Trainer(callbacks=[*callbacks, *own], plugins=plugins, **settings)
+    trainer._checkpoint_connector = OwnCheckpoints(trainer)
+    return trainer

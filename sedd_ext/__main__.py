@@ -6,8 +6,7 @@ import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from duo_ext import compat
-from duo_ext.__main__ import one_sentence, own_arguments
+from duo_ext import compat, folder, line, machine
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 
@@ -27,22 +26,23 @@ def hydra_arguments(arguments):
 def run(config):
     from sedd_ext import modes  # imports the host, which is active by now
 
-    with one_sentence():
+    with line.one_sentence():
         mode = choose("mode", config.mode, modes.MODES)
         settings.check(config)
-        mode(config, os.path.abspath(HydraConfig.get().run.dir))
+        mode(config, HydraConfig.get().runtime.output_dir)
 
 
 def main():
     """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
-    with one_sentence(about_files="hydra.run.dir must be a folder that can be made and written: "):
-        own, rest = own_arguments(sys.argv[1:])
-        sys.argv[1:] = hydra_arguments(rest)
+    with line.one_sentence(folder.ABOUT_FILES):
+        own, rest = line.own_arguments(sys.argv[1:])
+        sys.argv[1:] = line.with_overrides(hydra_arguments(rest), folder.guarded)
         tree = host.find(own.host).activate()
+        line.hush()
         if own.check:
             return report(tree)
-        if os.environ.get("RANK", "0") == "0":
+        if folder.is_first_process():
             print(f"host: {tree}", flush=True)
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
 
@@ -52,6 +52,7 @@ def report(tree):
     for remedy in compat.BEFORE:
         state = "applied" if remedy in tree.remedies else "not needed"
         print(f"{state:>10}  {remedy.name}")
+    print(machine.cpu())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from duo_ext import Refused, checkpoints, metrics, pretrained
 from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Watch
-from duo_ext.settings import check_idlm, lasting
+from duo_ext.settings import LASTING, check_idlm, chosen
 from sedd_ext import host, program, runs
 
 SEED_STRIDE = 1_000_003
@@ -40,6 +40,7 @@ class Score:
     """SEDD's own training step, its gradients averaged over the processes."""
 
     identity = {}
+    counts = phase = "step"
 
     def __init__(self, parts, state, world):
         self.parts, self.state, self.world = parts, state, world
@@ -76,6 +77,14 @@ class Score:
             )
 
     @property
+    def updates(self):
+        return self.state["step"]
+
+    def to_come(self, steps):
+        """{phase: how many updates are left until so many steps are done}."""
+        return {self.phase: max(0, steps - self.updates)}
+
+    @property
     def whole(self):
         """Whether a checkpoint would hold all: SEDD's has no place for half an update."""
         return self.micro == 0
@@ -95,6 +104,8 @@ class Score:
 
 class IDLM:
     """Inverse distillation of ``teacher`` into a student of the same shape."""
+
+    counts = "pair"
 
     def __init__(self, parts, state, world):
         check_idlm(parts.config.algo, parts.config.model.length)
@@ -146,6 +157,18 @@ class IDLM:
         return update.logs
 
     @property
+    def updates(self):
+        return self.distiller.updates
+
+    @property
+    def phase(self):
+        return self.distiller.phase
+
+    def to_come(self, pairs):
+        """{phase: how many updates are left until so many pairs are done}."""
+        return self.distiller.to_come(pairs)
+
+    @property
     def whole(self):
         """Whether a checkpoint would hold all: half an update of one process, not of several."""
         return self.world.world == 1 or self.distiller.micro == 0
@@ -162,6 +185,7 @@ class IDLM:
                 judge=program.judge(config, parts.device),
                 reference=metrics.Reference(program.held_out(config), parts.graph.dim),
                 seed=config.seed,
+                show=self.world.rank == 0,
             ).begin(self.saved_guard)
 
     def _draw(self, size, steps, teacher=False):
@@ -192,7 +216,7 @@ class IDLM:
     @property
     def identity(self):
         """What makes another run of it, besides seed and batch."""
-        return {"teacher": self.teacher_sha256, **lasting(self.parts.config.algo)}
+        return {"teacher": self.teacher_sha256, **chosen(self.parts.config, LASTING)}
 
 
 @contextlib.contextmanager

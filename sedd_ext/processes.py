@@ -21,6 +21,15 @@ def join(device_name):
     return device, Processes(rank, world, average if world > 1 else _nothing)
 
 
+def agree(value):
+    """The first process's value, in all of them."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _ended(*_):
     """torchrun sends it to those that are left when one dies, maybe before they meet that in a
     collective."""

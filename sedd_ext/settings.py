@@ -1,7 +1,9 @@
 """Values of SEDD's keys that cannot work in any host, refused before anything is loaded."""
 
-from duo_ext import Refused
-from duo_ext.settings import check_heads, require_positive
+import torch
+
+from duo_ext import Refused, machine
+from duo_ext.settings import check_model, require_positive
 
 TRAINING = (
     *("optim.lr", "training.batch_size", "training.accum", "training.n_iters"),
@@ -18,10 +20,12 @@ PRECISIONS = ("32", "bf16")
 def check(config):
     """Raise Refused that names the first key whose value cannot work."""
     require_positive(config, ALWAYS)
-    check_heads(config)
+    check_model(config)
     if str(config.precision) not in PRECISIONS:
         raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
     if config.mode == "train":
+        automatic = config.device == "auto" and not torch.cuda.is_available()
+        machine.warn_of_bf16("cpu" if automatic else config.device, config.precision, "precision")
         require_positive(config, TRAINING)
     elif config.checkpoint is None:
         raise Refused(f"checkpoint is null; mode={config.mode} needs one")

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 
 import torch
 import tqdm
@@ -12,7 +11,13 @@ from duo_ext import Refused, checkpoints, guard
 from duo_ext.files import sweep, write_whole
 from duo_ext.interrupt import Interrupt
 from duo_ext.order import ResumableLoader
+from duo_ext.progress import Progress
+from duo_ext.settings import chosen
 from sedd_ext import algorithms, host, processes, program, runs
+
+# What no run changes when it goes on, besides the loss and the order of updates.
+LASTING = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
+LASTING += ("graph.type", "noise")
 
 
 def train(config, folder):
@@ -21,6 +26,7 @@ def train(config, folder):
     Raises Refused for settings that cannot work and where a loss is not finite.
     """
     device, world = processes.join(config.device)
+    folder = processes.agree(folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
     tokenizer = program.tokenizer_of(config)
     torch.manual_seed(config.seed)
@@ -75,8 +81,7 @@ class Run:
             key = "hydra.run.dir"
             checkpoint = runs.read(self.last, key)
             extra = checkpoints.ours(checkpoint, key)
-            if extra is None or extra["run"] != self._identity():
-                differing = checkpoints.differing(extra and extra["run"], self._identity())
+            if differing := checkpoints.differing(extra and extra["run"], self._identity()):
                 raise Refused(
                     f"{key}: the run folder holds a checkpoint of another run ({differing}); use "
                     "another folder"
@@ -90,9 +95,8 @@ class Run:
         """What must be the same for a checkpoint to be this run's."""
         return {
             "algo": self.config.algo.name,
-            "seed": self.config.seed,
-            "training.batch_size": self.config.training.batch_size,
             "micro-batch": self.loader.batch_size,
+            **chosen(self.config, LASTING),
             **self.trained.identity,
         }
 
@@ -107,30 +111,34 @@ class Run:
             runs.save(path, self.state, extra)
 
     def loop(self):
-        total = self.config.training.n_iters
-        bar = tqdm.tqdm(
-            total=total,
-            initial=self.state["step"],
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-            disable=self.world.rank > 0,
-        )
-        with bar, Interrupt() as interrupt:
+        with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:
             for x_BL in self._batches():
-                before = self.state["step"]
+                before, kind = self.state["step"], self.trained.phase
+                progress.begin()
                 with self._precision():
                     logs = self.trained.step(x_BL)
-                if logs:
-                    bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
+                progress.end(kind if logs else None, self.state["step"], logs)
                 if self.state["step"] > before:
-                    bar.update()
                     self._after(logs)
                 if self.trained.whole and self._one_says(interrupt.asked):
                     self.save(self.last)
-                    tqdm.tqdm.write(f"interrupted after {self.state['step']} steps: {self.last}")
+                    if self.world.rank == 0:
+                        done = f"interrupted after {self.state['step']} steps: {self.last}"
+                        tqdm.tqdm.write(done)
+                        interrupt.requeue()
                     raise KeyboardInterrupt
         self.save(self.last)
         self._tell_kept()
+
+    def _progress(self):
+        total = self.config.training.n_iters
+        return Progress(
+            self.trained.to_come(total),
+            self.trained.updates,
+            self.trained.counts,
+            lambda: self.watch.seconds_to_come(self.state["step"], total) if self.watch else 0.0,
+            show=self.world.rank == 0,
+        )
 
     def begin(self):
         """Make the guard; a run that it has stopped stays so."""

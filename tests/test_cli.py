@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 import duo_ext.__main__
 from duo_ext import Refused, checkpoints, compat, evaluate, evaluation, host
-from duo_ext.__main__ import one_sentence
 from duo_ext.core import processes
+from duo_ext.line import one_sentence
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def arguments(tiny, text_folder, tmp_path):
 @pytest.fixture
 def command(arguments, monkeypatch, capfd):
     """``command("algo=mdlm", ...)`` calls it in this process; the message it ends with, or None."""
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -88,6 +88,7 @@ SETTINGS = {
     "trainer.devices=0": ["trainer.devices is 0", "must be a number, at least 1"],
     "trainer.precision=8": ["Precision 8 is invalid"],
     "loader.num_workers=-1": ["loader.num_workers is -1", "at least 0"],
+    "model.dropout=2": ["model.dropout is 2", "from 0 to below 1"],
     "model.n_heads=3": ["model.hidden_size is 32", "multiple of model.n_heads 3"],
     "algo.teacher_path=???": ["algo.teacher_path"],
     "algo.teacher_path=none.ckpt": ["algo.teacher_path is 'none.ckpt'", "No such file"],
@@ -146,16 +147,16 @@ LOST = [
 @pytest.mark.parametrize("error", LOST)
 def test_a_process_of_the_run_that_is_lost(monkeypatch, error):
     """Another one, or one that reads the data."""
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     told = "error: another process of this run has ended; the last checkpoint is kept"
-    with pytest.raises(SystemExit, match=told), duo_ext.__main__.one_sentence():
+    with pytest.raises(SystemExit, match=told), one_sentence():
         raise RuntimeError(error)
-    with pytest.raises(RuntimeError, match="shapes"), duo_ext.__main__.one_sentence():
+    with pytest.raises(RuntimeError, match="shapes"), one_sentence():
         raise RuntimeError("shapes differ")
 
 
 def test_the_place_of_an_error_is_shown_on_request(command, monkeypatch):
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", True)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", True)
     with pytest.raises(ValueError, match=r"optim.lr is -1"):
         command(*DISTIL, "optim.lr=-1")
 
@@ -184,7 +185,7 @@ def test_a_reader_that_has_ended():
 @pytest.fixture
 def plain(monkeypatch, capfd):
     """``plain("--check")`` calls the command line with these words alone; what it prints."""
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def call(*words):
@@ -547,7 +548,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_where_it_was(
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     own = ("algo=idlm", f"algo.teacher_path={teacher('duo_base')}", "trainer.max_steps=100000")
     run, printed = process(arguments(*own))
-    while "pair/s" not in printed.read_text():
+    while "updates, pair" not in printed.read_text():
         assert run.poll() is None, printed.read_text()
         time.sleep(0.05)
     time.sleep(0.5)
@@ -569,13 +570,13 @@ class HydraSays(hydra.errors.HydraException):
 
 @pytest.mark.parametrize("mendable", [Refused("k is 1"), OSError("full"), HydraSays("no key")])
 def test_what_a_user_can_mend_is_one_sentence(monkeypatch, mendable):
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     with pytest.raises(SystemExit, match=f"^error: {mendable}$"), one_sentence():
         raise mendable
 
 
 @pytest.mark.parametrize("fault", [ValueError, TypeError, RuntimeError, AssertionError, KeyError])
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, fault):
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     with pytest.raises(fault, match="axis 2 is out of bounds"), one_sentence():
         raise fault("axis 2 is out of bounds")

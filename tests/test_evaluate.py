@@ -44,7 +44,7 @@ def place(tmp_path, judge_folder, text_folder, monkeypatch):
     (tmp_path / "judge").symlink_to(judge_folder)
     shutil.copytree(text_folder, tmp_path / "text", ignore=shutil.ignore_patterns("tokens"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     return tmp_path
 
 

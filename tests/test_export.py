@@ -17,7 +17,7 @@ from duo_ext import checkpoints, export, pretrained, report
 def place(tmp_path, monkeypatch):
     """The working directory of a test; errors are sentences."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(duo_ext.__main__, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     return tmp_path
 
 

@@ -8,26 +8,27 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos import boring_classes
 
+from duo_ext.interrupt import SIGNALS, TIME_IS_UP
 from duo_ext.trainer import CleanInterrupt, LastStep, manual_trainer
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module that is boring
 
 
 class Boring(boring_classes.ManualOptimBoringModel):
     """A module that steps itself; ``before_step[n]()`` is called before step n."""
 
-    val_dataloader = test_dataloader = None
+    val_dataloader = test_dataloader = watch = None
 
-    def __init__(self, path, before_step):
+    def __init__(self, path, before_step, distiller):
         super().__init__()
-        self.path, self.before_step = path, before_step
+        self.path, self.before_step, self.distiller = path, before_step, distiller
 
     def file(self, name):
         return str(self.path)
 
     def training_step(self, batch, batch_idx):
         self.before_step.get(self.global_step, int)()
+        self.distiller.updates = self.distiller.pairs = self.global_step + 1
         return super().training_step(batch, batch_idx)
 
 
@@ -45,7 +46,10 @@ def fit(tmp_path):
             [regular, LastStep(str(path))],
             accelerator="cpu", max_steps=steps, logger=False, default_root_dir=tmp_path,
         )  # fmt: skip
-        trainer.fit(Boring(path, before_step or {}))
+        distiller = types.SimpleNamespace(
+            updates=0, pairs=0, micro=0, phase="step", to_come=lambda pairs: {"step": pairs}
+        )
+        trainer.fit(Boring(path, before_step or {}, distiller))
         return path
 
     return run
@@ -80,6 +84,63 @@ def test_an_interrupt_saves_the_step_that_it_came_in_and_no_other_end(fit, tmp_p
     assert isinstance(stop.value, KeyboardInterrupt) or stop.value.code == 1
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 5
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
+
+
+def test_a_signal_that_is_ignored_stays_so(fit):
+    """As nohup ignores SIGHUP, and a shell SIGINT for what it puts in the background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert step_of(fit(6, {4: lambda: signal.raise_signal(signal.SIGHUP)})) == 6
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> {called}
+"""
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of SLURM's with a stand-in for scontrol; the file of what that was called with."""
+    called, program = tmp_path / "called", tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(SCONTROL.format(called=called))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    job = {"JOB_ID": 7, "JOB_NAME": "distil", "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    return called
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("number", TIME_IS_UP)
+def test_slurm_queues_again_a_job_whose_time_is_up(
+    fit, tmp_path, slurm, monkeypatch, number, array
+):
+    if array:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(9, {4: lambda: signal.raise_signal(number)})
+    assert slurm.read_text() == f"requeue {'5_2' if array else '7'}\n"
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 5
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+
+def test_slurm_queues_again_no_job_that_was_told_to_end(fit, slurm):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(9, {4: lambda: signal.raise_signal(signal.SIGTERM)})
+    assert not slurm.exists()
+
+
+def test_a_checkpoint_of_lightnings_requeueing_is_not_taken_up(fit, tmp_path, slurm):
+    """It was saved amid an update; what is taken up is what the settings name."""
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(fit(5).read_bytes())
+    started = []
+    fit(2, {0: lambda: started.append(0)})
+    assert started
 
 
 class Several:

@@ -11,6 +11,7 @@ and the micro-batch's place among all that make up the update. So a resumed run 
 straight one does, and two processes see what one process with twice the accumulation sees.
 """
 
+import collections
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ FAKE, STUDENT = "fake", "student"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the updates follow each other; ``clip`` is the largest gradient norm, 0 for any."""
+    """How the updates follow each other; ``clip`` is the largest gradient norm, or with ``clip_by``
+    "value" the largest entry of a gradient, 0 for any."""
 
     fake_ratio: int = 1
     fake_warmup: int = 0
     accumulate: int = 1
     clip: float = 0.0
+    clip_by: str = "norm"
     seed: int = 0
     shared_forward: bool = False
 
@@ -43,6 +46,13 @@ class Recipe:
     def cycle(self):
         """Updates in a pair."""
         return self.fake_ratio + 1 - self.shared_forward
+
+    def phase(self, update):
+        """The networks that an update is for."""
+        done = update - self.fake_warmup
+        if done < 0 or (done + 1) % self.cycle:
+            return (FAKE,)
+        return (FAKE, STUDENT) if self.shared_forward else (STUDENT,)
 
 
 @dataclass(frozen=True)
@@ -93,13 +103,15 @@ class Distiller:
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
 
+    def to_come(self, pairs):
+        """How many updates of each phase are left until so many pairs are done: {phase: count}."""
+        total = self.recipe.fake_warmup + pairs * self.recipe.cycle
+        return collections.Counter(map(self.recipe.phase, range(self.updates, total)))
+
     @property
     def phase(self):
         """The networks that the next update is for."""
-        done = self.updates - self.recipe.fake_warmup
-        if done < 0 or (done + 1) % self.recipe.cycle:
-            return (FAKE,)
-        return (FAKE, STUDENT) if self.recipe.shared_forward else (STUDENT,)
+        return self.recipe.phase(self.updates)
 
     @property
     def pairs(self):
@@ -122,6 +134,8 @@ class Distiller:
         torch.manual_seed(self._seed())
         losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))
         self.backward(sum(losses.values()) / accumulate)
+        for network in self.networks.values():  # a host's average passes over frozen parameters
+            network.backbone.requires_grad_(True)
         for name, loss in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss.item() / accumulate
         self.micro += 1
@@ -153,13 +167,19 @@ class Distiller:
             self._require_finite(name, "loss", loss)
             self._require_finite(name, "gradient", norm)
         for name, norm in zip(phase, norms, strict=True):
-            if self.recipe.clip > 0:
-                scale = (self.recipe.clip / (norm + 1e-6)).clamp(max=1.0)
-                torch._foreach_mul_(gradients[name], scale)
+            self._clip(gradients[name], norm)
             self.optimizers[name].step()
             self.schedulers[name].step()
         self.updates, self.micro, self.loss_sums = self.updates + 1, 0, {}
         return Update(*(_by_name(phase, values) for values in (losses, norms)))
+
+    def _clip(self, gradients, norm):
+        limit = self.recipe.clip
+        if limit > 0 and self.recipe.clip_by == "value":
+            torch._foreach_clamp_min_(gradients, -limit)
+            torch._foreach_clamp_max_(gradients, limit)
+        elif limit > 0:
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
 
     def _gradients(self, name):
         parameters = self.networks[name].backbone.parameters()

@@ -40,7 +40,7 @@ WRONG = {
     "model.n_heads=3": "model.hidden_size is 32; it must be a multiple of model.n_heads 3",
     "model.n_blocks=-1": "model.n_blocks is -1; it must be a positive number",
     "model.length=4000": "less than one block of model.length=4000",
-    "model.dropout=2": "dropout probability has to be between 0 and 1",
+    "model.dropout=2": "model.dropout is 2; it must be a number from 0 to below 1",
     "precision=8": "precision is 8; it must be 32 or bf16",
     "data.train=/nope": "'/nope/train.txt' is missing",
     "data.valid=/nope": "'/nope/validation.txt' is missing",

@@ -1,0 +1,96 @@
+"""A run's folder belongs to one run at a time.
+
+Two runs in one folder overwrite each other's checkpoints and configuration. So a command claims its
+folder before anything is written there, and a folder that Hydra names by the time alone gets a
+number where jobs that start in the same second would share it.
+"""
+
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import socket
+
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+
+from duo_ext import Refused
+from duo_ext.line import one_sentence
+
+LOCK = ".idlm.lock"
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun's and Lightning's, Lightning's, srun's
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+_claimed = {}
+
+
+def is_first_process():
+    """Whether this process is the one of its run that writes."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def claim(folder):
+    """Keep a local folder for this process until it ends; again is once.
+
+    The operating system's lock of a file in it: one that a killed process leaves behind holds
+    nobody up, nor does a data worker that outlives its process. Raises Refused if another process
+    has the folder.
+    """
+    path = os.path.join(os.path.realpath(folder), LOCK)
+    if _claimed.get(path) == os.getpid():
+        return
+    os.makedirs(folder, exist_ok=True)
+    file = open(path, "a+")  # noqa: SIM115
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            file.seek(0)
+            raise Refused(
+                f"hydra.run.dir is '{folder}'; {file.read() or 'another process'} is at work "
+                "there, so another folder is needed"
+            ) from error
+        logging.getLogger("duo_ext").warning(
+            "the file system of '%s' has no locks: nothing keeps two runs from one folder", folder
+        )
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    _claimed[path], _claimed[file] = os.getpid(), path  # the file stays open
+
+
+def unused(folder):
+    """A new folder of this name, or of the first of name-2, name-3, ... that is not there yet."""
+    for name in itertools.chain([folder], (f"{folder}-{n}" for n in itertools.count(2))):
+        try:
+            os.makedirs(name)
+        except FileExistsError:
+            continue
+        return name
+
+
+class Claim(Callback):
+    """Hydra's callback that claims a run's folder before Hydra itself writes there."""
+
+    def on_run_start(self, config, **_):
+        named_by_time = "${now:" in OmegaConf.to_container(config.hydra.run, resolve=False)["dir"]
+        self._claim(config.hydra.run, unused if named_by_time else str)
+
+    def on_multirun_start(self, config, **_):
+        self._claim(config.hydra.sweep, str)
+
+    def _claim(self, section, place):
+        with one_sentence(ABOUT_FILES):  # Hydra makes a warning of what is no SystemExit
+            section.dir = place(section.dir)
+            claim(section.dir)
+
+
+ABOUT_FILES = "hydra.run.dir must be a folder that can be made and written: "
+
+
+def guarded(overrides):
+    """A command line's overrides, with those that make the run's first process claim its folder and
+    the others leave Hydra's files there alone."""
+    callback = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
+    return [*overrides, callback if is_first_process() else "hydra.output_subdir=null"]

@@ -1,0 +1,102 @@
+"""What all our command lines share: how an error ends them, which warnings they leave out, which of
+their words are ours, and where overrides are put in."""
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+
+import torch
+from hydra._internal.utils import get_args
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from duo_ext import Refused
+
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+@contextlib.contextmanager
+def one_sentence(about_files=""):
+    """What a user can mend is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where it arose.
+
+    That is ``Refused``, what the operating system says of a file, and what Hydra says of the
+    settings. So is the end of another process of the run, which those that are left meet in a
+    collective. Any other exception is a fault of ours, with its traceback.
+    """
+    try:
+        yield
+        sys.stdout.flush()  # here and not at the very end, where an error has no sentence
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit("error: what reads this program's output has ended")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except Exception as error:
+        sentence = _sentence(error, about_files)
+        if TRACEBACK or sentence is None:
+            raise
+        sys.exit(" ".join(f"error: {sentence}".split()))
+
+
+def _sentence(error, about_files):
+    """What the user is told of an error; None for a fault of ours."""
+    if about_files and type(error) is ValueError and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # of Hydra's log file, which logging's ValueError hides
+    if isinstance(error, Refused | HydraException | OmegaConfBaseException):
+        return str(error).partition("Config search path:")[0]
+    if isinstance(error, OSError):
+        return f"{about_files}{error}"
+    if _lost_process(error):
+        return "another process of this run has ended; the last checkpoint is kept"
+    return None
+
+
+def _lost_process(error):
+    """Whether a collective failed or a worker was killed: not all of these have a type."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    told = ("gloo/transport", "DataLoader worker")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+
+
+# Warnings of libraries of which a user can do nothing: how each begins, as a regular expression.
+HUSHED = (
+    "precision=bf16 is discouraged",
+    ".*`tensorboardX` has been removed",
+    r".*isinstance\(treespec, LeafSpec\)",
+    "CUDA is not available or torch_xla",
+    r"`torch\.cuda\.amp\.(autocast|GradScaler)",
+    "'pin_memory' argument is set as true but no accelerator",
+    r"The lr scheduler dict contains the key",
+    "Be aware that when using `ckpt_path`",
+    ".*ModelCheckpoint.*manual optimization",
+)
+
+
+def hush():
+    """Leave these out, unless the user chose warnings by PYTHONWARNINGS or -W. Lightning's own
+    filters come before."""
+    if not sys.warnoptions:
+        for message in HUSHED:
+            warnings.filterwarnings("ignore", message=message)
+
+
+def own_arguments(arguments):
+    """(what is ours, what is the host's): --host and --check go before Hydra sees the rest."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", metavar="PATH")
+    parser.add_argument("--check", action="store_true")
+    return parser.parse_known_args(arguments)
+
+
+def with_overrides(arguments, change):
+    """The words of a command line with its overrides as ``change(overrides)`` makes them.
+
+    They stay in one row, as Hydra's parser wants them, and Hydra's own flags where they are.
+    """
+    overrides = get_args(arguments).overrides
+    count = len(overrides)
+    start = next(i for i in range(len(arguments) + 1) if arguments[i : i + count] == overrides)
+    return [*arguments[:start], *change(overrides), *arguments[start + count :]]
