@@ -4,7 +4,7 @@ from setuptools import find_namespace_packages, setup
 
 CONFIGS = {"duo_ext.configs": "configs/duo", "sedd_ext.configs": "configs/sedd"}
 EVAL = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "hypothesis>=6", "ruff==0.17.6"]
+TEST = ["pytest>=8", "hypothesis>=6", "ruff==0.17.6", "setuptools>=70.1"]  # a test builds a wheel
 
 setup(
     name="idlm",
@@ -21,13 +21,13 @@ setup(
     package_dir=CONFIGS,
     package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",  # get_total_norm
         "lightning>=2.6,!=2.6.2,!=2.6.3",
         "hydra-core>=1.3.2",
         "omegaconf>=2.3,<2.4",
         "transformers>=4.38,<6",
         "tokenizers",
-        "huggingface_hub",
+        "huggingface_hub>=0.25",  # its errors are in huggingface_hub.errors
         "safetensors",
         "numpy",
         "fsspec",
