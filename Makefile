@@ -2,6 +2,10 @@
 #                                           print teacher against student; dcd: Duo -> DCD -> IDLM
 # make results                              all methods and seeds: results/sotu32, hours
 # make test                                 lint and tests
+# make clean                                what install and builds made, not runs
+#
+# No recipe names this folder, whose path may hold what make, the shell or Hydra takes for its own.
+# A run works in its own folder: a relative algo.teacher_path begins there.
 
 PYTHON ?= python3
 TEACHER ?= duo sedd
@@ -42,7 +46,7 @@ demo-dcd: install
 	rm -rf runs/$@
 	$(BIN)/python -m duo_ext +experiment=sotu_dcd hydra.run.dir=runs/$@/dcd
 	$(BIN)/python -m duo_ext +experiment=sotu_idlm_dcd hydra.run.dir=runs/$@/idlm \
-	  algo.teacher_path=$(CURDIR)/runs/$@/dcd/checkpoints/last.ckpt
+	  algo.teacher_path=../dcd/checkpoints/last.ckpt
 	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/duo.ckpt}' --samples 256 \
 	  --student runs/$@/dcd/checkpoints/last.ckpt runs/$@/idlm/checkpoints/best.ckpt \
 	  --noise-removal ancestral greedy --output runs/$@
@@ -57,4 +61,4 @@ test: install
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

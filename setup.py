@@ -4,7 +4,7 @@ from setuptools import find_namespace_packages, setup
 
 CONFIGS = {"duo_ext.configs": "configs/duo", "sedd_ext.configs": "configs/sedd"}
 EVAL = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "hypothesis>=6", "ruff==0.17.6"]
+TEST = ["pytest>=8", "hypothesis>=6", "ruff==0.17.6", "setuptools>=70.1"]  # a test builds a wheel
 
 setup(
     name="idlm",
@@ -20,18 +20,19 @@ setup(
     ],
     package_dir=CONFIGS,
     package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
+    # Where no reason stands, the oldest release with which tests of what uses it were run.
     install_requires=[
-        "torch>=2.4",
-        "lightning>=2.6,!=2.6.2,!=2.6.3",
+        "torch>=2.6",  # get_total_norm
+        "lightning>=2.6,!=2.6.2,!=2.6.3",  # fit(weights_only=)
         "hydra-core>=1.3.2",
         "omegaconf>=2.3,<2.4",
-        "transformers>=4.38,<6",
-        "tokenizers",
-        "huggingface_hub",
-        "safetensors",
-        "numpy",
-        "fsspec",
-        "tqdm",
+        "transformers>=4.43,<6",  # before, use_safetensors=True reads a pickle as well
+        "tokenizers>=0.19",
+        "huggingface_hub>=0.25",  # its errors are in huggingface_hub.errors
+        "safetensors>=0.4.1",
+        "numpy>=1.26",
+        "fsspec>=2022.5",
+        "tqdm>=4.57",
         *EVAL,
     ],
     extras_require={

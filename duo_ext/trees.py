@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import hydra
@@ -84,12 +84,40 @@ def lacking(root, files):
     return [name for name in files if not (root / name).is_file()]
 
 
+def overlays(program):
+    """The folder of our Hydra configs for a program, "duo" or "sedd": that of this duo_ext.
+
+    An installation has it inside the package, a checkout beside. It is no import: where one
+    checkout is installed and another is run, Python finds ``duo_ext.configs`` in the installed one.
+    """
+    installed = REPOSITORY / f"{program}_ext" / "configs"
+    return installed if installed.is_dir() else REPOSITORY / "configs" / program
+
+
+def require_one_checkout(*files):
+    """Raise Refused if modules of ours, by their files, lie in another checkout than duo_ext."""
+    for file in files:
+        if Path(file).resolve().parents[1] != REPOSITORY.resolve():
+            raise Refused(
+                f"'{file}' is of another checkout than duo_ext, which is that of {REPOSITORY}; "
+                "the first of the two on the module path (PYTHONPATH) must hold both"
+            )
+
+
 def own_commit():
-    """The commit of the checkout that this package runs from, or its installed version.
+    """The commit of the checkout that this package runs from, or its installed version, or
+    "unknown" for a copy that is neither.
 
     What commands write into results/ does not change it.
     """
-    return commit(REPOSITORY, besides="results") or f"idlm {version('idlm')}"
+    return commit(REPOSITORY, besides="results") or _installed_version()
+
+
+def _installed_version():
+    try:
+        return f"idlm {version('idlm')}"
+    except PackageNotFoundError:  # only the dependencies are installed
+        return "unknown"
 
 
 def commit(checkout, besides=None):

@@ -7,9 +7,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 # The keys by which a program's primary config is known.
-OVERLAYS = {
-    "duo_ext.configs": {"mode", "loader", "sampling", "training", "eval", "checkpointing"},
-    "sedd_ext.configs": {"tokens", "graph", "noise", "sampling", "optim", "training"},
+PROGRAMS = {
+    "duo": {"mode", "loader", "sampling", "training", "eval", "checkpointing"},
+    "sedd": {"tokens", "graph", "noise", "sampling", "optim", "training"},
 }
 
 
@@ -18,9 +18,9 @@ class IDLM(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         primary = [item.path for item in search_path.get_path() if item.provider == "main"]
-        for overlay, keys in OVERLAYS.items():
+        for program, keys in PROGRAMS.items():
             if primary and keys <= _keys(Path(primary[0].removeprefix("file://")) / "config.yaml"):
-                search_path.append("idlm", f"pkg://{overlay}")
+                search_path.append("idlm", f"file://{_overlays(program)}")
                 _register_resolvers()
 
 
@@ -29,6 +29,14 @@ def _keys(path):
         return set(OmegaConf.load(path))
     except Exception:  # what is wrong with a file is for its own program to say
         return set()
+
+
+def _overlays(program):
+    import sedd_ext
+    from duo_ext import trees
+
+    trees.require_one_checkout(__file__, sedd_ext.__file__)
+    return trees.overlays(program)
 
 
 def _register_resolvers():

@@ -1,6 +1,7 @@
 """``python -m sedd_ext [--host PATH] [--check] key=value ...``: SEDD's settings, with IDLM."""
 
 import os
+import re
 import sys
 
 import hydra
@@ -16,11 +17,15 @@ GROUPS = ("algo", "data")  # ours, which SEDD's defaults do not list
 def hydra_arguments(arguments):
     """``algo=idlm`` and ``data=sotu`` as Hydra takes groups that are added.
 
-    The algorithm (algo=sedd if none is named) comes first: others change what it declares.
+    The algorithm (algo=sedd if none is named) is the first override: others change what it
+    declares. Hydra's own flags stay before the overrides or behind them; it takes none amid them.
     """
     arguments = [f"+{a}" if a.partition("=")[0] in GROUPS else a for a in arguments]
     named = [a for a in arguments if a.startswith("+algo=")] or ["+algo=sedd"]
-    return named + [a for a in arguments if a not in named]
+    others = [a for a in arguments if a not in named]
+    overrides = (n for n, a in enumerate(others) if re.match(r"~|[^-].*=", a))
+    first = next(overrides, len(others))
+    return [*others[:first], *named, *others[first:]]
 
 
 def run(config):

@@ -1,7 +1,17 @@
 """A tiny world for the tests: a text, a model of a few thousand weights, the standalone host."""
 
-import contextlib
 import os
+from pathlib import Path
+
+# What the tests need of the surroundings, before the imports that read it, and for the commands
+# that tests start: no network, this checkout whatever is installed, sentences and no tracebacks.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("HYDRA_FULL_ERROR", None)
+
+import contextlib
 import re
 import subprocess
 import sys
@@ -228,7 +238,7 @@ class SeddProgram:
         return subprocess.Popen(
             [sys.executable, "-m", *module, *settings],
             cwd=folder.parent,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

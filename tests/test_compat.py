@@ -301,7 +301,8 @@ print(schema, torchvision.part.__name__)
 
 def run(folder, *arguments, **options):
     """What a new interpreter prints, with a folder on its module path and without a GPU."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
+    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,6 @@
 """Every configuration file composes and resolves; every key of ours is one that something reads."""
 
 import ast
-import importlib.resources
 import inspect
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from duo_ext import ALGORITHMS, corpus, host
+from duo_ext import ALGORITHMS, corpus, host, trees
 
 GROUPS = ("algo", "data", "model", "lr_scheduler", "noise", "strategy")
 BASES = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "duo_base"}
-OVERLAY = Path(str(importlib.resources.files("duo_ext.configs")))
+OVERLAY = trees.overlays("duo")
 OURS = [*OVERLAY.glob("algo/idlm*.yaml"), *OVERLAY.glob("idlm/*.yaml")]
 READ_BY_HOSTS = {"algo.class_path"}  # by a host's own main.py, with the patch offered to it
 # assets that are trained: a tree without them composes all the same

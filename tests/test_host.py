@@ -132,11 +132,17 @@ def test_our_commit_is_the_same_when_results_were_written(tmp_path, monkeypatch)
 
 
 def test_our_commit_is_the_version_where_there_is_no_git(monkeypatch, tmp_path):
+    monkeypatch.setattr(trees, "version", lambda name: f"of {name}")
     monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
-    assert trees.own_commit() == "idlm 0.1.0"
-    monkeypatch.undo()
+    assert trees.own_commit() == "idlm of idlm"
     monkeypatch.setenv("PATH", "")
-    assert trees.own_commit() == "idlm 0.1.0"
+    assert trees.own_commit() == "idlm of idlm"
+
+
+def test_our_commit_is_unknown_in_a_copy_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [])  # of what is installed, too
+    assert trees.own_commit() == "unknown"
 
 
 # activation --------------------------------------------------------------------------------------

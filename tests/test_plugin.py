@@ -1,7 +1,8 @@
 """hydra_plugins.idlm: our configs are on the search path of Duo's and SEDD's programs alone."""
 
-import importlib.resources
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from duo_ext import Refused, trees
 from hydra_plugins import idlm
 
 DUO = "mode loader sampling training eval checkpointing"
@@ -51,11 +53,11 @@ def registered(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("keys", "package"), [(DUO, "duo_ext"), (SEDD, "sedd_ext")])
-def test_a_program_is_known_by_the_keys_of_its_config(program, registered, keys, package):
+@pytest.mark.parametrize(("keys", "name"), [(DUO, "duo"), (SEDD, "sedd")])
+def test_a_program_is_known_by_the_keys_of_its_config(program, registered, keys, name):
     for scheme in ("file://", ""):
         found = search_path(f"{scheme}{program(f'{keys} trainer hydra')}")
-        assert ours(found) == [f"pkg://{package}.configs"] and registered
+        assert ours(found) == [f"file://{trees.overlays(name)}"] and registered
         # the program's own entries come first
         assert [provider for provider, _ in found] == ["hydra", "main", "schema", "idlm"]
         registered.clear()
@@ -156,6 +158,82 @@ def test_the_standalone_tree_finds_our_entries_through_the_plugin_alone(standalo
     assert standalone.compose(["algo=mdlm"]).algo.name == "mdlm"
 
 
-def test_every_overlay_is_a_package_that_is_there():
-    for overlay in idlm.OVERLAYS:
-        assert importlib.resources.files(overlay).is_dir()
+# several checkouts --------------------------------------------------------------------------------
+
+COMPOSE = """
+import sys
+
+import duo_ext
+import hydra
+import sedd_ext
+
+package = sys.modules[f"{sys.argv[1]}_ext"].__path__[0]
+with hydra.initialize_config_dir(f"{package}/standalone/configs", version_base=None):
+    print(hydra.compose("config", sys.argv[2:]).checkout)
+"""
+
+
+@pytest.fixture
+def compose():
+    """``compose(folder, path, *arguments)``: COMPOSE in a folder, with more on the module path."""
+
+    def run(folder, path, *arguments):
+        environment = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{os.environ['PYTHONPATH']}"}
+        command = [sys.executable, "-c", COMPOSE, *arguments]
+        return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """``checkout(name)``: another checkout, with an entry ``+checkout=own`` in each overlay."""
+
+    def make(name):
+        heavy = shutil.ignore_patterns("assets", "__pycache__")
+        for part in ("duo_ext", "sedd_ext", "hydra_plugins", "configs"):
+            shutil.copytree(trees.REPOSITORY / part, tmp_path / name / part, ignore=heavy)
+        for overlay in (tmp_path / name / "configs").iterdir():
+            (overlay / "checkout").mkdir()
+            entry = f"# @package _global_\ncheckout: {name}\n"
+            (overlay / "checkout" / "own.yaml").write_text(entry)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("program", idlm.PROGRAMS)
+def test_the_configs_are_those_of_the_checkout_whose_code_runs(program, checkout, compose):
+    """Also where another is installed, as this one may be, or lies further back on the path."""
+    first, second = checkout("first"), checkout("second one")
+    for folder, path in ((first, second), (second, first), (first.parent, first)):
+        done = compose(folder, path, program, "+checkout=own")
+        expected = folder if folder in (first, second) else path
+        assert done.stdout.strip() == expected.name, done.stderr
+
+
+@pytest.mark.parametrize("part", ["hydra_plugins", "sedd_ext"])
+def test_parts_of_two_checkouts_in_one_process_are_refused(part, checkout, compose, tmp_path):
+    shutil.move(checkout("other") / part, tmp_path / "alone" / part)
+    done = compose(tmp_path, tmp_path / "alone", "duo", "+checkout=own")
+    sentence = (
+        f"/alone/{part}/{'idlm' if part == 'hydra_plugins' else '__init__'}.py' is of another"
+    )
+    assert done.returncode and "duo_ext.Refused: " in done.stderr and sentence in done.stderr
+
+
+@pytest.mark.parametrize("program", idlm.PROGRAMS)
+def test_an_installation_has_the_configs_inside_its_packages(program, tmp_path, monkeypatch):
+    assert (trees.overlays(program) / "algo" / "idlm.yaml").is_file()
+    monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
+    (tmp_path / "configs" / program).mkdir(parents=True)  # a folder of somebody else's
+    (tmp_path / f"{program}_ext" / "configs").mkdir(parents=True)
+    assert trees.overlays(program) == tmp_path / f"{program}_ext" / "configs"
+
+
+def test_one_checkout_may_be_reached_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(trees.REPOSITORY)
+    trees.require_one_checkout(tmp_path / "link" / "hydra_plugins" / "idlm.py")
+    monkeypatch.setattr(trees, "REPOSITORY", tmp_path)
+    with pytest.raises(Refused, match=f"idlm.py' is of another checkout .* {tmp_path};"):
+        trees.require_one_checkout(idlm.__file__)

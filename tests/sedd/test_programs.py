@@ -7,12 +7,29 @@ import time
 
 import pytest
 import torch
+from hydra._internal.utils import get_args_parser
 
 from sedd_ext import runs
+from sedd_ext.__main__ import hydra_arguments
 
 
 def same(found, wanted, tolerance=0.0):
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("line", "overrides"),
+    {
+        "--cfg job teacher=x algo=idlm": ["+algo=idlm", "teacher=x"],
+        "teacher=x algo=idlm --cfg job": ["+algo=idlm", "teacher=x"],
+        "~optim.lr data=sotu --cfg=job": ["+algo=sedd", "~optim.lr", "+data=sotu"],
+        "--cfg=job ++tokens=2": ["+algo=sedd", "++tokens=2"],
+        "--cfg job": ["+algo=sedd"],
+    }.items(),
+)
+def test_the_algorithm_is_the_first_override_and_hydras_flags_stay_flags(line, overrides):
+    parsed = get_args_parser().parse_args(hydra_arguments(line.split(" ")))
+    assert (parsed.cfg, parsed.overrides) == ("job", overrides)
 
 
 def test_a_teacher_resumed_is_the_straight_one(run, teacher, tmp_path):
