@@ -63,7 +63,7 @@ def _lost_process(error):
 
 # Warnings of libraries of which a user can do nothing: how each begins, as a regular expression.
 HUSHED = (
-    "precision=bf16 is discouraged",
+    "`precision=bf16` is supported for historical reasons",
     ".*`tensorboardX` has been removed",
     r".*isinstance\(treespec, LeafSpec\)",
     "CUDA is not available or torch_xla",

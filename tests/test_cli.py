@@ -387,6 +387,15 @@ def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
         ("algo.fake_ratio=2", "belongs to another run"),
         ("algo.shared_forward=true", "belongs to another run"),
         ("algo.prompt_length=2", "its algo.prompt_length is 0, this run's 2"),
+        ("optim.lr=1e-5", "its optim.lr is 0.0003, this run's 1e-05"),
+        ("optim.beta2=0.9", "its optim.beta2 is 0.999, this run's 0.9"),
+        ("algo.fake_lr=1e-5", "its algo.fake_lr is None, this run's 1e-05"),
+        ("lr_scheduler.num_warmup_steps=3", "num_warmup_steps is 2, this run's 3"),
+        ("training.ema=0.8", "its training.ema is 0.9, this run's 0.8"),
+        ("trainer.gradient_clip_val=2", "its trainer.gradient_clip_val is 1.0, this run's 2"),
+        ("+trainer.gradient_clip_algorithm=value", "this run's value"),
+        ("trainer.precision=bf16", "its trainer.precision is 32, this run's bf16"),
+        ("model.dropout=0.5", "its model.dropout is 0.0, this run's 0.5"),
         ("model.n_blocks=1", "model.n_blocks"),
     ],
 )
@@ -405,6 +414,59 @@ def test_a_run_of_another_teacher_does_not_resume(distil, teacher):
     assert is_one_sentence(message, "checkpointing.resume_ckpt_path", "another run", "teacher")
     assert last.read_bytes() == before
     assert distil(2)[0] is None and last.read_bytes() != before
+
+
+def test_what_an_earlier_version_did_not_tell_of_a_run_is_not_compared(distil):
+    _, last = distil(1)
+    saved = checkpoints.read(str(last), "path")
+    del saved["idlm"]["run"]["optim.lr"]
+    torch.save(saved, last)
+    assert distil(2)[0] is None
+
+
+def test_a_validation_amid_a_distillation_changes_nothing_of_it(distil):
+    """It sees the average, after an update of the fake too; tests/upstream looks at its weights."""
+    own = ("trainer.limit_val_batches=1", "trainer.val_check_interval=1")
+    message, last = distil(3, *own)
+    assert message is None
+    straight = distil(3, run="straight")[1]
+    assert same(student(last), student(straight))
+    average, wanted = (
+        checkpoints.read(str(path), "path")["ema"]["shadow_params"] for path in (last, straight)
+    )
+    assert all(map(torch.equal, average, wanted))
+
+
+def test_gradients_are_clipped_by_value_if_asked_for(distil):
+    own = ("trainer.gradient_clip_val=1e-4", "+trainer.gradient_clip_algorithm")
+    ends = [student(distil(2, own[0], f"{own[1]}={by}", run=by)[1]) for by in ("norm", "value")]
+    assert not same(*ends)
+
+
+def test_a_folder_in_which_another_run_is_at_work(distil, tmp_path):
+    """Nothing of that run is touched, Hydra's record of its settings neither."""
+    record = tmp_path / "run" / ".hydra" / "overrides.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text("- seed=1")
+    hold = f"import duo_ext.folder as f; f.claim({str(tmp_path / 'run')!r}); print(1); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-uc", hold], **pipes) as other:
+        assert other.stdout.readline() == b"1\n"
+        message, last = distil(2, "seed=2")
+        other.communicate(b"\n")
+    told = f"hydra.run.dir is '{tmp_path}/run'; process {other.pid} on"
+    assert is_one_sentence(message, told, "is at work there, so another folder is needed")
+    assert record.read_text() == "- seed=1" and not last.exists()
+
+
+def test_a_folder_that_is_named_by_the_time_is_one_runs_alone(command, teacher, tmp_path):
+    place = f"hydra.run.dir={tmp_path}/${{now:%Y}}"
+    own = ("algo=idlm", f"algo.teacher_path={teacher('duo_base')}", "trainer.max_steps=1", place)
+    for _ in range(2):
+        assert command(*own) is None
+    year = time.strftime("%Y")
+    found = sorted(tmp_path.glob(f"{year}*/checkpoints/last.ckpt"))
+    assert [path.parents[1].name for path in found] == [year, f"{year}-2"]
 
 
 def test_a_run_of_another_micro_batch_does_not_resume(distil):

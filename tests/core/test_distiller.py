@@ -173,3 +173,39 @@ def test_half_an_update_of_one_process_is_not_shared_among_two(toy):
     machine.step(batches(1)[0], GIVEN)
     with pytest.raises(ValueError, match="amid an update by one process; go on with one"):
         other.load_state_dict(machine.state_dict())
+
+
+def test_gradients_are_clipped_by_their_norm_or_by_value(toy):
+    """The gradients that the optimizer steps with, of an update whose own are larger."""
+    (x0_BL,) = batches(1)
+    free, by_norm, by_value = (
+        make(toy, clip=clip, clip_by=by)
+        for clip, by in ((0.0, "norm"), (0.01, "norm"), (0.01, "value"))
+    )
+    for machine in (free, by_norm, by_value):
+        machine.step(x0_BL, GIVEN)
+    flat, norm, value = (
+        torch.cat([g.flatten() for g in machine._gradients("fake")])
+        for machine in (free, by_norm, by_value)
+    )
+    assert flat.norm() > 0.01 and flat.abs().max() > 0.01
+    torch.testing.assert_close(norm, flat * 0.01 / (flat.norm() + 1e-6))
+    torch.testing.assert_close(value, flat.clamp(-0.01, 0.01))
+
+
+def test_between_updates_all_parameters_are_differentiable(toy):
+    """A host's average passes over the others: it would leave raw weights to be validated."""
+    machine = make(toy, fake_warmup=1)
+    for x0_BL in batches(4):
+        machine.step(x0_BL, GIVEN)
+        for network in machine.networks.values():
+            assert all(p.requires_grad for p in network.backbone.parameters())
+
+
+def test_how_many_updates_are_to_come(toy):
+    machine = make(toy, fake_ratio=2, fake_warmup=3)
+    assert machine.to_come(4) == {("fake",): 3 + 8, ("student",): 4}
+    for x0_BL in batches(6):
+        machine.step(x0_BL, GIVEN)
+    assert machine.to_come(4) == {("fake",): 6, ("student",): 3}
+    assert make(toy, shared_forward=True).to_come(5) == {("fake", "student"): 5}

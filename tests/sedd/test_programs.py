@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 
 import pytest
@@ -48,18 +49,36 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
     run(tmp_path / "stopped", *idlm)
     same(run.state(tmp_path / "stopped"), run.state(student))
     assert not any(map(torch.equal, run.weights(student)[-30:], run.weights(teacher)[-30:]))
-    message = run(student, *idlm, "seed=2", code=1)
-    assert "holds a checkpoint of another run (its seed is 1, this run's 2)" in message
+    for other, told in (
+        ("seed=2", "its seed is 1, this run's 2"),
+        ("optim.lr=1e-3", "its optim.lr is 0.01, this run's 0.001"),
+        ("algo.fake_lr=1e-3", "its algo.fake_lr is None, this run's 0.001"),
+    ):
+        message = run(student, *idlm, other, code=1)
+        assert f"holds a checkpoint of another run ({told})" in message
 
 
-def test_an_ended_run_is_saved_and_goes_on_where_it_was(run, teacher, idlm, tmp_path):
+def test_a_sweep_has_a_folder_for_each_of_its_runs(run, tmp_path):
+    """One folder for all would let the second go on from the first one's end, and train nothing."""
+    sweep = ("training.n_iters=1", "optim.lr=1e-2,1e-4", f"hydra.sweep.dir={tmp_path}/sweep", "-m")
+    run(tmp_path / "unused", *sweep)
+    rates = [
+        runs.read(f"{tmp_path}/sweep/{job}/{runs.LAST}", "last")["idlm"]["run"]["optim.lr"]
+        for job in (0, 1)
+    ]
+    assert rates == [1e-2, 1e-4]
+    assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_an_ended_run_is_saved_and_goes_on_where_it_was(run, teacher, idlm, tmp_path, number):
     """Ended as by a cluster; in the middle of an update."""
     logs = tmp_path / "ended" / "logs"
     process = run.start(logs.parent, *idlm, "training.n_iters=100000")
     while not logs.exists() or "step: 1," not in logs.read_text():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in printed
     (steps,) = map(int, re.findall(r"interrupted after (\d+) steps: ", printed))

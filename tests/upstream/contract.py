@@ -44,6 +44,7 @@ DISTILLATIONS = {
     "idlm categorical": ("duo_base", "algo=idlm"),
     "idlm gaussian": ("duo_base", "algo=idlm", "algo.noising=gaussian"),
 }
+VALIDATED = ("trainer.limit_val_batches=1", "trainer.val_check_interval=1")
 
 
 def compose(work, *overrides):
@@ -118,6 +119,32 @@ def distil(work, name, teacher, *overrides):
     return torch.tensor(losses), student.average
 
 
+def validated(work):
+    """(losses, how far the weights that are validated lie from the average, from the raw ones) of a
+    distillation with a validation after every micro-batch."""
+
+    base = host.active().module("trainer_base").TrainerBase
+    validation_step, seen = base.validation_step, []
+
+    def watched(self, batch, batch_idx):
+        seen.append(
+            [
+                max(
+                    (p - w).abs().max()
+                    for p, w in zip(self.backbone.parameters(), wanted, strict=True)
+                )
+                for wanted in (self.ema.shadow_params, self.ema.collected_params)
+            ]
+        )
+        return validation_step(self, batch, batch_idx)
+
+    base.validation_step = watched
+    teacher, *overrides = DISTILLATIONS["idlm categorical"]
+    losses, _ = distil(work, "validated", teacher, *overrides, *VALIDATED)
+    base.validation_step = validation_step
+    return losses, *torch.tensor(seen).unbind(1)
+
+
 def contract(work):
     tokens_BL = torch.randint(0, 30, (8, 16), generator=torch.Generator().manual_seed(5))
     greedy, float32 = "sampling.noise_removal=greedy", "sampling.use_float64=false"
@@ -138,6 +165,7 @@ def contract(work):
         found["samples mdlm nucleus"] = samples(work, "mdlm", nucleus)
     for name, (teacher, *overrides) in DISTILLATIONS.items():
         found[f"distil {name}"] = distil(work, name, teacher, *overrides)
+    found["validated"] = validated(work)
     return found
 
 

@@ -83,3 +83,10 @@ def test_one_teacher_gives_the_same_distillation(pair, run):
     assert len(losses) == 12
     torch.testing.assert_close(losses, our_losses, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(student, our_student, rtol=1e-4, atol=1e-4)
+
+
+def test_a_validation_amid_a_distillation_is_of_the_average_and_changes_nothing(pair):
+    for found in pair:
+        losses, from_average, from_raw = found["validated"]
+        assert len(from_average) >= 12 and from_average.max() == 0 and from_raw[-1] > 1e-4
+        torch.testing.assert_close(losses, found["distil idlm categorical"][0])
