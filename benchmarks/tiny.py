@@ -29,8 +29,8 @@ class Program:
 
     ``student`` holds {teacher} and {pairs}; a checkpoint is written after each pair. ``last`` is
     the last checkpoint in a run's folder, ``parts`` what in it a run goes on from, ``length`` the
-    key of how many pairs. ``two`` is how two processes are asked for: (what comes before the
-    program, settings).
+    key of how many pairs, ``tokenizer`` that of the tokenizer. ``two`` is how two processes are
+    asked for: (what comes before the program, settings).
     """
 
     name: str
@@ -41,6 +41,7 @@ class Program:
     last: str
     parts: tuple
     length: str
+    tokenizer: str
     two: tuple
 
 
@@ -81,6 +82,7 @@ PROGRAMS = {
         "checkpoints/last.ckpt",
         ("state_dict", "ema", "optimizer_states", "idlm"),
         "trainer.max_steps",
+        "data.tokenizer_name_or_path",
         ((), ("trainer.devices=2",)),
     ),
     "sedd_ext": Program(
@@ -99,6 +101,7 @@ PROGRAMS = {
         "checkpoints-meta/checkpoint.pth",
         ("model", "ema", "optimizer", "idlm"),
         "training.n_iters",
+        "data.tokenizer",
         (("torch.distributed.run", "--nproc-per-node=2", "-m"), ("training.accum=1",)),
     ),
 }
@@ -127,12 +130,12 @@ class Tiny:
         given = {"teacher": getattr(self, "teacher", None), "pairs": PAIRS}
         return [*(setting.format(**given) for setting in self.program.student), *extra]
 
-    def run(self, name, extra):
-        """Start a run in a forked process."""
-        return Run(self, name, self.settings(name, extra)).fork()
+    def run(self, name, extra, environment=()):
+        """Start a run in a forked process, with more in its environment."""
+        return Run(self, name, self.settings(name, extra)).fork(dict(environment))
 
-    def student(self, name, *extra):
-        return self.run(name, self.distillation(extra))
+    def student(self, name, *extra, environment=()):
+        return self.run(name, self.distillation(extra), environment)
 
     def together(self, name, *extra, module=None, environment=()):
         """Start a distillation in two processes, by the command that a user gives."""
@@ -164,9 +167,10 @@ class Run:
         self.output = tiny.folder / f"{name}.printed"
         self.command_started = self.code = None
 
-    def fork(self):
+    def fork(self, environment):
         self.pid = os.fork()
         if self.pid == 0:
+            os.environ.update(environment)
             self._child()
         return self
 
