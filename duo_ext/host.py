@@ -86,6 +86,14 @@ class Host(trees.Tree):
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
         return f"Duo refuses this: {frame.line} ({place}) {error}".strip()
 
+    def predictor(self, masked, time_conditioning):
+        """sampling.predictor of a model: where it may, an evaluation serves until a token changes.
+
+        ch-1 knows no other where tokens are masked, and makes no use of it under time conditioning.
+        """
+        cached = masked and (not time_conditioning or self.name == "duo ch-1")
+        return "ancestral_cache" if cached else "ancestral"
+
     @property
     def samples_masked_in_float32(self):
         """ch-1 ignores sampling.use_float64 where tokens are masked."""

@@ -4,6 +4,7 @@ import os
 import sys
 
 import hydra
+from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
 
 from duo_ext import compat
@@ -11,17 +12,30 @@ from duo_ext.__main__ import one_sentence, own_arguments
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 
-GROUPS = ("algo", "data")  # ours, which SEDD's defaults do not list
+# Our groups, and how Hydra takes them: SEDD's defaults do not list algo, whose entries list data.
+GROUPS = {"algo": "+", "data": ""}
 
 
 def hydra_arguments(arguments):
-    """``algo=idlm`` and ``data=sotu`` as Hydra takes groups that are added.
+    """The words with ``algo=idlm`` as Hydra takes a group that is added.
 
-    The algorithm (algo=sedd if none is named) comes first: others change what it declares.
+    The algorithm (algo=sedd if none is named) is the first of the overrides: others change what it
+    declares. Hydra's own flags stay where they are.
     """
-    arguments = [f"+{a}" if a.partition("=")[0] in GROUPS else a for a in arguments]
-    named = [a for a in arguments if a.startswith("+algo=")] or ["+algo=sedd"]
-    return named + [a for a in arguments if a not in named]
+    overrides = get_args(arguments).overrides
+    count = len(overrides)
+    start = next(i for i in range(len(arguments) + 1) if arguments[i : i + count] == overrides)
+    words = [_group(word) for word in overrides]
+    algo = [word for word in words if word.startswith("+algo=")] or ["+algo=sedd"]
+    others = [word for word in words if word not in algo]
+    return [*arguments[:start], *algo, *others, *arguments[start + count :]]
+
+
+def _group(word):
+    """An override with the sign that its group needs, whatever sign it has."""
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    return f"{GROUPS[name]}{name}{equals}{value}" if name in GROUPS else word
 
 
 def run(config):
@@ -30,7 +44,7 @@ def run(config):
     with one_sentence():
         mode = choose("mode", config.mode, modes.MODES)
         settings.check(config)
-        mode(config, os.path.abspath(HydraConfig.get().run.dir))
+        mode(config, HydraConfig.get().runtime.output_dir)
 
 
 def main():

@@ -330,7 +330,11 @@ def distil(command, teacher, tmp_path):
 
     def call(pairs, *overrides, run="run"):
         folder = tmp_path / run
-        own = (f"algo.teacher_path={path}", f"hydra.run.dir={folder}", f"trainer.max_steps={pairs}")
+        own = (
+            f"algo.teacher_path={path}",
+            f"hydra.run.dir='{folder}'",
+            f"trainer.max_steps={pairs}",
+        )
         message = command("algo=idlm", *own, EVERY_PAIR, *overrides)
         return message, folder / "checkpoints" / "last.ckpt"
 
@@ -369,6 +373,18 @@ def test_a_run_of_sdtt_is_evaluated(command, teacher, tmp_path):
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert (row["algo"], row["steps"], row["samples"]) == ("sdtt", 2, 3)
     assert 1 <= row["evaluations"] <= 3 and row["genppl"] > 1
+
+
+@pytest.mark.parametrize("run", ["a::b/r", "x=1, [%#?*é]"])
+def test_a_run_folder_of_any_name(distil, tmp_path, run):
+    """Written there and nowhere else, and gone on with."""
+    for pairs in (1, 2):
+        message, last = distil(pairs, run=run)
+        assert message is None and checkpoints.read(str(last), "path")["global_step"] == pairs
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "tokens", run.partition("/")[0]
+    }  # fmt: skip
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
