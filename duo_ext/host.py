@@ -34,7 +34,8 @@ class Host(trees.Tree):
         if _active != self:
             self.apply(compat.BEFORE)
             sys.path.insert(0, str(self.root))
-            self.module("main")
+            with self.needing("duo"):
+                self.module("main")
             compat.withdraw_stand_ins()
             self.apply(compat.AFTER)
             _active = self

