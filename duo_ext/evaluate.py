@@ -81,7 +81,8 @@ def load(role, given, options):
     kind, family = _family(config.algo.name, given)
     masked = kind == "absorbing"
     config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
-    model = family.host_class(config, tokenizer)
+    with tree.refusing():
+        model = family.host_class(config, tokenizer)
     constructed = torch.get_rng_state()
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")

@@ -4,6 +4,7 @@ A host is a directory with Duo's flat modules (main, algo, trainer_base, dataloa
 configs. What differs between hosts is answered here and in compat.py, and nowhere else.
 """
 
+import contextlib
 import inspect
 import logging
 import os
@@ -60,7 +61,7 @@ class Host(trees.Tree):
         """
         mode = settings.choose("mode", config.mode, self.modes)
         settings.check(config)
-        try:
+        with self.refusing():
             if algorithm is None:
                 return inspect.unwrap(self.module("main").main)(config)
             import lightning  # which some remedies come before
@@ -72,6 +73,12 @@ class Host(trees.Tree):
                 logger=logging.getLogger("duo_ext"),
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
+
+    @contextlib.contextmanager
+    def refusing(self):
+        """What Duo's own modules refuse of a configuration becomes Refused."""
+        try:
+            yield
         except (AssertionError, ValueError, NotImplementedError) as error:
             if refusal := self._refusal(error):
                 raise Refused(refusal) from error
