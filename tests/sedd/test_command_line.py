@@ -63,7 +63,6 @@ def test_the_algorithm_is_the_first_setting_and_flags_stay(words):
 FLAGS = {
     "--cfg job -p data": "train: openwebtext",
     "-c all --resolve": "sweeper:",
-    "--hydra-help": "Hydra (1.",
     "--help": "Powered by Hydra",
 }
 
