@@ -89,8 +89,8 @@ def denoiser(path, key, trust=None):
     if is_run(path):
         run, checkpoint = path, read(f"{path}/{LAST}", key, trust)
     else:
-        path = path if files.is_url(path) else os.path.abspath(path)
-        run, checkpoint = posixpath.dirname(posixpath.dirname(path)), read(path, key, trust)
+        whole = path if files.is_url(path) else os.path.abspath(path)
+        run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)
     try:
         weights = checkpoints.dit(checkpoint["model"])
     except Refused as error:
