@@ -36,8 +36,8 @@ setup(
         *EVAL,
     ],
     extras_require={
-        "duo": ["datasets", "einops", "scipy", "timm"],
-        "sedd": ["datasets", "einops"],
+        "duo": ["datasets", "einops", "requests", "scipy", "timm"],
+        "sedd": ["datasets", "einops", "requests"],
         "flash": ["flash-attn"],
         "eval": ["mauve-text"],
         "test": TEST,

@@ -7,7 +7,6 @@ import re
 import typing
 from dataclasses import dataclass, field
 
-import fsspec
 import omegaconf
 import torch
 
@@ -113,12 +112,12 @@ def read(path, key, trust=False):
 @contextlib.contextmanager
 def opened(path, key):
     """A file that fsspec opens, or Refused that says why not."""
-    try:
-        file = fsspec.open(path, "rb").open()
-    except Exception as error:  # fsspec's file systems each raise their own
-        reason = getattr(error, "strerror", None) or error
-        raise Refused(f"{key} is '{path}'; it cannot be opened: {reason}") from error
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(files.opened(path))
+        except Exception as error:  # fsspec's file systems each raise their own
+            reason = getattr(error, "strerror", None) or error
+            raise Refused(f"{key} is '{path}'; it cannot be opened: {reason}") from error
         yield file
 
 
@@ -168,28 +167,58 @@ def differing(theirs, ours):
     )
 
 
+EMBEDDING, FREQUENCIES = "vocab_embed.embedding", "rotary_emb.inv_freq"
+PLACE = "backbone."  # of the denoiser in Duo's algorithms
+WRAPPERS = {"module", "_orig_mod"}  # what DDP and torch.compile put into names
+
+
+def dit(weights):
+    """The weights of a DIT under its own names: without what DDP, torch.compile and the module that
+    holds it put before and between them, and without what lies beside it.
+
+    Where there are several DITs it is that of ``backbone.``; where there is none, what lies there.
+    Raises Refused if two are left to choose from, if two weights would have one name, or if there
+    are other things than named tensors.
+    """
+    if not all(isinstance(n, str) and isinstance(w, torch.Tensor) for n, w in weights.items()):
+        raise Refused("its weights are no named tensors")
+    plain = {".".join(p for p in n.split(".") if p not in WRAPPERS): w for n, w in weights.items()}
+    if len(plain) < len(weights):
+        raise Refused("it holds weights twice, with and without 'module.' or '_orig_mod.'")
+    embeddings = [name for name in plain if f".{name}".endswith(f".{EMBEDDING}")]
+    places = [name.removesuffix(EMBEDDING) for name in embeddings]
+    if len(places) > 1 and PLACE not in places:
+        raise Refused(
+            f"its weights must hold one DIT, hence one {EMBEDDING}, and hold {len(places)}"
+        )
+    place = places[0] if len(places) == 1 else PLACE
+    own = {name.removeprefix(place): w for name, w in plain.items() if name.startswith(place)}
+    if FREQUENCIES in own and own[FREQUENCIES].element_size() < 4:
+        del own[FREQUENCIES]  # half precision turns far positions by radians; they are computed
+    return own
+
+
 def denoiser(checkpoint):
     """The denoiser in a Lightning checkpoint of Duo's, as ``Saved``."""
-    prefix = "backbone."
-    weights = checkpoint["state_dict"].items()
-    weights = {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)}
-    hyper, ema = (checkpoint.get(name) or {} for name in ("hyper_parameters", "ema"))
+    weights = dit(checkpoint["state_dict"])
+    hyper, ema = (checkpoint.get(name) for name in ("hyper_parameters", "ema"))
+    average = ema.get("shadow_params") if isinstance(ema, dict) else None
     config = hyper.get("config") if isinstance(hyper, dict) else None
     if omegaconf.OmegaConf.is_config(config):
         config = omegaconf.OmegaConf.to_container(config, resolve=False)
-    return Saved(weights, ema.get("shadow_params"), config if isinstance(config, dict) else {})
+    return Saved(weights, average, config if isinstance(config, dict) else {})
 
 
 def dimensions(weights):
     """What the shapes of a DIT's weights say about it."""
-    embedding = weights["vocab_embed.embedding"]
+    embedding = weights[EMBEDDING]
     sizes = {
         "vocabulary": embedding.shape[0],
         "model.hidden_size": embedding.shape[1],
         "model.n_blocks": sum(key.endswith("attn_out.weight") for key in weights),
     }
-    if "rotary_emb.inv_freq" in weights:
-        sizes["width of a head"] = 2 * len(weights["rotary_emb.inv_freq"])
+    if FREQUENCIES in weights:
+        sizes["width of a head"] = 2 * len(weights[FREQUENCIES])
     if "sigma_map.mlp.0.weight" in weights:
         sizes["model.cond_dim"] = len(weights["sigma_map.mlp.0.weight"])
     return sizes
@@ -198,8 +227,8 @@ def dimensions(weights):
 def check(saved, backbone, key):
     """Raise Refused that names the first dimension in which file and model differ."""
     state = backbone.state_dict()
-    if "vocab_embed.embedding" not in saved.weights:
-        raise Refused(f"{key}: the checkpoint holds no DIT (no backbone.vocab_embed.embedding)")
+    if EMBEDDING not in saved.weights:
+        raise Refused(f"{key}: the checkpoint holds no DIT (no {PLACE}{EMBEDDING})")
     weights = {name: state[name] for name in _computed(saved, state)} | saved.weights
     _compare(key, dimensions(weights), dimensions(state))
     _compare(key, _shapes(weights), _shapes(state))
@@ -211,7 +240,7 @@ def check(saved, backbone, key):
 
 def _computed(saved, state):
     """Names of a DIT's buffer of frequencies where a file leaves it out: no training changes it."""
-    return {"rotary_emb.inv_freq"} & state.keys() - saved.weights.keys()
+    return {FREQUENCIES} & state.keys() - saved.weights.keys()
 
 
 def _compare(key, theirs, ours):
@@ -224,7 +253,7 @@ def _compare(key, theirs, ours):
 
 
 def _shapes(weights):
-    return {f"backbone.{name}": tuple(value.shape) for name, value in weights.items()}
+    return {f"{PLACE}{name}": tuple(value.shape) for name, value in weights.items()}
 
 
 TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape shows these
@@ -257,7 +286,7 @@ def sha256(path, backbone):
     """Of a checkpoint's bytes; of the weights where they lie in a folder or on the hub."""
     if os.path.isdir(path) or not files.exists(path):
         return fingerprint(backbone)
-    with fsspec.open(path, "rb") as file:
+    with files.opened(path) as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import omegaconf
 import torch
 
@@ -103,6 +104,23 @@ def _define_operators(host):
     importlib.import_module("torchvision")
 
 
+def _splits_local_names(host):
+    return fsspec.core.url_to_fs("/a::/b")[1] != "/a::/b"
+
+
+def _take_local_names_whole(host):
+    """Let fsspec chain what begins with a URL alone, for Lightning and the host as well."""
+    split = fsspec.core._un_chain
+
+    @functools.wraps(split)
+    def whole(path, kwargs):
+        if "::" not in path or files.is_url(path):
+            return split(path, kwargs)
+        return [(os.path.abspath(path), "file", kwargs)]
+
+    fsspec.core._un_chain = whole
+
+
 BEFORE = (
     Remedy(
         "torchvision's operators",
@@ -113,6 +131,12 @@ BEFORE = (
     stand_in("flash_attn", "models/dit.py imports flash-attn, which is not installed"),
     stand_in("torchvision", "dataloader.py imports torchvision, which is not installed"),
     stand_in("timm", "utils.py imports timm, which is not installed"),
+    Remedy(
+        "local names taken whole",
+        "fsspec splits a local name at '::', so that a checkpoint is written as another file",
+        _splits_local_names,
+        _take_local_names_whole,
+    ),
 )
 
 

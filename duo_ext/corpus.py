@@ -5,6 +5,7 @@ Two texts are made from it: `sotu32`, folded to 32 symbols for small character-l
 published addresses carry no paragraph breaks, so that in both a line is one whole address.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
@@ -92,7 +93,7 @@ def text_dir(name: str, cache: str | os.PathLike | None = None) -> Path:
             ~/.cache/idlm. A hash of the corpus and of this module is part of the name made there.
 
     Raises:
-        Refused: `name` is no text of the corpus.
+        Refused: `name` is no text of the corpus, or the directory cannot be written.
     """
     if name not in TEXTS:
         raise Refused(f"corpus text: got {name!r}, want one of {', '.join(sorted(TEXTS))}")
@@ -100,19 +101,37 @@ def text_dir(name: str, cache: str | os.PathLike | None = None) -> Path:
     root = Path(cache) if cache is not None else _cache()
     target = root.absolute() / f"{name}-{hashlib.sha256(source).hexdigest()[:12]}"
     if not target.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            made = Path(scratch) / name
-            made.mkdir()
-            for part, members in zip(("train", "validation"), split(addresses()), strict=True):
-                text = "".join(f"{TEXTS[name](address.text)}\n" for address in members)
-                (made / f"{part}.txt").write_text(text, encoding="utf-8", newline="\n")
-            try:
-                made.rename(target)
-            except OSError:
-                if not target.is_dir():  # else another process was first, with the same text
-                    raise
+        with _writable(root):
+            _write(TEXTS[name], root, target)
     return target
+
+
+def _write(normal, root: Path, target: Path) -> None:
+    """Write both parts of a text, its addresses made `normal`, as the new directory `target`."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        for part, members in zip(("train", "validation"), split(addresses()), strict=True):
+            text = "".join(f"{normal(address.text)}\n" for address in members)
+            (made / f"{part}.txt").write_text(text, encoding="utf-8", newline="\n")
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same text
+                raise
+
+
+@contextlib.contextmanager
+def _writable(root: Path):
+    """Refused, which says how another one is chosen, where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            f"the cache {root} cannot be written ({error.strerror or error}); set IDLM_CACHE to a "
+            "folder that can"
+        ) from error
 
 
 def asset(relative: str) -> str:
@@ -141,10 +160,19 @@ def register_resolvers() -> None:
 def _integral(vocab_size) -> str:
     from duo_ext import integral  # imports torch
 
-    return str(integral.path(_cache(), vocab_size).absolute())
+    root = _cache()
+    with _writable(root):
+        return str(integral.path(root, vocab_size).absolute())
 
 
 def _cache() -> Path:
     if os.environ.get("IDLM_CACHE"):
         return Path(os.environ["IDLM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idlm"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "idlm"
+    try:
+        return Path.home() / ".cache" / "idlm"
+    except RuntimeError as error:
+        raise Refused(
+            "there is no home folder for the cache; set IDLM_CACHE to a folder that can be written"
+        ) from error

@@ -11,7 +11,7 @@ import omegaconf
 import torch
 
 from duo_ext import Refused, checkpoints, evaluation, host, pretrained
-from duo_ext.core import sampler
+from duo_ext.core import processes, sampler
 from duo_ext.evaluation import resolve
 
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
@@ -42,8 +42,8 @@ class Subject(evaluation.Subject):
             yield self._rows(setting)
             return
         model, calls = self.model, []
-        masked = not model.time_conditioning
-        widen = precision == "float64" and masked and host.active().samples_masked_in_float32
+        widen = precision == "float64" and host.active().samples_masked_in_float32
+        widen = widen and isinstance(self.process, processes.AbsorbingProcess)
 
         def after(module, inputs, logits):
             calls.append(1)
@@ -78,10 +78,12 @@ def load(role, given, options):
     config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
-    family = _family(config.algo.name, given)
-    model = family.host_class(config, tokenizer)
+    kind, family = _family(config.algo.name, given)
+    masked = kind == "absorbing"
+    config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
+    with tree.refusing():
+        model = family.host_class(config, tokenizer)
     constructed = torch.get_rng_state()
-    masked = not model.time_conditioning
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.check(saved, model.backbone, key)
@@ -134,16 +136,16 @@ def _config(tree, saved, options, named):
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
     config.algo.loss_type = "elbo"  # DCD's, SDTT's: refused by the class that samples, not used
     config.sampling.use_float64 = options.precision == "float64"
-    config.sampling.predictor = "ancestral" if config.algo.time_conditioning else "ancestral_cache"
     return config
 
 
 def _family(name, given):
+    """(process, ``Family``) of an algorithm."""
     from duo_ext.algorithms import FAMILIES  # imports the host, which is active by now
 
-    for family in FAMILIES.values():
+    for kind, family in FAMILIES.items():
         if name in family.teachers:
-            return family
+            return kind, family
     raise Refused(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
 
 
@@ -151,7 +153,6 @@ def _add_options(parser):
     removals = ("ancestral", "greedy", "none")
     parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
     parser.add_argument("--nucleus", nargs="+", type=float, default=[1.0])
-    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
     parser.set_defaults(predictor=["ancestral"])
 
 

@@ -18,19 +18,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import omegaconf
 import torch
 import tqdm
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from duo_ext import Refused, corpus, metrics, report, trees
 from duo_ext.core import sampler
-from duo_ext.files import write_whole
+from duo_ext.files import is_url, located, write_whole
 from duo_ext.line import hush, one_sentence
+from duo_ext.pretrained import FILE_ENDINGS
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
-OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@]*=")
+OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
 WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
 SAMPLERS = ("host", "rows")
 
@@ -84,7 +85,11 @@ def parse(program, arguments):
         prog=f"python -m {program.module}",
         usage="%(prog)s [options] [key=value ...]",
         description="Sample checkpoints with their EMA weights, measure the samples, compare.",
-        epilog=f"key=value: {program.host}'s settings, for checkpoints that carry none",
+        epilog=f"key=value: {program.host}'s settings, for checkpoints that carry none. A word of "
+        "that look is no setting where it is the one value of an option, stands behind --names, or "
+        "behind --teacher or --student is the first, exists, or ends as checkpoints do "
+        f"({' '.join(FILE_ENDINGS)}).",
+        allow_abbrev=False,
     )
     paths = {"nargs": "+", "default": [], "metavar": "CKPT"}
     parser.add_argument("--teacher", help="checkpoints to compare with", **paths)
@@ -100,6 +105,7 @@ def parse(program, arguments):
     )
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
     program.add_options(parser)
+    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
     parser.add_argument("--samples", type=int, default=1024, help="samples a row")
     parser.add_argument("--batch-size", type=int, default=64, help="samples at a time")
     parser.add_argument("--seed", type=int, default=1)
@@ -109,11 +115,37 @@ def parse(program, arguments):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--host", metavar="PATH", help=f"the {program.host} tree to sample in")
-    options = parser.parse_args([a for a in arguments if not OVERRIDE.match(a)])
-    options.overrides = [a for a in arguments if OVERRIDE.match(a)]
+    words, overrides = divided(arguments, parser)
+    options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
     options.command = shlex.join(["python", "-m", program.module, *arguments])
     _check(options)
     return options
+
+
+def divided(arguments, parser):
+    """(the words of options, the host's settings) of a command line; see the help's last lines."""
+    actions = parser._option_string_actions
+    words, overrides, option, place = [], [], None, 0
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        if name in actions:
+            option, place = None if equals else actions[name], 0
+        elif OVERRIDE.match(word) and not _is_value(word, option, place):
+            overrides.append(word)
+            continue
+        else:
+            place += 1
+        words.append(word)
+    return words, overrides
+
+
+def _is_value(word, option, place):
+    """Whether a word that looks like a setting is an option's value, as that of this place."""
+    if option is None or option.dest == "names":
+        return option is not None
+    if option.dest in ("teacher", "student"):
+        return place == 0 or os.path.exists(word) or word.endswith(FILE_ENDINGS)
+    return option.nargs is None and place == 0
 
 
 def _check(options):
@@ -154,8 +186,9 @@ def resolve(text):
 
 def override(config, overrides):
     """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
-    dotted = [text.lstrip("+~") for text in overrides if "." in text.partition("=")[0]]
-    config.merge_with_dotlist(dotted)
+    for told in OverridesParser.create().parse_overrides(overrides):
+        if "." in told.key_or_group and not told.is_delete():
+            omegaconf.OmegaConf.update(config, told.key_or_group, told.value(), force_add=True)
 
 
 def by_rows(process, student, setting, length):
@@ -266,7 +299,7 @@ def _data(subject):
 
 def _make_folder(path):
     """Make the output folder and write to it once, before the sampling rather than after it."""
-    fs, local = fsspec.core.url_to_fs(path)
+    fs, local = located(path)
     try:
         fs.makedirs(local, exist_ok=True)
         fs.touch(f"{local}/.writable")
@@ -279,7 +312,7 @@ def _make_folder(path):
 
 def _row(name, subject, setting, options, evaluations, seconds):
     given = subject.given
-    local = os.path.exists(given) and "://" not in options.output
+    local = os.path.exists(given) and not is_url(options.output)
     return {
         "model": subject.role,
         "name": name,

@@ -41,7 +41,10 @@ class Program:
 
 def parse(program, arguments):
     parser = argparse.ArgumentParser(
-        prog=f"python -m {program.module}", description=__doc__.split("\n\n")[1]
+        prog=f"python -m {program.module}",
+        description="Write a checkpoint as a Hugging Face folder: the EMA weights as "
+        "model.safetensors, config.json and a model card, README.md.",
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar=KEY, help="a checkpoint, or a folder of this kind")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new, or empty")

@@ -4,6 +4,7 @@ A host is a directory with Duo's flat modules (main, algo, trainer_base, dataloa
 configs. What differs between hosts is answered here and in compat.py, and nowhere else.
 """
 
+import contextlib
 import inspect
 import logging
 import os
@@ -34,7 +35,8 @@ class Host(trees.Tree):
         if _active != self:
             self.apply(compat.BEFORE)
             sys.path.insert(0, str(self.root))
-            self.module("main")
+            with self.needing("duo"):
+                self.module("main")
             compat.withdraw_stand_ins()
             self.apply(compat.AFTER)
             _active = self
@@ -59,7 +61,7 @@ class Host(trees.Tree):
         """
         mode = settings.choose("mode", config.mode, self.modes)
         settings.check(config)
-        try:
+        with self.refusing():
             if algorithm is None:
                 return inspect.unwrap(self.module("main").main)(config)
             import lightning  # which some remedies come before
@@ -71,6 +73,12 @@ class Host(trees.Tree):
                 logger=logging.getLogger("duo_ext"),
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
+
+    @contextlib.contextmanager
+    def refusing(self):
+        """What Duo's own modules refuse of a configuration becomes Refused."""
+        try:
+            yield
         except (AssertionError, ValueError, NotImplementedError) as error:
             if refusal := self._refusal(error):
                 raise Refused(refusal) from error
@@ -85,6 +93,14 @@ class Host(trees.Tree):
             return None
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
         return f"Duo refuses this: {frame.line} ({place}) {error}".strip()
+
+    def predictor(self, masked, time_conditioning):
+        """sampling.predictor of a model: where it may, an evaluation serves until a token changes.
+
+        ch-1 knows no other where tokens are masked, and makes no use of it under time conditioning.
+        """
+        cached = masked and (not time_conditioning or self.name == "duo ch-1")
+        return "ancestral_cache" if cached else "ancestral"
 
     @property
     def samples_masked_in_float32(self):

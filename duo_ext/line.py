@@ -25,6 +25,8 @@ def one_sentence(about_files=""):
     settings. So is the end of another process of the run, which those that are left meet in a
     collective. Any other exception is a fault of ours, with its traceback.
     """
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be there, and no figure is shown
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     try:
         yield
         sys.stdout.flush()  # here and not at the very end, where an error has no sentence

@@ -8,6 +8,8 @@ have another judge, data and scale: they are never in one column with measured o
 import itertools
 from collections import defaultdict
 
+import numpy as np
+
 from duo_ext import report
 
 FRONTIER_STEPS = (4, 8, 16)
@@ -107,7 +109,7 @@ def _cell(row: dict) -> str:
     ppl, low, high = (
         report.perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high")
     )
-    return f"{ppl} / {row['entropy']:.3f}<br>[{low}, {high}]"
+    return f"{ppl} / {report.number(row['entropy'], '.3f')}<br>[{low}, {high}]"
 
 
 def equal_entropy(rows: list[dict]) -> str:
@@ -121,7 +123,7 @@ def equal_entropy(rows: list[dict]) -> str:
                 moved = [_moved(frontier, teacher["entropy"]) for frontier in frontiers]
                 values, lows, highs, beyond = zip(*moved, strict=True)
                 value = sum(values) / len(values)
-                numbers = (report.perplexity(x) for x in (value, min(lows), max(highs)))
+                numbers = (report.perplexity(x) for x in (value, np.min(lows), np.max(highs)))
                 body.append(
                     [
                         _label(name, sampler),
@@ -130,7 +132,7 @@ def equal_entropy(rows: list[dict]) -> str:
                         str(len(values)),
                         f"{teacher['name']} at {teacher['steps']}",
                         _cell(teacher).replace("<br>", " "),
-                        f"{value / teacher['genppl']:.2f}",
+                        report.number(value / teacher["genppl"], ".2f"),
                     ]
                 )
     if not body:
@@ -144,10 +146,11 @@ def equal_entropy(rows: list[dict]) -> str:
 
 
 def _frontiers(rows):
-    """The rows of each seed that was sampled at several temperatures, one of them 1."""
+    """The rows of each seed that was sampled at several temperatures, one of them 1, as far as they
+    have GenPPL and entropy."""
     found = defaultdict(list)
     for row in rows:
-        if row["nucleus"] == 1:
+        if row["nucleus"] == 1 and report.finite(row, "genppl", "entropy"):
             found[row.get("distillation_seed")].append(row)
     return [
         own
@@ -174,6 +177,7 @@ def _teachers(rows, family, own):
         if (row["model"] == "teacher" or row["name"] == own.get("after"))
         and row.get("family") == family
         and row["steps"] in REFERENCE_STEPS
+        and report.finite(row, "entropy")
         and all(row[key] == own[key] for key in report.SAMPLER)
         and row["name"] != own["name"]
     ]
@@ -187,22 +191,31 @@ def trainings(entries: list[dict], rows: list[dict]) -> str:
         by_name[entry["name"]].append(entry)
     body = []
     for name, own in by_name.items():
-        updates, seconds, rate = (
-            sum(entry[key] for entry in own) / len(own)
-            for key in ("updates", "seconds", "updates_per_second")
-        )
-        kept = ", ".join(str(entry["kept_pair"] or "none") for entry in own)
-        body.append([name, str(len(own)), f"{updates:.0f}", f"{seconds:.0f}", f"{rate:.3g}", kept])
+        means = [
+            report.number(_mean(own, key), spec)
+            for key, spec in (("updates", ".0f"), ("seconds", ".0f"), ("updates_per_second", ".3g"))
+        ]
+        kept = ", ".join(str(entry.get("kept_pair") or "none") for entry in own)
+        body.append([name, str(len(own)), *means, kept])
     if not body:
         return ""
     head = ["training", "seeds", "updates", "seconds", "updates/s", "kept after"]
-    trained, sampled = (sum(entry["seconds"] for entry in own) / 3600 for own in (entries, rows))
+    trained, sampled = (
+        sum(entry["seconds"] for entry in own if report.finite(entry, "seconds")) / 3600
+        for own in (entries, rows)
+    )
     return (
         "## Trainings\n\nAn update is a pair of IDLM or a step of any other training. "
         "The seconds are the program's, its start and the guard's looks among them.\n\n"
         f"{_markdown(head, body)}\n"
         f"One program at a time: {trained:.1f} hours of training, {sampled:.1f} of sampling.\n"
     )
+
+
+def _mean(entries, key):
+    """The mean over all entries, None where one has no number."""
+    known = all(report.finite(entry, key) for entry in entries)
+    return sum(entry[key] for entry in entries) / len(entries) if known else None
 
 
 def published() -> str:
@@ -223,11 +236,9 @@ def draw(results: dict):
     """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
     steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
     rows being those of each seed."""
-    from matplotlib.figure import Figure
-
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
     panels = 1 + len(FRONTIER_STEPS)
-    drawing = Figure(figsize=(5 * len(families), 3.4 * panels + 1.5), layout="constrained")
+    drawing = report.blank(5 * len(families), 3.4 * panels + 1.5)
     axes = drawing.subplots(panels, len(families), sharey="row", squeeze=False)
     judge = results["judge"]
     ppl = f"GenPPL under {judge['name']}"
@@ -243,7 +254,8 @@ def draw(results: dict):
                 chosen.sort(key=lambda row: row["temperature"])
                 entropy, ppls = ([row[key] for row in chosen] for key in ("entropy", "genppl"))
                 panel.plot(entropy, ppls, **style)
-        above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
+        if judge["heldout_ppl"] is not None:
+            above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
         report.dress(above, "steps", ppl, family)
         for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
             report.dress(panel, "entropy of a sample (nats)", ppl, f"{steps} steps")

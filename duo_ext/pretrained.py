@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from duo_ext import Refused, checkpoints
-from duo_ext.checkpoints import Saved
+from duo_ext import Refused, checkpoints, files
+from duo_ext.checkpoints import EMBEDDING, Saved
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 SOURCES = "a checkpoint file, a folder or a hub id"
@@ -33,8 +33,6 @@ CARD = "README.md"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # beside the weights where they lie in shards
 WANTED = [CONFIG, SAFETENSORS, "model-*.safetensors", PICKLE, "pytorch_model-*.bin", f"*{INDEX}"]
-
-EMBEDDING, FREQUENCIES = "vocab_embed.embedding", "rotary_emb.inv_freq"
 
 # config.json of the published models -> section and name in Duo's configuration
 PUBLISHED = {
@@ -60,7 +58,11 @@ def load(path, key, trust=False):
         return read_folder(path, key)
     if isinstance(path, str) and _is_hub_id(path):
         return read_folder(_download(path, key), key)
-    return checkpoints.denoiser(checkpoints.read(path, key, trust))
+    checkpoint = checkpoints.read(path, key, trust)
+    try:
+        return checkpoints.denoiser(checkpoint)
+    except Refused as error:
+        raise Refused(f"{key} is '{path}'; {error}") from error
 
 
 def _is_hub_id(path):
@@ -102,7 +104,10 @@ def read_folder(folder, key):
     folder = Path(folder)
     try:
         described = _read_json(folder / CONFIG)
-        return Saved(_dit(_read_weights(folder)), config=_duo_config(described))
+        weights = checkpoints.dit(_read_weights(folder))
+        if EMBEDDING not in weights:
+            raise Refused(f"its weights must hold one DIT, hence one {EMBEDDING}, and hold 0")
+        return Saved(weights, config=_duo_config(described))
     except ValueError as error:
         raise Refused(f"{key} is '{folder}'; {error}") from error
 
@@ -156,20 +161,6 @@ def _read_tensors(path):
     return weights
 
 
-def _dit(weights):
-    """The weights under the DIT's own names, without what comes before them or lies beside it."""
-    found = [name for name in weights if f".{name}".endswith(f".{EMBEDDING}")]
-    if len(found) != 1:
-        raise Refused(
-            f"its weights must hold one DIT, hence one {EMBEDDING}, and hold {len(found)}"
-        )
-    prefix = found[0].removesuffix(EMBEDDING)
-    dit = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    if FREQUENCIES in dit and dit[FREQUENCIES].element_size() < 4:
-        del dit[FREQUENCIES]  # half precision turns far positions by radians; they are computed
-    return dit
-
-
 def _duo_config(described):
     """Duo's configuration, as far as a config.json tells it."""
     if isinstance(described.get("config"), dict):
@@ -199,7 +190,7 @@ def write_folder(folder, weights, described, card):
         CONFIG: json.dumps(described, indent=2).encode(),
         CARD: card.encode(),
     }
-    if "://" in str(folder):
+    if files.is_url(folder):
         raise Refused(f"--output is '{folder}'; it must be a local folder")
     target = Path(folder).resolve()
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")

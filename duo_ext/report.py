@@ -10,24 +10,27 @@ import argparse
 import io
 import json
 import math
+import os
 import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 
-import fsspec
 import numpy as np
 
 from duo_ext import Refused
-from duo_ext.files import write_whole
+from duo_ext.files import opened, write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
 SAMPLER = ("sampler", "predictor", "noise_removal", "precision")
 SETTINGS = ("sampler", "predictor", "noise_removal", "temperature", "nucleus", "precision")
 SETTINGS += ("samples", "seed")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
+MEASURED = (*METRICS, "seconds")
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 ROW_KEYS -= {"sampler"}  # of rows from before there was a choice: the host's
+WORDS = ("name", "algo", "sampler", "predictor", "noise_removal", "precision")
+TRAINING = ("updates", "seconds", "updates_per_second", "kept_pair")
 MODELS = ("teacher", "student", "judge")
 NUMBERS = {
     "genppl": ("GenPPL [95 %]", ""),
@@ -49,21 +52,22 @@ MARKERS = "osD^vPX*"  # one more than colours: a pair of them comes again after 
 def load(folder: str) -> dict:
     """The results in ``folder``/results.json (a path or any URL that fsspec opens), checked.
 
-    A metric that is null becomes nan; a row without ``sampler`` is the host's. Raises Refused
-    when the file is missing, is not JSON or lacks something that the table needs.
+    A metric that is null or infinite becomes nan; a row without ``sampler`` is the host's. Raises
+    Refused when the file is missing, is not JSON or lacks something that the table needs.
     """
     path = f"{folder}/results.json"
     try:
-        with fsspec.open(path, "r", encoding="utf-8") as file:
+        with opened(path) as file:
             results = json.load(file)
     except FileNotFoundError:
         raise Refused(f"{path} does not exist; an evaluation writes it") from None
     except ValueError as error:
         raise Refused(f"{path} is not JSON ({error})") from None
     _check(results, path)
+    results["judge"]["heldout_ppl"] = _finite(results["judge"]["heldout_ppl"])
     for row in results["rows"]:
         row.setdefault("sampler", "host")
-        row.update({key: math.nan for key in METRICS if row[key] is None})
+        row.update({key: math.nan for key in MEASURED if not finite(row, key)})
     return results
 
 
@@ -100,6 +104,14 @@ def _check(results, path: str) -> None:
     missing = {"judge.name", "judge.heldout_ppl", "hardware", "command"}.difference(present)
     if missing:
         raise Refused(f"{path} lacks {', '.join(sorted(missing))}")
+    if not _is_number(judge["heldout_ppl"], or_null=True):
+        raise Refused(
+            f"{path} has judge.heldout_ppl {judge['heldout_ppl']!r}; wanted: a positive number"
+        )
+    if not _are_trainings(results.get("distillations", [])):
+        raise Refused(
+            f"{path} has distillations; wanted: a list of objects, each with a name and numbers"
+        )
     for number, row in enumerate(results["rows"]):
         missing = ROW_KEYS - row.keys() if isinstance(row, dict) else ROW_KEYS
         if missing:
@@ -108,9 +120,49 @@ def _check(results, path: str) -> None:
             raise Refused(
                 f"{path}: row {number} has model {row['model']!r}; wanted: {', '.join(MODELS)}"
             )
-        for key in ("steps", *METRICS):
-            if not isinstance(row[key], int | float | None) or (key == "steps" and not row[key]):
-                raise Refused(f"{path}: row {number} has {key} {row[key]!r}; wanted: a number")
+        _check_row(row, f"{path}: row {number}")
+
+
+def _check_row(row: dict, named: str) -> None:
+    """Refused unless what a row has is of the types that this module and ``overview`` read."""
+    for key in WORDS:
+        if not isinstance(row.get(key, ""), str):
+            raise Refused(f"{named} has {key} {row[key]!r}; wanted: a text")
+    for key in ("family", "after"):
+        if not isinstance(row.get(key), str | None):
+            raise Refused(f"{named} has {key} {row[key]!r}; wanted: a text")
+    if not isinstance(row.get("distillation_seed"), str | int | float | None):
+        raise Refused(f"{named} has distillation_seed {row['distillation_seed']!r}; wanted: one")
+    for key in ("steps", "temperature", "nucleus", "evaluations", "samples"):
+        if not _is_number(row[key]):
+            raise Refused(f"{named} has {key} {row[key]!r}; wanted: a positive number")
+    for key in (*MEASURED, "mauve", "seed"):
+        positive = key.startswith("genppl") or key == "seconds"
+        if not _is_number(row.get(key), positive, or_null=key != "seed"):
+            wanted = "a positive number" if positive else "a number"
+            raise Refused(f"{named} has {key} {row[key]!r}; wanted: {wanted}")
+
+
+def _is_number(value, positive: bool = True, or_null: bool = False) -> bool:
+    """Whether a value is a number; one that is not finite stands for null."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None and or_null
+    return not (positive and value <= 0) and (or_null or math.isfinite(value))
+
+
+def _are_trainings(entries) -> bool:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return False
+    return all(
+        isinstance(entry.get("name"), str)
+        and all(_is_number(entry.get(key), positive=False, or_null=True) for key in TRAINING)
+        for entry in entries
+    )
+
+
+def finite(row: dict, *keys: str) -> bool:
+    """Whether a row has a number for each of the keys."""
+    return all(row.get(key) is not None and math.isfinite(row[key]) for key in keys)
 
 
 def _finite(value):
@@ -129,7 +181,7 @@ def seeds_joined(rows: list[dict]) -> list[dict]:
     """One row for all rows that differ in ``distillation_seed`` alone; others stay as they are.
 
     Numbers become means, except the ends of GenPPL's interval, which are the lowest and the highest
-    of the seeds'; ``seeds`` is their number.
+    of the seeds', and none where a seed has none; ``seeds`` is their number.
     """
     groups = defaultdict(list)
     for row in rows:
@@ -140,10 +192,10 @@ def seeds_joined(rows: list[dict]) -> list[dict]:
 
 
 def _joined(rows: list[dict]) -> dict:
-    measured = [key for key in (*METRICS, "mauve", "seconds") if rows[0].get(key) is not None]
-    means = {key: float(np.mean([row[key] for row in rows])) for key in measured}
-    means["genppl_low"] = min(row["genppl_low"] for row in rows)
-    means["genppl_high"] = max(row["genppl_high"] for row in rows)
+    columns = {key: [row.get(key) for row in rows] for key in (*MEASURED, "mauve")}
+    means = {key: None if None in row else float(np.mean(row)) for key, row in columns.items()}
+    means["genppl_low"] = float(np.min(columns["genppl_low"]))
+    means["genppl_high"] = float(np.max(columns["genppl_high"]))
     return rows[0] if len(rows) == 1 else rows[0] | means | {"seeds": len(rows)}
 
 
@@ -200,7 +252,8 @@ def interpolate_at_entropy(points: list[tuple[float, float]], entropy: float) ->
     y = np.bincount(where, weights=logs) / np.bincount(where)
     right = int(np.clip(np.searchsorted(x, entropy), 1, len(x) - 1))
     slope = (y[right] - y[right - 1]) / (x[right] - x[right - 1])
-    value = math.exp(y[right] + slope * (entropy - x[right]))
+    with np.errstate(over="ignore"):  # far beyond two points that are near each other
+        value = float(np.exp(y[right] + slope * (entropy - x[right])))
     return value, not x[0] <= entropy <= x[-1]
 
 
@@ -220,9 +273,9 @@ def matched_entropy(results: dict) -> list[dict]:
             if row["model"] == "teacher"
             and row["nucleus"] == 1
             and _same(row, student, (*PEERS, "steps"))
-            and math.isfinite(row["genppl"])
+            and finite(row, "genppl", "entropy")
         ]
-        if len({entropy for entropy, _ in points}) < 2:
+        if len({entropy for entropy, _ in points}) < 2 or not finite(student, "genppl", "entropy"):
             continue
         teacher, extrapolated = interpolate_at_entropy(points, student["entropy"])
         entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps", "entropy")}
@@ -263,12 +316,12 @@ def table(results: dict) -> str:
     columns = {"model": "model", "name": "name"}
     columns |= {key.replace("_", " "): key for key in varying}
     columns |= {"steps": "steps", "network evaluations": "evaluations"}
-    numbers = [number for number in NUMBERS if any(row.get(number) is not None for row in rows)]
+    numbers = [key for key in NUMBERS if any(row.get(key) is not None for row in rows)]
     lines = [
         [str(row[key]) for key in columns.values()] + [_cell(row, key) for key in numbers]
         for row in rows
     ]
-    titles = [*columns, *(NUMBERS[number][0] for number in numbers)]
+    titles = [*columns, *(NUMBERS[key][0] for key in numbers)]
     rule = [
         "---" if title in ("model", "name", "sampler", "predictor", "noise removal") else "---:"
         for title in titles
@@ -294,17 +347,18 @@ def _cell(row: dict, key: str) -> str:
     if key == "genppl":
         ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
         return f"{ppl} [{low}, {high}]"
-    return _number(row.get(key), NUMBERS[key][1])
+    return number(row.get(key), NUMBERS[key][1])
 
 
-def _number(value: float | None, spec: str) -> str:
+def number(value: float | None, spec: str) -> str:
+    """A number in Python's format, or what stands for one that there is not."""
     return "n/a" if value is None or not math.isfinite(value) else format(value, spec)
 
 
 def perplexity(value: float | None) -> str:
     """A perplexity in about four digits, never in powers of ten."""
     digits = 2 if value is None or value < 100 else 1 if value < 1000 else 0
-    return _number(value, f".{digits}f")
+    return number(value, f".{digits}f")
 
 
 def _order(row: dict) -> tuple:
@@ -347,8 +401,8 @@ def _step_list(results: dict, entropy_tolerance: float = 0.02) -> str:
 def _matched(entry: dict, rule: str) -> str:
     if not entry[rule]:
         return "none"
-    ratio, speedup = entry[f"{rule}_ratio"], entry[f"{rule}_speedup"]
-    return f"{entry[rule]} = {ratio:.3g}x, {speedup:.2g}x the seconds"
+    ratio, speedup = entry[f"{rule}_ratio"], number(entry[f"{rule}_speedup"], ".2g")
+    return f"{entry[rule]} = {ratio:.3g}x, {speedup}x the seconds"
 
 
 def _entropy_list(results: dict) -> str:
@@ -403,6 +457,18 @@ def figure(drawing, path: str) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def blank(width: float, height: float):
+    """An empty matplotlib figure. It needs no backend, so that none that MPLBACKEND names is asked
+    for."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def draw(results: dict):
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
@@ -411,9 +477,7 @@ def draw(results: dict):
     such row. The third has one line for each model and number of steps over the temperatures
     sampled, or one point each without them.
     """
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(15, 5.2), layout="constrained")
+    drawing = blank(15, 5.2)
     drawing.get_layout_engine().set(w_pad=0.1)
     left, middle, right = drawing.subplots(1, 3)
     for index, (label, rows) in enumerate(_series(results["rows"]).items()):
@@ -465,7 +529,7 @@ def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dic
     ppl_axes.plot(steps, ppl, label=label, **style)
     ppl_axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
     entropy_axes.plot(steps, entropy, **style)
-    if rows and rows[-1]["model"] == "teacher":
+    if rows and rows[-1]["model"] == "teacher" and finite(rows[-1], "entropy"):
         band = (0.98 * entropy[-1], 1.02 * entropy[-1])
         entropy_axes.axhspan(*band, color=style["color"], alpha=0.12, linewidth=0)
 
@@ -474,7 +538,7 @@ def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
     """One series in the panel over entropy: a line per number of steps, labelled with it."""
     by_steps = defaultdict(list)
     for row in rows:
-        if math.isfinite(row["genppl"]):
+        if finite(row, "genppl", "entropy"):
             by_steps[row["steps"]].append((row["entropy"], row["genppl"]))
     for steps, points in by_steps.items():
         axes.plot(*zip(*points, strict=True), **style)
@@ -507,8 +571,11 @@ def dress(axes, xlabel: str, ylabel: str, title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Render each folder; the exit code is 1 if one could not be."""
-    parser = argparse.ArgumentParser(prog="python -m duo_ext.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m duo_ext.report", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("folder", nargs="+", help="a folder with results.json")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     for folder in parser.parse_args(arguments).folder:
         try:

@@ -1,11 +1,11 @@
 """Texts of a user's own: a tokenizer by its folder or name, and the lines of a folder's files."""
 
+import io
 import posixpath
 
-import fsspec
 import transformers
 
-from duo_ext import Refused
+from duo_ext import Refused, files
 
 
 def tokenizer(name, key):
@@ -29,8 +29,8 @@ def lines(folder, mode):
     """
     path = posixpath.join(folder, f"{mode}.txt")
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            found = [line.rstrip("\n") for line in file]
+        with files.opened(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+            found = [line.rstrip("\n") for line in text]
     except FileNotFoundError as error:
         raise Refused(
             f"data: '{path}' is missing; data.train and data.valid are folders with train.txt and "

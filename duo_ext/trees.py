@@ -1,5 +1,6 @@
 """A host on disk: a directory with the flat modules of a program that is extended, Duo or SEDD."""
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -43,6 +44,24 @@ class Tree:
     def module(self, name):
         """One of the tree's top-level modules, once it is on the module path."""
         return importlib.import_module(name)
+
+    @contextlib.contextmanager
+    def needing(self, extra):
+        """Refused where the tree imports a package that is not installed; ``extra`` of this
+        distribution has what it needs."""
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            name = str(error.name).partition(".")[0]
+            if error.name is None or self.has(name) or self.has(f"{name}.py"):
+                raise
+            raise Refused(
+                f"the package '{name}' is not installed, which the tree in {self.root} needs; say "
+                f"pip install 'idlm[{extra}]', or install that package"
+            ) from error
+
+    def has(self, name):
+        return (self.root / name).exists()
 
     def require_own(self, modules):
         """One process serves one host: Refused if another's modules are loaded."""

@@ -1,7 +1,6 @@
 """``python -m sedd_ext [--host PATH] [--check] key=value ...``: SEDD's settings, with IDLM."""
 
 import os
-import re
 import sys
 
 import hydra
@@ -11,21 +10,30 @@ from duo_ext import compat, folder, line, machine
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 
-GROUPS = ("algo", "data")  # ours, which SEDD's defaults do not list
+# Our groups, and how Hydra takes them: SEDD's defaults do not list algo, whose entries list data.
+GROUPS = {"algo": "+", "data": ""}
 
 
 def hydra_arguments(arguments):
-    """``algo=idlm`` and ``data=sotu`` as Hydra takes groups that are added.
+    """The words with ``algo=idlm`` as Hydra takes a group that is added.
 
-    The algorithm (algo=sedd if none is named) is the first override: others change what it
-    declares. Hydra's own flags stay before the overrides or behind them; it takes none amid them.
+    The algorithm (algo=sedd if none is named) is the first of the overrides: others change what it
+    declares. Hydra's own flags stay where they are.
     """
-    arguments = [f"+{a}" if a.partition("=")[0] in GROUPS else a for a in arguments]
-    named = [a for a in arguments if a.startswith("+algo=")] or ["+algo=sedd"]
-    others = [a for a in arguments if a not in named]
-    overrides = (n for n, a in enumerate(others) if re.match(r"~|[^-].*=", a))
-    first = next(overrides, len(others))
-    return [*others[:first], *named, *others[first:]]
+    return line.with_overrides(arguments, _with_algorithm)
+
+
+def _with_algorithm(overrides):
+    words = [_group(word) for word in overrides]
+    algo = [word for word in words if word.startswith("+algo=")] or ["+algo=sedd"]
+    return algo + [word for word in words if word not in algo]
+
+
+def _group(word):
+    """An override with the sign that its group needs, whatever sign it has."""
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    return f"{GROUPS[name]}{name}{equals}{value}" if name in GROUPS else word
 
 
 def run(config):

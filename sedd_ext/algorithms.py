@@ -267,8 +267,11 @@ def load_teacher(parts):
     return teacher, checkpoints.fingerprint(teacher)
 
 
-def read(path, key):
-    """A SEDD run folder, checkpoint file, or a folder or hub id in HF format, as ``Saved``."""
-    if runs.is_run(path) or path.endswith((".pth", ".pt", ".ckpt")):
-        return runs.denoiser(path, key)
+def read(path, key, trust=None):
+    """A SEDD run folder, checkpoint file, or a folder or hub id in HF format, as ``Saved``.
+
+    ``trust`` is for checkpoints (``runs.read``).
+    """
+    if path and (runs.is_run(path) or path.endswith((".pth", ".pt", ".ckpt"))):
+        return runs.denoiser(path, key, trust)
     return pretrained.load(path, key)

@@ -58,7 +58,7 @@ class Subject(evaluation.Subject):
 def load(role, given, options):
     """The ``Subject`` of a checkpoint, ready to sample."""
     path, key = evaluation.resolve(given), f"--{role}"
-    saved = algorithms.read(path, key)
+    saved = algorithms.read(path, key, options.trust_checkpoint)
     config = _config(saved, options, f"{key} is '{given}'")
     tokenizer = program.tokenizer_of(config)
     parts = program.build(config, torch.device(options.device))

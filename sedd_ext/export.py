@@ -22,7 +22,7 @@ def _network(config, weights):
 SEDD = export.Program(
     module="sedd_ext.export",
     activate=lambda path: host.find(path).activate(),
-    read=lambda path, key, trust: algorithms.read(path, key),
+    read=algorithms.read,
     sections=SECTIONS,
     process=_process,
     network=_network,

@@ -32,8 +32,9 @@ class Host(trees.Tree):
         if _active != self:
             self.apply(compat.BEFORE)
             sys.path.insert(0, str(self.root))
-            for name in MODULES:
-                self.module(name)
+            with self.needing("sedd"):
+                for name in MODULES:
+                    self.module(name)
             compat.withdraw_stand_ins()
             _active = self
         return _active

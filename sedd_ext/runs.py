@@ -7,16 +7,20 @@ SEDD's own load_model reads, and ``idlm`` where a distillation wrote it.
 
 import io
 import os
+import posixpath
 
 import numpy
 import omegaconf
 import torch
+import yaml
+from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused, checkpoints, files
 from duo_ext.checkpoints import Saved
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
+SECTIONS = ("algo", "graph", "noise", "model", "data")  # of it, as far as a denoiser needs them
 
 # SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
 # only types beyond torch's own that are made from a checkpoint; numpy 1 had another module name.
@@ -45,18 +49,29 @@ def save(path, state, extra=None):
     files.write_whole(path, buffer.getvalue())
 
 
-def read(path, key):
-    """A checkpoint file of SEDD's. Raises Refused if it is none, or holds other types."""
+TRUST = ", unless --trust-checkpoint says that you trust the file"
+
+
+def read(path, key, trust=None):
+    """A checkpoint file of SEDD's. Raises Refused if it is none, or holds other types, unless
+    ``trust`` says that these may be made; None where a user has no way to say so."""
+    rule = f"only tensors and plain values are loaded{'' if trust is None else TRUST}"
     with checkpoints.opened(path, key) as file:
         try:
             with torch.serialization.safe_globals(NUMPY_TYPES):
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+                checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            reason = checkpoints.refusal(error, "only tensors and plain values are loaded")
-            raise Refused(f"{key} is '{path}'; {reason}") from error
-    if not isinstance(checkpoint, dict) or not {"model", "ema", "step"} <= checkpoint.keys():
+            raise Refused(f"{key} is '{path}'; {checkpoints.refusal(error, rule)}") from error
+    if not _is_sedds(checkpoint):
         raise Refused(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
     return checkpoint
+
+
+def _is_sedds(checkpoint):
+    if not isinstance(checkpoint, dict) or not {"model", "ema", "step"} <= checkpoint.keys():
+        return False
+    model, ema = checkpoint["model"], checkpoint["ema"]
+    return isinstance(model, dict) and isinstance(ema, dict) and "shadow_params" in ema
 
 
 def load(checkpoint, state, key):
@@ -69,14 +84,44 @@ def load(checkpoint, state, key):
     state["step"] = checkpoint["step"]
 
 
-def denoiser(path, key):
+def denoiser(path, key, trust=None):
     """The denoiser of a run folder or of a checkpoint file of SEDD's, as ``Saved``."""
-    folder = path if os.path.isdir(path) else os.path.dirname(os.path.dirname(path))
-    checkpoint = read(f"{path}/{LAST}" if os.path.isdir(path) else path, key)
-    config, described = {}, os.path.join(folder, CONFIG)
-    if os.path.exists(described):
-        config = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(described))
-    return Saved(checkpoint["model"], checkpoint["ema"]["shadow_params"], config)
+    if is_run(path):
+        run, checkpoint = path, read(f"{path}/{LAST}", key, trust)
+    else:
+        whole = path if files.is_url(path) else os.path.abspath(path)
+        run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)
+    try:
+        weights = checkpoints.dit(checkpoint["model"])
+    except Refused as error:
+        raise Refused(f"{key} is '{path}'; {error}") from error
+    return Saved(weights, checkpoint["ema"]["shadow_params"], _settings(f"{run}/{CONFIG}", key))
+
+
+def _settings(path, key):
+    """The settings of a run, which its folder holds; {} where it does not.
+
+    Raises Refused where they cannot be read.
+    """
+    if not files.exists(path):
+        return {}
+    try:
+        with files.opened(path) as file:
+            text = io.StringIO(file.read().decode())
+        settings = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(text))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise _damaged(path, key) from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+        raise _damaged(path, key)
+    if not all(isinstance(settings.get(section, {}), dict) for section in SECTIONS):
+        raise _damaged(path, key)
+    return settings
+
+
+def _damaged(path, key):
+    return Refused(
+        f"{key}: '{path}' is damaged; it must hold a run's settings, as Hydra writes them"
+    )
 
 
 def is_run(path):

@@ -13,7 +13,8 @@ import omegaconf
 import pytest
 import torch
 
-from duo_ext import checkpoints, host, pretrained
+from duo_ext import Refused, checkpoints, host, pretrained
+from sedd_ext import runs
 
 
 def save(content, **options):
@@ -379,3 +380,58 @@ def test_no_module_of_ours_reads_a_checkpoint_with_trust_unless_it_is_asked_to()
     assert asked[0][0] == "checkpoints.py" and "weights_only=not trust" in asked[0][1]
     for function in (checkpoints.read, pretrained.load):
         assert inspect.signature(function).parameters["trust"].default is False
+
+
+def wrapped(weights, before="", inside=False):
+    """A DIT's weights under the names that DDP or torch.compile give them."""
+    within = "blocks.0._orig_mod." if inside else "blocks.0."
+    return {f"{before}{name}".replace("blocks.0.", within): w for name, w in weights.items()}
+
+
+BEFORE = ("backbone.", "module.backbone.", "_orig_mod.backbone.", "backbone._orig_mod.")
+BEFORE += ("backbone.module._orig_mod.", "", "module.", "_orig_mod.", "anything.module.")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("before", BEFORE)
+def test_weights_of_ddp_and_torch_compile_are_taken_from_wherever_they_lie(
+    backbone, tmp_path, before, inside
+):
+    """In a checkpoint of Lightning's, one of SEDD's and a folder alike."""
+    own = backbone().state_dict()
+    named = wrapped(own, before, inside)
+    torch.save({"state_dict": named}, tmp_path / "a.ckpt")
+    torch.save({"model": named, "ema": {"shadow_params": None}, "step": 1}, tmp_path / "a.pth")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    torch.save(named, tmp_path / "folder" / "pytorch_model.bin")
+    for saved in (
+        pretrained.load(str(tmp_path / "a.ckpt"), "key"),
+        runs.denoiser(str(tmp_path / "a.pth"), "key"),
+        pretrained.load(str(tmp_path / "folder"), "key"),
+    ):
+        assert saved.weights.keys() == own.keys()
+        assert all(torch.equal(saved.weights[name], own[name]) for name in own)
+        checkpoints.check(saved, backbone(), "key")
+
+
+def test_of_several_networks_the_backbone_is_meant(backbone):
+    own, other = backbone().state_dict(), backbone().state_dict()
+    other = {name: value + 1 for name, value in other.items()}
+    both = wrapped(other, "teacher.module.") | wrapped(own, "module.backbone._orig_mod.")
+    found = checkpoints.dit(both)
+    assert found.keys() == own.keys() and all(torch.equal(found[n], own[n]) for n in own)
+    for wrong, told in (
+        (wrapped(own, "teacher.") | wrapped(other, "student."), "must hold one DIT"),
+        (wrapped(own) | wrapped(other, "module."), "weights twice"),
+        ({"backbone.a": 3}, "no named tensors"),
+        ({3: torch.ones(1)}, "no named tensors"),
+    ):
+        with pytest.raises(Refused, match=told):
+            checkpoints.dit(wrong)
+
+
+def test_weights_that_are_no_network_are_refused_with_the_key(tmp_path):
+    torch.save({"state_dict": {"a": 3}}, tmp_path / "a.ckpt")
+    with pytest.raises(Refused, match=r"^key is '.*a\.ckpt'; its weights are no named tensors$"):
+        pretrained.load(str(tmp_path / "a.ckpt"), "key")

@@ -168,6 +168,16 @@ def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, c
     assert "teacher_path: unused.ckpt" in capsys.readouterr().out
 
 
+def test_what_a_notebook_or_a_terminal_sets_is_no_matter():
+    """A backend of matplotlib's that is not there, a terminal of ASCII, no docstrings."""
+    odd = {"MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
+    code = "from duo_ext.line import one_sentence\nwith one_sentence():\n"
+    code += "    import lightning, torchmetrics\n    print('é')"
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | odd)
+    assert (done.returncode, done.stdout) == (0, "\\xe9\n"), done.stderr
+
+
 def test_a_reader_that_has_ended():
     """As head does."""
     reading, writing = os.pipe()
@@ -209,11 +219,15 @@ def test_a_host_that_is_no_duo_tree(plain, tmp_path, monkeypatch, given):
 
 
 @pytest.mark.parametrize("words", [["--host", str(host.STANDALONE)], []])
-def test_check_says_the_host_and_that_the_standalone_tree_needs_no_remedy(plain, words):
+def test_check_says_the_host_and_that_the_standalone_tree_needs_one_remedy(plain, words):
+    """That of fsspec, which Lightning meets in any tree."""
     first, *rest = plain("--check", "algo=nope", *words).splitlines()
     assert first.startswith("host: standalone, commit ")
-    remedies = [*compat.BEFORE, *compat.AFTER]
-    assert rest == [f"not needed  {remedy.name}: {remedy.cause}" for remedy in remedies]
+    assert rest == [
+        f"{'   applied' if remedy.name == 'local names taken whole' else 'not needed'}  "
+        f"{remedy.name}: {remedy.cause}"
+        for remedy in (*compat.BEFORE, *compat.AFTER)
+    ]
 
 
 def test_check_says_which_remedies_were_applied(capsys, tmp_path):
@@ -331,7 +345,11 @@ def distil(command, teacher, tmp_path):
 
     def call(pairs, *overrides, run="run"):
         folder = tmp_path / run
-        own = (f"algo.teacher_path={path}", f"hydra.run.dir={folder}", f"trainer.max_steps={pairs}")
+        own = (
+            f"algo.teacher_path={path}",
+            f"hydra.run.dir='{folder}'",
+            f"trainer.max_steps={pairs}",
+        )
         message = command("algo=idlm", *own, EVERY_PAIR, *overrides)
         return message, folder / "checkpoints" / "last.ckpt"
 
@@ -370,6 +388,18 @@ def test_a_run_of_sdtt_is_evaluated(command, teacher, tmp_path):
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert (row["algo"], row["steps"], row["samples"]) == ("sdtt", 2, 3)
     assert 1 <= row["evaluations"] <= 3 and row["genppl"] > 1
+
+
+@pytest.mark.parametrize("run", ["a::b/r", "x=1, [%#?*é]"])
+def test_a_run_folder_of_any_name(distil, tmp_path, run):
+    """Written there and nowhere else, and gone on with."""
+    for pairs in (1, 2):
+        message, last = distil(pairs, run=run)
+        assert message is None and checkpoints.read(str(last), "path")["global_step"] == pairs
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "tokens", run.partition("/")[0]
+    }  # fmt: skip
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):

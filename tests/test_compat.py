@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import omegaconf
@@ -321,6 +322,36 @@ def test_any_other_torchvision_gets_no_operators(installed, source):
     if source is not None:
         install(installed, "torchvision", source)
     assert not remedy("torchvision's operators").needed(None)
+
+
+# local names taken whole -------------------------------------------------------------------------
+
+WHOLE = """
+import sys
+
+import fsspec
+import torch
+from lightning.fabric.utilities.cloud_io import _atomic_save
+
+from duo_ext import compat
+
+(remedy,) = [r for r in compat.BEFORE if r.name == "local names taken whole"]
+assert remedy.needed(None)
+remedy.apply(None)
+assert not remedy.needed(None)
+_atomic_save({"a": 1}, sys.argv[1])
+with fsspec.open("zip://inner::file://" + sys.argv[2]) as file:
+    print(file.read())
+"""
+
+
+def test_a_local_name_is_no_chain_of_urls_for_lightning_either(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.writestr("inner", "text")
+    path = tmp_path / "a::b" / "last.ckpt"
+    path.parent.mkdir()
+    assert run(tmp_path, "-c", WHOLE, path, tmp_path / "outer.zip") == "b'text'\n"
+    assert path.is_file() and not (tmp_path / "a").exists()
 
 
 # processes counted as devices --------------------------------------------------------------------

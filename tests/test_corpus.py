@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from duo_ext import corpus
+from duo_ext import Refused, corpus
 
 transformers = pytest.importorskip("transformers")
 hypothesis = pytest.importorskip("hypothesis")
@@ -189,6 +189,25 @@ def test_cache_directory_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert corpus.text_dir("sotu").parent == tmp_path / "home" / ".cache" / "idlm"
+
+
+def test_a_cache_that_cannot_be_written_or_found_says_how_to_choose_another(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("IDLM_CACHE", str(tmp_path / "file"))
+    corpus.register_resolvers()
+    told = f"the cache {tmp_path}/file cannot be written .*; set IDLM_CACHE to a folder that can"
+    for use in (lambda: corpus.text_dir("sotu"), lambda: corpus._integral(5)):
+        with pytest.raises(Refused, match=told):
+            use()
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("IDLM_CACHE", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(Refused, match="no home folder for the cache; set IDLM_CACHE to a folder"):
+        corpus.text_dir("sotu")
 
 
 def test_a_relative_cache_gives_an_absolute_path(tmp_path, monkeypatch):

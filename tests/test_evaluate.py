@@ -293,14 +293,21 @@ def test_float32_is_refused_where_a_host_refuses_it(checkpoint, options, monkeyp
     monkeypatch.setattr(host.Host, "samples_masked_in_float64", True)
     float32 = options("--precision", "float32")
     evaluate.load("student", checkpoint("duo_base"), float32)
-    with pytest.raises(ValueError, match="--precision is 'float32'; Duo's main samples masked"):
-        evaluate.load("student", checkpoint("mdlm"), float32)
+    for given in (("mdlm",), TIMED):
+        with pytest.raises(ValueError, match="--precision is 'float32'; Duo's main samples masked"):
+            evaluate.load("student", checkpoint(*given), float32)
 
 
-@pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
-def test_float64_is_float64_where_a_host_would_take_float32(checkpoint, options, monkeypatch, algo):
+TIMED = ("mdlm", "algo.time_conditioning=true", "sampling.predictor=ancestral")
+
+
+@pytest.mark.parametrize("given", [("mdlm",), TIMED, ("duo_base",)])
+def test_float64_is_float64_where_a_host_would_take_float32(
+    checkpoint, options, monkeypatch, given
+):
     """Masked tokens are drawn in the precision of the logits there."""
-    subject = evaluate.load("student", checkpoint(algo), options())
+    algo = given[0]
+    subject = evaluate.load("student", checkpoint(*given), options())
     model, count = subject.model, 0
     inputs = torch.zeros(2, 16, dtype=torch.long), torch.zeros(2)
     plain = model.backbone(*inputs)
@@ -315,6 +322,54 @@ def test_float64_is_float64_where_a_host_would_take_float32(checkpoint, options,
             assert logits.dtype == (torch.float64 if widened else torch.float32)
             torch.testing.assert_close(logits.float() * temperature, plain)
     assert count == 8
+
+
+GRAMMAR = {
+    "--student a.ckpt algo=mdlm data=x": ("a.ckpt", "", "algo=mdlm data=x"),
+    "algo=mdlm --student a.ckpt --steps 2 +data.x=1 4 ~algo.T": (
+        "a.ckpt", "--steps 2 4", "algo=mdlm +data.x=1 ~algo.T"
+    ),
+    "--student epoch=0-step=3.ckpt algo=mdlm": ("epoch=0-step=3.ckpt", "", "algo=mdlm"),
+    "--student lr=1 lr=2 noise/x=y": ("lr=1", "", "lr=2 noise/x=y"),
+    "--student a.ckpt b=1.safetensors here=1 gone=1": (
+        "a.ckpt b=1.safetensors here=1", "", "gone=1"
+    ),
+    "--student a.ckpt --names seed=1": ("a.ckpt", "--names seed=1", ""),
+    "--student a b --names seed=1 seed=2 --seed 3 seed=4": (
+        "a b", "--names seed=1 seed=2 --seed 3", "seed=4"
+    ),
+    "--student a.ckpt --judge=x=1 algo=mdlm": ("a.ckpt", "--judge x=1", "algo=mdlm"),
+    "--student a.ckpt --host h=1 --trust-checkpoint algo=mdlm": (
+        "a.ckpt", "--host h=1 --trust-checkpoint", "algo=mdlm"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", GRAMMAR)
+def test_what_looks_like_a_setting_is_one_unless_it_is_an_options_value(place, line):
+    (place / "here=1").touch()
+    checkpoints_, others, overrides = GRAMMAR[line]
+    plain = ["--student", *checkpoints_.split(), *others.split(), "--output", "lr=1"]
+    wanted = vars(evaluation.parse(evaluate.PROGRAM, plain))
+    found = vars(evaluation.parse(evaluate.PROGRAM, [*line.split(), "--output", "lr=1"]))
+    for options in (wanted, found):
+        del options["command"]
+    assert wanted["output"] == "lr=1" and wanted["student"] == checkpoints_.split()
+    assert found == wanted | {"overrides": overrides.split()}
+
+
+def test_an_option_is_not_shortened(place, capsys):
+    with pytest.raises(SystemExit):
+        evaluation.parse(evaluate.PROGRAM, ["--student", "a.ckpt", "--out", "x"])
+    assert "--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a b", "it\\'s", "x: 1"])
+def test_a_setting_that_wins_is_read_as_hydra_reads_it(text):
+    config = omegaconf.OmegaConf.create({"data": {"train": "old", "sizes": {"b": 2}}, "x": 1})
+    evaluation.override(config, [f"data.train='{text}'", "data.sizes={a:1}", "~data.gone", "x=2"])
+    said = text.replace("\\'", "'")
+    assert config == {"data": {"train": said, "sizes": {"a": 1, "b": 2}}, "x": 1}
 
 
 SILENT = ("data=text", "data.train=text", "data.cache_dir=text/tokens", "model=sotu")

@@ -1,9 +1,12 @@
 """duo_ext.files: a file is written whole or not at all, and what a kill leaves is swept away."""
 
+import functools
+import zipfile
+
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from duo_ext import files
+from duo_ext import Refused, files
 
 
 def test_what_cannot_be_written_is_one_sentence_and_the_old_file_stays(tmp_path, monkeypatch):
@@ -48,3 +51,53 @@ def test_files_are_found_wherever_fsspec_reaches(tmp_path):
     assert files.exists(str(tmp_path / "here"))
     assert not files.exists(str(tmp_path / "there"))
     assert not files.exists("memory://nothing")
+
+
+NAMES = ("a::b", "zip::x", "a://b", "x y=1,[0-9]%20#f", "w?*", "'q' \"é\\", "~x", "file:x")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_local_name_is_taken_letter_by_letter(tmp_path, monkeypatch, name):
+    """Whether it is given from the root, from the working directory or behind file://."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wx").mkdir()
+    (tmp_path / "wx" / "file").write_text("another's")
+    relative = f"./{name}" if files.is_url(name) else name  # as a shell's user would have to say
+    for number, folder in enumerate((f"{tmp_path}/{name}", relative, f"file://{tmp_path}/{name}")):
+        path = f"{folder}/r/file{number}"
+        assert not files.exists(path)
+        files.write_whole(path, b"mine")
+        assert (
+            files.exists(path) and (tmp_path / name / "r" / f"file{number}").read_bytes() == b"mine"
+        )
+        left = tmp_path / name / "r" / f"file.{'0' * 32}.tmp"
+        left.write_text("half")
+        files.sweep(f"{folder}/r")
+        assert not left.exists()
+        with files.opened(path) as file:
+            assert file.read() == b"mine"
+    assert (tmp_path / "wx" / "file").read_text() == "another's"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "wx",
+        (tmp_path / name).relative_to(tmp_path).parts[0],
+    }
+
+
+def test_a_chain_of_urls_is_one(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.writestr("inner", "text")
+    with files.opened(f"zip://inner::file://{tmp_path}/outer.zip") as file:
+        assert file.read() == b"text"
+
+
+def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files.write_whole("~/file", b"mine")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_an_unknown_protocol_is_refused():
+    write = functools.partial(files.write_whole, content=b"")
+    for use in (files.located, files.exists, files.sweep, write):
+        with pytest.raises(Refused, match="'foo://x' cannot be opened: Protocol not known: foo"):
+            use("foo://x")

@@ -8,7 +8,8 @@ import types
 import omegaconf
 import pytest
 
-from duo_ext import compat, host, trees
+from duo_ext import Refused, compat, host, trees
+from sedd_ext import host as sedd_host
 
 
 def plant(root, newer=False, lacking=()):
@@ -159,11 +160,12 @@ def test_one_process_serves_one_host(standalone, tmp_path):
 
 
 def test_to_activate_a_host_again_changes_nothing(standalone, monkeypatch):
-    path = sys.path[:]
+    path, remedies = sys.path[:], standalone.remedies[:]
     assert host.find(host.STANDALONE).activate() == standalone
     monkeypatch.setattr(trees, "own_commit", lambda: "made in the meantime")
     assert host.find(host.STANDALONE).activate() == standalone
-    assert host.active() is standalone and sys.path == path and standalone.remedies == []
+    assert host.active() is standalone and sys.path == path
+    assert standalone.remedies == remedies
 
 
 @pytest.fixture
@@ -224,6 +226,50 @@ def test_remedies_come_before_and_after_the_import(process, remedies, tmp_path):
     assert tree.module("models").__path__[0] == f"{tmp_path}/duo/models"
     tree.activate()
     assert len(remedies.log) == 2 and sys.path.count(str(tree.root)) == 1
+
+
+@pytest.mark.parametrize("source", ["import einops", "import utils\nimport einops.layers.torch"])
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(
+    process, remedies, tmp_path, monkeypatch, source
+):
+    monkeypatch.setitem(sys.modules, "einops", None)
+    (plant(tmp_path / "duo") / "main.py").write_text(source)
+    with pytest.raises(Refused) as refused:
+        host.find(tmp_path / "duo").activate()
+    assert str(refused.value) == (
+        f"the package 'einops' is not installed, which the tree in {tmp_path}/duo needs; say pip "
+        "install 'idlm[duo]', or install that package"
+    )
+
+
+def test_a_module_that_the_tree_itself_lacks_is_a_fault(process, remedies, tmp_path):
+    (plant(tmp_path / "duo") / "main.py").write_text("import utils.gone")
+    with pytest.raises(ModuleNotFoundError, match=r"utils\.gone"):
+        host.find(tmp_path / "duo").activate()
+
+
+def test_so_it_is_in_a_sedd_tree(tmp_path, monkeypatch):
+    tree = sedd_host.Host(tmp_path, "sedd", None)
+    monkeypatch.setattr(sedd_host, "_active", None)
+    monkeypatch.setattr(sedd_host.Host, "apply", lambda *given: None)
+    monkeypatch.setattr(sedd_host.Host, "require_own", lambda *given: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def lacks(self, name):
+        raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+
+    monkeypatch.setattr(sedd_host.Host, "module", lacks)
+    with pytest.raises(Refused, match=r"package 'datasets' .* say pip install 'idlm\[sedd\]', or"):
+        tree.activate()
+
+
+def test_the_predictor_of_a_model_is_the_hosts_that_evaluates_least():
+    """ch-1 has one where tokens are masked; main and ours refuse it under time conditioning."""
+    for name in ("standalone", "duo main", "duo ch-1"):
+        tree = host.Host(host.STANDALONE, name, None)
+        timed = "ancestral_cache" if name == "duo ch-1" else "ancestral"
+        assert tree.predictor(True, False) == "ancestral_cache"
+        assert tree.predictor(True, True) == timed and tree.predictor(False, True) == "ancestral"
 
 
 # running -----------------------------------------------------------------------------------------

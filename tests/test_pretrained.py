@@ -250,7 +250,7 @@ def test_the_hub_offline(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
-    assert "duo_ext.Refused: key is 'owner/name'; " in done.stderr
+    assert "Refused: key is 'owner/name'; " in done.stderr
     assert "the hub cannot be reached" in done.stderr
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from duo_ext import report
+from duo_ext import Refused, overview, report
 
 
 def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
@@ -50,6 +51,12 @@ CURVES = results(
 
 
 # ---------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("bytes_", [b"\xef\xbb\xbf", b""])
+def test_a_byte_order_mark_is_no_matter(tmp_path, bytes_):
+    (tmp_path / "results.json").write_bytes(bytes_ + json.dumps(CURVES).encode())
+    assert report.load(str(tmp_path)) == CURVES
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])
@@ -133,7 +140,7 @@ MALFORMED = {
     "row 0 has entropy 'high'; wanted: a number": json.dumps(
         results(row("teacher", 1, 9.0, entropy="high"))
     ),
-    "row 0 has steps None; wanted: a number": json.dumps(
+    "row 0 has steps None; wanted: a positive number": json.dumps(
         results(row("teacher", 1, 9.0) | {"steps": None})
     ),
 }
@@ -397,3 +404,135 @@ def test_the_command_ends_without_a_traceback(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "has no list of rows" in done.stderr
+
+
+# ------------------------------------------------------------------------------- what is missing
+
+MISSING = r"\b(nan|inf|None)\b"
+NULL = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv", "seconds")
+
+
+def rendered(folder, given):
+    """The table of results that are written as they are."""
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(given))
+    report.render(str(folder))
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    text = (folder / "table.md").read_text()
+    assert not re.search(MISSING, text.partition("## Published")[0])
+    return text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*((key, None) for key in (*NULL, "mauve")), ("genppl", math.nan), ("genppl_high", math.inf)],
+)
+def test_a_number_that_there_is_not_stands_as_none_wherever_it_is_missing(tmp_path, key, value):
+    """In a row of a teacher or a student, over temperatures, of one seed of two, in a family."""
+    rows = [row("teacher", steps, 100.0 / steps, mauve=0.5) for steps in (4, 8, 16)]
+    rows += [row("teacher", 4, 20.0, 4.5, temperature=0.8, mauve=0.5)]
+    for seed in (1, 2):
+        own = {"distillation_seed": seed, "mauve": 0.4}
+        rows += [
+            row("student", 4, 12.0, **own),
+            row("student", 4, 9.0, 4.6, temperature=0.8, **own),
+        ]
+    for number in range(len(rows)):
+        changed = [{"family": "MDLM"} | own for own in rows]
+        changed[number][key] = value
+        report.save(results(*changed), str(tmp_path))
+        loaded = report.load(str(tmp_path))
+        texts = overview.page(loaded).partition("## Published")[0], report.page(loaded)
+        joined = report.page(loaded | {"rows": report.seeds_joined(loaded["rows"])})
+        assert "n/a" in joined and not any(re.search(MISSING, text) for text in (*texts, joined))
+    for number in (2, 4, 7):
+        rows[number][key] = value
+    rendered(tmp_path, results(*rows))
+    rendered(tmp_path, results(*({"family": "MDLM"} | own for own in rows)))
+
+
+def test_a_held_out_perplexity_that_there_is_not(tmp_path):
+    for family in ({}, {"family": "MDLM"}):
+        given = results(row("teacher", 4, 10.0) | family)
+        given["judge"]["heldout_ppl"] = None
+        assert "(held-out perplexity n/a)" in rendered(tmp_path, given)
+
+
+def test_a_mean_over_seeds_is_none_where_one_has_none():
+    rows = [row("student", 4, 12.0, distillation_seed=1, mauve=0.4)]
+    rows += [row("student", 4, 14.0, distillation_seed=2, mauve=None, genppl_low=math.nan)]
+    (joined,) = report.seeds_joined(rows)
+    assert joined["genppl"] == 13.0 and joined["mauve"] is None and joined["seeds"] == 2
+    assert math.isnan(joined["genppl_low"]) and joined["genppl_high"] == 14.0 * 1.05
+
+
+def test_points_near_each_other_reach_no_number_far_away():
+    points = [(5.0, 10.0), (5.0 + 1e-9, 20.0)]
+    assert report.interpolate_at_entropy(points, 6.0) == (math.inf, True)
+
+
+WRONG_TYPES = {
+    "name 3; wanted: a text": {"name": 3},
+    "noise_removal ['x']; wanted: a text": {"noise_removal": ["x"]},
+    "family 1; wanted: a text": {"family": 1},
+    "distillation_seed [1]; wanted: one": {"distillation_seed": [1]},
+    "steps True; wanted: a positive number": {"steps": True},
+    "steps nan; wanted: a positive number": {"steps": math.nan},
+    "temperature '1'; wanted: a positive number": {"temperature": "1"},
+    "evaluations None; wanted: a positive number": {"evaluations": None},
+    "seed 'a'; wanted: a number": {"seed": "a"},
+    "genppl -1; wanted: a positive number": {"genppl": -1},
+    "genppl 0; wanted: a positive number": {"genppl": 0},
+    "seconds 0; wanted: a positive number": {"seconds": 0},
+    "entropy '5'; wanted: a number": {"entropy": "5"},
+    "mauve {}; wanted: a number": {"mauve": {}},
+}
+
+
+@pytest.mark.parametrize("complaint", WRONG_TYPES)
+def test_a_row_of_other_types_is_named(tmp_path, complaint):
+    given = results(row("teacher", 4, 10.0), row("student", 4, 9.0) | WRONG_TYPES[complaint])
+    (tmp_path / "results.json").write_text(json.dumps(given))
+    with pytest.raises(Refused) as refused:
+        report.load(str(tmp_path))
+    assert str(refused.value) == f"{tmp_path}/results.json: row 1 has {complaint}"
+
+
+OTHERS = {
+    "is not JSON": b"\xff\xfe\xfa",
+    "has no list of rows": b"[]",
+    "has judge.heldout_ppl 'x'; wanted: a positive number": {
+        "judge": {"name": "a", "heldout_ppl": "x"}
+    },
+    "has distillations; wanted: a list": {"distillations": {"a": 1}},
+    "has distillations; wanted: ": {"distillations": [{"name": "a", "seconds": "long"}]},
+}
+
+
+@pytest.mark.parametrize("complaint", OTHERS)
+def test_a_file_of_other_types_is_one_sentence(tmp_path, complaint):
+    content = OTHERS[complaint]
+    if isinstance(content, dict):
+        content = json.dumps(CURVES | content).encode()
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/results.json {complaint}")):
+        report.load(str(tmp_path))
+
+
+def test_trainings_may_lack_numbers(tmp_path):
+    trainings = [{"name": "a", "seconds": 3600, "updates": 10}, {"name": "a", "updates": 20}]
+    given = results(row("teacher", 4, 10.0, family="MDLM")) | {"distillations": trainings}
+    assert "| a | 2 | 15 | n/a | n/a | none, none |" in rendered(tmp_path, given)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_no_backend_is_asked_for(tmp_path, backend):
+    """As a notebook sets it; nor are characters that the terminal lacks, or docstrings."""
+    folder = tmp_path / "é"
+    report.save(results(row("teacher", 4, 10.0)), str(folder))
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-OO", "-m", "duo_ext.report", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/\\xe9: table.md, figure.png\n"
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")

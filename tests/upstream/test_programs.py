@@ -149,6 +149,37 @@ def evaluated(checkout, path, precision, folder):
     return json.loads(output.read_text())
 
 
+DRAWN = """if True:
+    import sys
+    from duo_ext import corpus, evaluate, evaluation, host
+    root, path, *settings = sys.argv[1:]
+    tree = host.find(root).activate()
+    corpus.register_resolvers()
+    given = ["--student", path, "--samples", "4", "--output", "unused", *settings]
+    options = evaluation.parse(evaluate.PROGRAM, given)
+    subject = evaluate.load("student", path, options)
+    base, drawn = tree.module("trainer_base"), set()
+    draw = base.sample_categorical
+    base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
+    evaluation.sample(subject, evaluation.Setting(3), options)
+    print(*drawn)
+"""
+
+
+@pytest.mark.parametrize("timed", ["false", "true"])
+def test_masked_tokens_are_drawn_in_float64(checkout, weights, text, timed):
+    """With and without time conditioning, with which main's MDLM takes no predictor."""
+    path = weights("idlm_mdlm").partition("=")[2]
+    settings = [word for word in (*TINY, *text) if "machine" not in word]
+    settings += ["algo=mdlm", f"algo.time_conditioning={timed}"]
+    command = [sys.executable, "-c", DRAWN, str(checkout.root), path, *settings]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if timed == "true" and checkout.name == "duo main":
+        assert "Refused: Duo refuses this: assert self.sampler != 'ancestral'" in done.stderr
+        return
+    assert done.stdout.splitlines()[-1:] == ["torch.float64"], done.stderr[-2000:]
+
+
 def test_a_teacher_of_duos_own_training(run, checkout, tmp_path):
     """Its checkpoint holds the configuration and the tokenizer; both are known types."""
     program = f"-m duo_ext --host {checkout.root}"
