@@ -195,9 +195,9 @@ def cut_the_weights(folder):
 def test_a_judge_that_does_not_load_is_one_clear_sentence(folder, damage):
     damage(folder)
     with pytest.raises(ValueError) as caught:
-        Judge(str(folder), "cpu")
+        Judge(str(folder), "cpu", key="eval.judge")
     message = str(caught.value)
-    assert message.startswith(f"eval.gen_ppl_eval_model_name_or_path is '{folder}'; it must be")
+    assert message.startswith(f"eval.judge is '{folder}'; it must be")
     assert "model.safetensors" in message and "\n" not in message
 
 

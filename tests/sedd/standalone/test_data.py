@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -94,19 +95,15 @@ def test_blocks_are_kept_and_made_anew_when_their_source_changes(
     assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
-def test_large_vocabularies_are_kept_whole(sedd, tokenizer, folder, tmp_path, monkeypatch):
-    class Large:
-        eos_token_id = 70_000
-
-        def __len__(self):
-            return 70_001
-
-        def __call__(self, texts, **options):
-            return {"input_ids": [[69_999, 3, 65_536]] * len(texts)}
-
-    given = types.SimpleNamespace(from_pretrained=lambda name: Large())
+def test_large_ids_are_kept_whole(sedd, folder, tmp_path, monkeypatch):
+    """However few tokens have them."""
+    vocabulary = {"a": 69_999, "b": 3, "c": 65_536, "<eos>": 70_000}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    large = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    given = types.SimpleNamespace(from_pretrained=lambda name: large)
     monkeypatch.setattr(sedd.data, "GPT2TokenizerFast", given)
-    blocks = sedd.data.get_dataset(folder(train="x"), "train", cache_dir=tmp_path, block_size=4)
+    blocks = sedd.data.get_dataset(folder(train="a b c"), "train", cache_dir=tmp_path, block_size=4)
     assert rows(blocks) == [[69_999, 3, 65_536, 70_000]]
     (path,) = tmp_path.glob("*.npy")
     assert numpy.load(path).dtype == numpy.int32
