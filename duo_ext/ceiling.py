@@ -1,11 +1,11 @@
 """The judge's own samples: the lowest GenPPL at which samples still have its diversity."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import Refused, evaluation, metrics
+from duo_ext import Refused, evaluation, metrics, texts
 
 
 @dataclass
@@ -36,7 +36,15 @@ class Ceiling(evaluation.Subject):
                 f"eos_token_id {config.eos_token_id}; both must be among its {len(tokens)} tokens"
             )
         shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}
-        return cls("judge", given, "ar", "", **shared, judge=judge, like=like)
+        found = cls("judge", given, "ar", "", **shared, judge=judge, like=like)
+        try:
+            replace(found, length=3)._draw(1, 1.0, torch.float64, [])
+        except Exception as error:  # what a model raises depends on its architecture
+            raise Refused(
+                f"--ceiling: the judge {judge.name} cannot be sampled token by token with a cache "
+                f"({texts.reason(error)})"
+            ) from error
+        return found
 
     def seed(self, seed):
         torch.manual_seed(seed)

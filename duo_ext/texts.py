@@ -113,8 +113,7 @@ def _encode(tokenizer, lines):
 
 
 def _unknown(tokenizer, lines):
-    """The first line that cannot be encoded, or a word or a character of it alone; None if all
-    can."""
+    """A word, or a character that is one of few, that cannot be encoded; None if all can."""
 
     def fails(text):
         try:
@@ -125,7 +124,15 @@ def _unknown(tokenizer, lines):
 
     line = next(filter(fails, lines), None)
     word = next(filter(fails, (line or "").split()), line)
-    return next(filter(fails, word or ""), word)
+    failing = [character for character in word or "" if fails(character)]
+    return failing[0] if word and 0 < len(failing) < len(word) / 2 else word
+
+
+def explain(folder, mode, tokenizer, key):
+    """Raise Refused if a host's own reader must fail at the text in ``folder``, if it is one: it
+    cannot be read, or the tokenizer cannot encode it."""
+    if os.path.isdir(folder):
+        encode(tokenizer, lines(folder, mode), key)
 
 
 def kept(cache_dir, mode, source, tokenizer, make):

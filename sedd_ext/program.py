@@ -67,6 +67,9 @@ def blocks(config, split, tokenizer):
             block_size=config.model.length,
             num_proc=1,
         )
+    except Exception:  # datasets raises the tokenizer's own, of no class
+        texts.explain(folder, split, tokenizer, "data.tokenizer")
+        raise
     finally:
         data.GPT2TokenizerFast = own
 
