@@ -23,9 +23,9 @@ def get_tokenizer(config):
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise Refused(f"{KEY} is '{name}': it has no BOS and EOS token")
+    texts.require_ids(tokenizer, len(tokenizer), KEY)
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    texts.require_ids(tokenizer, len(tokenizer), KEY)
     return tokenizer
 
 

@@ -4,12 +4,14 @@ import types
 from pathlib import Path
 
 import numpy
+import omegaconf
 import pytest
 import tokenizers
 import torch
 import transformers
 
 import duo_ext
+from sedd_ext import evaluate, program
 
 TOKENIZER = Path(duo_ext.__file__).parent / "assets" / "tokenizers" / "sotu32"
 
@@ -117,6 +119,37 @@ def test_text_that_makes_no_block_is_refused(sedd, tokenizer, folder, tmp_path):
         sedd.data.get_dataset(folder(train="we\n"), "train")
     with pytest.raises(ValueError, match=r"train.txt' holds no text"):
         sedd.data.get_dataset(folder(train=" \n\n"), "train")
+
+
+@pytest.fixture
+def reversed_tokenizer(tokenizer, tmp_path):
+    """The tokenizer with its letters in the other order."""
+    vocabulary = {token: 31 - id for token, id in tokenizer.get_vocab().items()}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=" "))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    words.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token=" ", eos_token="\n"
+    )
+
+
+def test_the_tokens_of_two_tokenizers_are_each_ones_own(
+    sedd, tokenizer, reversed_tokenizer, folder, tmp_path, monkeypatch
+):
+    """In one folder, whichever was made last, and for what evaluate compares with."""
+    monkeypatch.setattr(
+        program.host, "active", lambda: types.SimpleNamespace(module=vars(sedd).get)
+    )
+    name = folder(train="we the people", validation="of the union")
+    data = {"train": name, "valid": name, "cache_dir": f"{tmp_path}/cache"}
+    config = omegaconf.OmegaConf.create({"data": data, "model": {"length": 6}})
+    before = sedd.data.GPT2TokenizerFast
+    for own in (tokenizer, reversed_tokenizer, tokenizer):
+        assert text(own, program.blocks(config, "train", own)) == "we the people"[:12]
+        parts = types.SimpleNamespace(config=config)
+        subject = evaluate.Subject("", "", "", "", own, 32, 6, data, parts)
+        assert "".join(own.batch_decode(subject.held_out())) == "of the union"
+    assert sedd.data.GPT2TokenizerFast is before
 
 
 class Empty:
