@@ -160,7 +160,7 @@ class IDLM:
                 batch_size=config.eval.batch_size,
                 decode=tokenizer.batch_decode,
                 judge=program.judge(config, parts.device),
-                reference=metrics.Reference(program.held_out(config), parts.graph.dim),
+                reference=metrics.Reference(program.held_out(config, tokenizer), parts.graph.dim),
                 seed=config.seed,
             ).begin(self.saved_guard)
 
