@@ -273,6 +273,7 @@ class IDLM(trainer_base.Diffusion):
                 config.eval.gen_ppl_eval_model_name_or_path,
                 self.device,
                 config.eval.perplexity_batch_size,
+                key="eval.gen_ppl_eval_model_name_or_path",
             ),
             reference=metrics.Reference(held_out_NL, self.vocab_size),
             seed=config.seed,

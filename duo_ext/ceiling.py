@@ -1,18 +1,18 @@
 """The judge's own samples: the lowest GenPPL at which samples still have its diversity."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import Refused, evaluation, metrics
+from duo_ext import Refused, evaluation, metrics, texts
 
 
 @dataclass
 class Ceiling(evaluation.Subject):
     """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
 
-    Raises Refused where its vocabulary is not that subject's.
+    Raises Refused where its vocabulary is not that subject's, or it cannot be sampled so.
     """
 
     judge: metrics.Judge
@@ -20,12 +20,31 @@ class Ceiling(evaluation.Subject):
 
     @classmethod
     def of(cls, judge, given, like):
-        if judge.tokenizer.get_vocab() != like.tokenizer.get_vocab():
+        padding = like.tokenizer.pad_token  # Duo adds one
+        own, wanted = (
+            {token: id for token, id in tokenizer.get_vocab().items() if token != padding}
+            for tokenizer in (judge.tokenizer, like.tokenizer)
+        )
+        if own != wanted:
             raise Refused(
                 f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.given}'"
             )
+        config, tokens = judge.model.config, range(judge.vocab_size)
+        if config.bos_token_id not in tokens or config.eos_token_id not in tokens:
+            raise Refused(
+                f"--ceiling: the judge {judge.name} has bos_token_id {config.bos_token_id} and "
+                f"eos_token_id {config.eos_token_id}; both must be among its {len(tokens)} tokens"
+            )
         shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}
-        return cls("judge", given, "ar", "", **shared, judge=judge, like=like)
+        found = cls("judge", given, "ar", "", **shared, judge=judge, like=like)
+        try:
+            replace(found, length=3)._draw(1, 1.0, torch.float64, [])
+        except Exception as error:  # what a model raises depends on its architecture
+            raise Refused(
+                f"--ceiling: the judge {judge.name} cannot be sampled token by token with a cache "
+                f"({texts.reason(error)})"
+            ) from error
+        return found
 
     def seed(self, seed):
         torch.manual_seed(seed)
@@ -48,7 +67,8 @@ class Ceiling(evaluation.Subject):
         while x.shape[1] < min(self.length, self.judge.context):
             found = model(input_ids=last, past_key_values=past, use_cache=True)
             calls.append(1)
-            past, logits = found.past_key_values, found.logits[:, -1].to(dtype) / temperature
+            logits = found.logits[:, -1, : self.judge.vocab_size].to(dtype) / temperature
+            past = found.past_key_values
             last = torch.multinomial(logits.softmax(-1), 1)
             x = torch.cat([x, last], 1)
         return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)

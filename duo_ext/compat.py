@@ -6,6 +6,7 @@ applied before the host's modules are imported, ``AFTER`` on the imported module
 runs a host's own script with all but those that change the script itself.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -21,9 +22,10 @@ import fsspec
 import omegaconf
 import torch
 
-from duo_ext import checkpoints, files
+from duo_ext import Refused, checkpoints, files, texts
 
 STAND_INS = Path(__file__).parent / "stand_ins"
+TOKENIZER = "data.tokenizer_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,90 @@ def _count_processes(host):
         omegaconf.OmegaConf.register_new_resolver("device_count", lambda: 1, replace=True)
 
 
+def _names_tokens_by_their_text(host):
+    return "save_to_disk" in (host.root / "dataloader.py").read_text()
+
+
+def _keep_tokenizers_apart(host):
+    """Let ``get_dataset`` write beside the tokens that it keeps which tokenizer made them, and
+    refuse those of another."""
+    dataloader = host.module("dataloader")
+    get_dataset = dataloader.get_dataset
+    signature = inspect.signature(get_dataset)
+
+    @functools.wraps(get_dataset)
+    def recorded(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        tokenizer = given["tokenizer"]
+        with _kept_tokens(tokenizer, given["wrap"]):
+            try:
+                return get_dataset(*args, **kwargs)
+            except Refused:
+                raise
+            except Exception:  # datasets raises the tokenizer's own, of no class
+                texts.explain(given["dataset_name"], given["mode"], tokenizer, TOKENIZER)
+                raise
+
+    dataloader.get_dataset = recorded
+
+
+@contextlib.contextmanager
+def _kept_tokens(tokenizer, wrap):
+    """While tokens are saved and loaded through datasets, they have a record of the tokenizer."""
+    import datasets
+
+    load, save = datasets.load_from_disk, datasets.Dataset.save_to_disk
+
+    def load_checked(path, *args, **kwargs):
+        try:
+            found = load(path, *args, **kwargs)
+        except (FileNotFoundError, ValueError) as error:
+            raise Refused(
+                f"data.cache_dir: '{path}' is unfinished or damaged; remove it "
+                f"({texts.reason(error)})"
+            ) from error
+        if _are_tokens(found):
+            _require_own(found, path, tokenizer, wrap)
+        return found
+
+    def save_recorded(self, path, *args, **kwargs):
+        if _are_tokens(self):
+            files.write_whole(_record(path), texts.fingerprint(tokenizer).encode())
+        return save(self, path, *args, **kwargs)
+
+    datasets.load_from_disk, datasets.Dataset.save_to_disk = load_checked, save_recorded
+    try:
+        yield
+    finally:
+        datasets.load_from_disk, datasets.Dataset.save_to_disk = load, save
+
+
+def _are_tokens(dataset):
+    return "input_ids" in dataset.column_names
+
+
+def _record(path):
+    return f"{path}.tokenizer"
+
+
+def _require_own(dataset, path, tokenizer, wrap):
+    """Raise Refused if the tokens are another tokenizer's, by their record; without one, made by
+    plain Duo, if their first block cannot be this one's."""
+    if files.exists(_record(path)):
+        with files.opened(_record(path)) as file:
+            own = file.read().decode() == texts.fingerprint(tokenizer)
+    else:
+        first = dataset[0]["input_ids"]
+        bos = tokenizer.encode(tokenizer.bos_token)[0]  # as Duo has it
+        own = max(first) < len(tokenizer) and (not wrap or first[0] == bos)
+    if not own:
+        raise Refused(
+            f"data.cache_dir: '{path}' holds the tokens of another tokenizer than {TOKENIZER} "
+            f"'{tokenizer.name_or_path}', and Duo tells them apart by the text's name and "
+            "model.length alone; remove it, or give the text another folder"
+        )
+
+
 def _takes_device_for_retokenize(host):
     record = host.module("metrics").Metrics.record_generative_perplexity
     return "retokenize" in inspect.signature(record).parameters
@@ -251,6 +337,13 @@ AFTER = (
         "dataloader.py counts GPUs, of which there are none, and stops with an AssertionError",
         _counts_gpus,
         _count_processes,
+        "dataloader",
+    ),
+    Remedy(
+        "tokens of one tokenizer",
+        "dataloader.py keeps tokens by the name of their text, and gives them to any tokenizer",
+        _names_tokens_by_their_text,
+        _keep_tokenizers_apart,
         "dataloader",
     ),
     Remedy(

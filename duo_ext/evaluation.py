@@ -235,7 +235,8 @@ def evaluate(program, tree, options):
     given += [("student", path) for path in options.student]
     subjects = [program.load(role, path, options) for role, path in given]
     names = options.names or _names(subjects)
-    judge = _judge(options)
+    path = resolve(options.judge)
+    judge = metrics.Judge(path, options.device, options.batch_size, key="--judge")
     models = {_data(subject): subject for subject in subjects}
     held_out = {data: HeldOut(subject, judge, options.samples) for data, subject in models.items()}
     _make_folder(options.output)
@@ -266,13 +267,6 @@ def evaluate(program, tree, options):
         "command": options.command,
     }
     return results, readable
-
-
-def _judge(options):
-    try:
-        return metrics.Judge(resolve(options.judge), options.device, options.batch_size)
-    except Refused as error:
-        raise Refused(f"--judge: {error}") from error
 
 
 def _ceiling(judge, subject, options):

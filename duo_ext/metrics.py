@@ -5,7 +5,9 @@ B texts a batch, T judge tokens a text. Tokens are integer tensors or arrays (N,
 float64; entropies and divergences are in nats.
 """
 
+import bisect
 import importlib.util
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from duo_ext import Refused
+from duo_ext import Refused, texts
+
+WANTED = (
+    "the name or the directory of a transformers causal language model: config.json, "
+    "model.safetensors and its tokenizer"
+)
+CONTEXTS = ("max_position_embeddings", "max_seq_len")  # what configurations call it
+TRIED = 1024  # tokens; tables of positions that end elsewhere than they say are shorter
 
 
 class Interval(NamedTuple):
@@ -38,26 +47,36 @@ class Judge:
     """An autoregressive language model that scores text.
 
     ``name_or_path`` is what transformers loads: a name such as gpt2-large, or a directory with
-    config.json, model.safetensors and a tokenizer. The weights are read from safetensors only and
-    run in float32 on ``device``, ``batch_size`` texts at a time. ``name`` is the name to report.
+    config.json, model.safetensors and a tokenizer; ``key`` is the setting that named it. The
+    weights are read from safetensors only and run in float32 on ``device``, ``batch_size`` texts at
+    a time. ``name`` is the name to report, ``context`` the number of tokens that it reads.
 
-    Raises Refused when the model cannot be loaded whole.
+    Raises Refused when the model cannot be loaded whole or cannot score a text: all that can be
+    wrong with it is found here, before anything is sampled for it.
     """
 
-    def __init__(self, name_or_path: str, device: str | torch.device, batch_size: int = 8):
-        model, self.tokenizer = _load_judge(name_or_path)
-        self.model = model.float().to(device).eval()
+    def __init__(
+        self, name_or_path: str, device: str | torch.device, batch_size: int = 8, key: str = "judge"
+    ):
+        self.given, self.key, self.batch_size = name_or_path, key, batch_size
+        self.model = _load_model(name_or_path, key).float().eval()
+        self.model.config.use_cache = False  # for generation; some architectures' fail without it
+        self.tokenizer = texts.tokenizer(name_or_path, key, WANTED)
         directory = Path(name_or_path)
         self.name = directory.resolve().name if directory.is_dir() else name_or_path
+        self.device = torch.device("cpu")  # where an index that is too large harms nothing
+        self.start, self.vocab_size = self._check_ids()
+        try:
+            self.context, self.width = self._try_lengths()
+            self._require_causal()
+        except Refused:
+            raise
+        except Exception as error:  # what a model raises depends on its architecture
+            raise self._refusal(f"it cannot score a text ({texts.reason(error)})") from error
+        self.model.to(device)
         self.device = device
-        self.batch_size = batch_size
-        starts = getattr(model.config, "starts_with_bos", False)
-        self.start = [model.config.bos_token_id] if starts else []
-        self.context = getattr(
-            model.config, "max_position_embeddings", self.tokenizer.model_max_length
-        )
 
-    def score(self, texts: list[str]) -> Scores:
+    def score(self, given: list[str]) -> Scores:
         """Negative log-likelihood, number of predicted tokens and features of each text.
 
         A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
@@ -67,9 +86,9 @@ class Judge:
         is not the text's first one. Unlike in Duo, padding never counts, so that a score does not
         depend on the batch. A text of fewer than two tokens contributes (0, 0) and features of 0.
         """
-        ids = [self._ids(text) for text in texts]
+        ids = [self._begun(row) for row in texts.encode(self.tokenizer, given, self.key)]
         nll_N, tokens_N = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
-        features_ND = np.zeros((len(ids), self.model.config.hidden_size), dtype=np.float32)
+        features_ND = np.zeros((len(ids), self.width), dtype=np.float32)
         scored = [n for n in range(len(ids)) if len(ids[n]) >= 2]
         for start in range(0, len(scored), self.batch_size):
             batch = scored[start : start + self.batch_size]
@@ -77,21 +96,18 @@ class Judge:
             nll_N[batch], tokens_N[batch], features_ND[batch] = found
         return Scores(nll_N, tokens_N, features_ND)
 
-    def nll(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def nll(self, given: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The first two of ``score``."""
-        return self.score(texts)[:2]
+        return self.score(given)[:2]
 
-    def _ids(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    def _begun(self, ids: list[int]) -> list[int]:
         ids = ids if ids[:1] == self.start else [*self.start, *ids]
         return ids[: self.context]
 
     @torch.no_grad()
     def _score(self, ids: list[list[int]]) -> Scores:
         """``score`` of one batch of token lists."""
-        rows = [torch.tensor(row, device=self.device) for row in ids]
-        ids_BT = pad_sequence(rows, batch_first=True)
-        real_BT = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        ids_BT, real_BT = self._padded(ids)
         logits_BTV, hidden_BTD = self._read(ids_BT, real_BT)
         nll_BT = F.cross_entropy(
             logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
@@ -103,6 +119,12 @@ class Judge:
         features_BD = hidden_BTD[torch.arange(len(ids), device=self.device), real_BT.sum(1) - 1]
         return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
 
+    def _padded(self, ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token lists as one batch, padded on the right, and where it is not padding."""
+        rows = [torch.tensor(row, device=self.device) for row in ids]
+        real = [torch.ones_like(row) for row in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
+
     def _read(self, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits, and what the last layer makes them of; the other layers' output is not kept."""
         seen = []
@@ -113,9 +135,70 @@ class Judge:
         finally:
             hook.remove()
 
+    # before the first score ------------------------------------------------------------------
 
-def _load_judge(name_or_path: str):
-    """(model, tokenizer); Refused unless both load and every weight is in the checkpoint."""
+    def _refusal(self, what: str) -> Refused:
+        return Refused(f"{self.key} is {self.given!r}: {what}; it must be {WANTED}")
+
+    def _check_ids(self) -> tuple[list[int], int]:
+        """What every text starts with, and the number of ids of the judge's tokenizer."""
+        config, vocab_size = self.model.config, max(self.tokenizer.get_vocab().values()) + 1
+        embedded = self.model.get_input_embeddings().weight.shape[0]
+        if vocab_size > embedded:
+            raise self._refusal(f"its tokenizer has {vocab_size} ids, its model {embedded}")
+        if not getattr(config, "starts_with_bos", False):
+            return [], vocab_size
+        if config.bos_token_id not in range(embedded):
+            raise self._refusal(
+                f"it starts_with_bos, but its bos_token_id is {config.bos_token_id}"
+            )
+        return [config.bos_token_id], vocab_size
+
+    def _ordinary(self, length: int) -> list[int]:
+        """Token ids of a text of this length without special tokens."""
+        return list(islice(cycle(texts.ordinary(self.tokenizer)), length))
+
+    def _try_lengths(self) -> tuple[int, int]:
+        """The longest text that the model reads, and the width of its features.
+
+        The first is what its configuration says, unless it fails at a text of that length, or of
+        ``TRIED`` tokens if that is less: RoBERTa's counts positions that no token can have.
+        """
+        said = [getattr(self.model.config, name, None) for name in CONTEXTS]
+        said = next(n for n in (*said, self.tokenizer.model_max_length) if n and n > 0)
+        tried = self._ordinary(min(said, TRIED))
+
+        def fails(length):
+            try:
+                self._score([tried[:length]])
+            except (IndexError, RuntimeError):
+                return True
+            return False
+
+        width = self._score([tried[:2]]).features_ND.shape[1]
+        if fails(len(tried)):
+            lengths = range(2, len(tried))
+            said = lengths[bisect.bisect_left(lengths, True, key=fails) - 1]
+        return said, width
+
+    @torch.no_grad()
+    def _require_causal(self):
+        """Raise Refused where what a token is given depends on the tokens behind it, or on padding:
+        encoders such as BERT load as causal language models too."""
+        long = self._ordinary(min(8, self.context))
+        short = long[: len(long) // 2]
+        both_BTV, _ = self._read(*self._padded([long, short]))
+        alone_BTV, _ = self._read(*self._padded([short]))
+        alone_BTV = alone_BTV.log_softmax(-1)[..., long]
+        both_BTV = both_BTV[:, : len(short)].log_softmax(-1)[..., long]
+        if not alone_BTV.isfinite().all():
+            raise self._refusal("its probabilities are not finite")
+        if (both_BTV - alone_BTV).abs().max() > 1e-3 * alone_BTV.std():
+            raise self._refusal("what it says of a token depends on the tokens behind it")
+
+
+def _load_model(name_or_path: str, key: str):
+    """The model; Refused unless it loads and every weight is in the checkpoint."""
     import transformers
 
     try:
@@ -124,13 +207,10 @@ def _load_judge(name_or_path: str):
         )
         if info["missing_keys"]:
             raise Refused(f"the checkpoint lacks {min(info['missing_keys'])}")
-        return model, transformers.AutoTokenizer.from_pretrained(name_or_path)
-    except Exception as error:  # transformers, safetensors and tokenizers each raise their own
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        return model
+    except Exception as error:  # transformers and safetensors each raise their own
         raise Refused(
-            f"eval.gen_ppl_eval_model_name_or_path is {name_or_path!r}; it must be the name or the "
-            "directory of a transformers causal language model: config.json, model.safetensors and "
-            f"its tokenizer ({type(error).__name__}: {reason})"
+            f"{key} is {name_or_path!r}; it must be {WANTED} ({texts.reason(error)})"
         ) from error
 
 

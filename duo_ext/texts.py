@@ -1,41 +1,184 @@
-"""Texts of a user's own: a tokenizer by its folder or name, and the lines of a folder's files."""
+"""Texts of a user's own: a tokenizer by its folder or name, what it makes of them, where that is
+kept, and the lines of a folder's files."""
 
+import hashlib
 import io
+import json
+import os
 import posixpath
 
+import numpy
 import transformers
 
 from duo_ext import Refused, files
+from duo_ext.files import write_whole
+
+# Of a fast tokenizer's rules: what a call leaves behind and no id depends on.
+PASSING = ("padding", "truncation")
 
 
-def tokenizer(name, key):
-    """AutoTokenizer's; ``key`` is the setting that named it. Raises Refused if there is none."""
+def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
+    """AutoTokenizer's; ``key`` is the setting that named it, ``wanted`` says what that must be.
+
+    Raises Refused if there is none, and if it has no vocabulary: where it finds a model's
+    config.json and no tokenizer, transformers makes one of a few special tokens.
+    """
     try:
         found = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise Refused(
-            f"{key} is '{name}'; it must be a tokenizer's folder or hub name "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    if len(found) < 2:
-        raise Refused(f"{key} is '{name}': its vocabulary is empty")
+    except Exception as error:  # transformers, tokenizers and what they import raise each their own
+        raise Refused(f"{key} is '{name}'; it must be {wanted} ({reason(error)})") from error
+    if len(ordinary(found)) < 2:
+        raise Refused(f"{key} is '{name}'; it must be {wanted}, but its vocabulary is empty")
     return found
+
+
+def reason(error):
+    """An error as a part of a sentence."""
+    text = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {text}"
+
+
+def ordinary(tokenizer):
+    """The ids, ascending, that stand for text: all but those of special tokens."""
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    special.update(tokenizer.all_special_tokens)
+    return sorted(id for token, id in tokenizer.get_vocab().items() if token not in special)
+
+
+def require_ids(tokenizer, size, key, besides=()):
+    """Raise Refused unless each id of the tokenizer, ``besides`` some tokens', is less than
+    ``size``."""
+    ids = {token: id for token, id in tokenizer.get_vocab().items() if token not in besides}
+    token, last = max(ids.items(), key=lambda item: item[1])
+    if last >= size:
+        raise Refused(
+            f"{key} is '{tokenizer.name_or_path}': its token {token!r} has the id {last}; "
+            f"there are {size} tokens, whose ids must be 0 to {size - 1}"
+        )
+
+
+def fingerprint(tokenizer):
+    """A hash of all that decides which ids a tokenizer gives; the same in every process.
+
+    The rules of a fast tokenizer are its tokenizer.json; those of one in Python are its class, its
+    vocabulary and its settings, without the paths that it was read from.
+    """
+    known = {
+        "class": type(tokenizer).__name__,
+        "special": sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items()),
+        "added": sorted((n, repr(token)) for n, token in tokenizer.added_tokens_decoder.items()),
+    }
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        known["rules"] = {k: v for k, v in rules.items() if k not in PASSING}
+    else:
+        settings = {k: v for k, v in tokenizer.init_kwargs.items() if not _is_path(k)}
+        known["vocabulary"] = sorted(tokenizer.get_vocab().items())
+        known["settings"] = sorted((k, repr(v)) for k, v in settings.items())
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _is_path(setting):
+    return setting == "name_or_path" or setting.endswith("_file")
+
+
+def encode(tokenizer, lines, key):
+    """The token ids of each line, with nothing added.
+
+    Raises Refused, with a word that it cannot encode, where a tokenizer without [UNK] would need
+    one.
+    """
+    try:
+        return _encode(tokenizer, lines)
+    except Exception as error:  # tokenizers raises no class of its own
+        piece = _unknown(tokenizer, lines)
+        if piece is None:
+            raise
+        raise Refused(
+            f"{key} is '{tokenizer.name_or_path}': it cannot encode {piece!r}, which is in the "
+            f"text, and has no token for what it does not know ({reason(error)})"
+        ) from error
+
+
+def _encode(tokenizer, lines):
+    if not lines:
+        return []
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    ids = tokenizer(lines, **options)["input_ids"]
+    if any(None in row for row in ids):  # a tokenizer in Python
+        raise ValueError("no id")
+    return ids
+
+
+def _unknown(tokenizer, lines):
+    """A word, or a character that is one of few, that cannot be encoded; None if all can."""
+
+    def fails(text):
+        try:
+            _encode(tokenizer, [text])
+        except Exception:  # as above
+            return True
+        return False
+
+    line = next(filter(fails, lines), None)
+    word = next(filter(fails, (line or "").split()), line)
+    failing = [character for character in word or "" if fails(character)]
+    return failing[0] if word and 0 < len(failing) < len(word) / 2 else word
+
+
+def explain(folder, mode, tokenizer, key):
+    """Raise Refused if a host's own reader must fail at the text in ``folder``, if it is one: it
+    cannot be read, or the tokenizer cannot encode it."""
+    if os.path.isdir(folder):
+        encode(tokenizer, lines(folder, mode), key)
+
+
+def kept(cache_dir, mode, source, tokenizer, make):
+    """The token blocks (N, L) that ``make()`` makes, kept in the folder ``cache_dir``.
+
+    Their file is named by the tokenizer's fingerprint and by ``source``, of which the repr says all
+    that they are made from besides. One that is damaged is made anew.
+    """
+    known = repr((fingerprint(tokenizer), source))
+    name = f"{mode}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
+    path = os.path.join(cache_dir, name)
+    if (found := _load(path)) is not None:
+        return found
+    blocks_NL, content = make(), io.BytesIO()
+    small = blocks_NL.max() < 2**16
+    numpy.save(content, blocks_NL.astype(numpy.uint16 if small else numpy.int32))
+    write_whole(path, content.getvalue())
+    return numpy.load(path, mmap_mode="r")
+
+
+def _load(path):
+    """The array in a file; None if the file is not there, or not whole."""
+    try:
+        return numpy.load(path, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
 
 
 def lines(folder, mode):
     """The lines of folder/mode.txt that hold text; ``mode`` is train or validation.
 
-    Raises Refused if the file is missing or holds none.
+    Raises Refused if the file is missing, cannot be read as text in UTF-8, or holds none.
     """
     path = posixpath.join(folder, f"{mode}.txt")
     try:
-        with files.opened(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        with files.opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
             found = [line.rstrip("\n") for line in text]
     except FileNotFoundError as error:
         raise Refused(
             f"data: '{path}' is missing; data.train and data.valid are folders with train.txt and "
             "validation.txt"
         ) from error
+    except (OSError, ImportError, ValueError) as error:
+        raise Refused(
+            f"data: '{path}' cannot be read; it must be a text file in UTF-8 ({reason(error)})"
+        ) from error
+    if any("\0" in line for line in found):
+        raise Refused(f"data: '{path}' holds NUL characters; it must be a text file in UTF-8")
     found = [line for line in found if line.strip()]
     if not found:
         raise Refused(f"data: '{path}' holds no text")

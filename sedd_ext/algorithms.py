@@ -183,7 +183,7 @@ class IDLM:
                 batch_size=config.eval.batch_size,
                 decode=tokenizer.batch_decode,
                 judge=program.judge(config, parts.device),
-                reference=metrics.Reference(program.held_out(config), parts.graph.dim),
+                reference=metrics.Reference(program.held_out(config, tokenizer), parts.graph.dim),
                 seed=config.seed,
                 show=self.world.rank == 0,
             ).begin(self.saved_guard)

@@ -52,7 +52,7 @@ class Subject(evaluation.Subject):
         return program.sampler(self.parts, way)
 
     def held_out(self):
-        return program.held_out(self.parts.config)
+        return program.held_out(self.parts.config, self.tokenizer)
 
 
 def load(role, given, options):

@@ -29,17 +29,14 @@ def build(config, device):
 
 
 def tokenizer_of(config):
-    """``data.tokenizer``, whose length must be ``tokens``; SEDD's data module is given it as well.
-
-    SEDD names the hub's gpt2 in its source, which is found nowhere offline.
-    """
+    """``data.tokenizer``, whose length must be ``tokens``."""
     name = config.data.tokenizer
     tokenizer = texts.tokenizer(name, "data.tokenizer")
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token_id is None:
         raise Refused(f"data.tokenizer is '{name}': it has no EOS token")
     if len(tokenizer) != config.tokens:
         raise Refused(f"tokens is {config.tokens}; data.tokenizer '{name}' has {len(tokenizer)}")
-    host.active().module("data").GPT2TokenizerFast = _Given(tokenizer)
+    texts.require_ids(tokenizer, config.tokens, "data.tokenizer")
     return tokenizer
 
 
@@ -53,30 +50,39 @@ class _Given:
         return self.tokenizer
 
 
-def blocks(config, split):
-    """The blocks (L,) of ``data.train`` or ``data.valid`` by SEDD's own data module."""
+def blocks(config, split, tokenizer):
+    """The blocks (L,) of ``data.train`` or ``data.valid`` by SEDD's own data module.
+
+    SEDD's module names the hub's gpt2 in its source, which is found nowhere offline; for this call
+    the name means ``tokenizer``.
+    """
     folder = config.data.train if split == "train" else config.data.valid
-    return (
-        host.active()
-        .module("data")
-        .get_dataset(
+    data = host.active().module("data")
+    own, data.GPT2TokenizerFast = data.GPT2TokenizerFast, _Given(tokenizer)
+    try:
+        return data.get_dataset(
             folder,
             split,
             cache_dir=config.data.cache_dir,
             block_size=config.model.length,
             num_proc=1,
         )
-    )
+    except Exception:  # datasets raises the tokenizer's own, of no class
+        texts.explain(folder, split, tokenizer, "data.tokenizer")
+        raise
+    finally:
+        data.GPT2TokenizerFast = own
 
 
-def held_out(config):
+def held_out(config, tokenizer):
     """All blocks (N, L) of ``data.valid``."""
-    return torch.stack([block["input_ids"] for block in blocks(config, "validation")])
+    return torch.stack([block["input_ids"] for block in blocks(config, "validation", tokenizer)])
 
 
 def judge(config, device):
     """``eval.judge``, ready to score texts."""
-    return metrics.Judge(config.eval.judge, device, config.eval.perplexity_batch_size)
+    batch_size = config.eval.perplexity_batch_size
+    return metrics.Judge(config.eval.judge, device, batch_size, key="eval.judge")
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ def sample(config, folder):
     parts, tokenizer = load(config)
     project = projector(config, tokenizer, parts.device)
     draw, _ = program.sampler(parts, program.Way.configured(config.sampling), project)
+    judge = program.judge(config, parts.device)
     torch.manual_seed(config.seed)
     tokens_NL = metrics.draw(draw, config.sampling.samples, config.eval.batch_size)
     texts = tokenizer.batch_decode(tokens_NL)
-    judge = program.judge(config, parts.device)
     ppl = metrics.gen_ppl(*judge.nll(texts), config.seed)
     entropy = metrics.sample_entropy(tokens_NL)
     print(f"GenPPL {ppl.value:.3f} [{ppl.low:.3f}, {ppl.high:.3f}]  entropy {entropy:.4f}")
@@ -67,12 +67,12 @@ def sample(config, folder):
 
 def bound(config, folder):
     """mode=eval: print the likelihood bound on data.valid, nats and bits a token, perplexity."""
-    parts, _ = load(config)
+    parts, tokenizer = load(config)
     loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
     torch.manual_seed(config.seed)
     total, count = 0.0, 0
     loader = torch.utils.data.DataLoader(
-        program.blocks(config, "validation"), config.eval.batch_size
+        program.blocks(config, "validation", tokenizer), config.eval.batch_size
     )
     for batch in loader:
         with torch.no_grad():

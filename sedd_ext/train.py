@@ -34,7 +34,7 @@ def train(config, folder):
     state = algorithms.new_state(parts)
     trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
     loader = ResumableLoader(
-        program.blocks(config, "train"),
+        program.blocks(config, "train", tokenizer),
         batch_size,
         config.seed,
         world.rank,
@@ -64,7 +64,7 @@ class Run:
         self.config, self.folder, self.parts, self.state = config, folder, parts, state
         self.trained, self.loader, self.world = trained, loader, world
         self.tokenizer, self.stopped = tokenizer, False
-        self.valid = program.blocks(config, "validation")
+        self.valid = program.blocks(config, "validation", tokenizer)
         self.log = _logger(folder, silent=world.rank > 0)
 
     @property

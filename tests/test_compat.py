@@ -12,9 +12,12 @@ import textwrap
 import zipfile
 from pathlib import Path
 
+import datasets
 import omegaconf
 import pytest
+import tokenizers
 import torch
+import transformers
 
 from duo_ext import compat
 
@@ -394,6 +397,93 @@ def test_the_loaders_see_the_processes_as_devices(fake, resolver, monkeypatch):
             loaders(config, "tokenizer", "fail")
         assert torch.cuda.device_count is real
     assert resolver() == 1
+
+
+# tokens of one tokenizer -------------------------------------------------------------------------
+
+KEEPING = """
+import os
+
+import datasets
+
+def get_dataset(dataset_name, tokenizer, wrap, mode, cache_dir, block_size=1024):
+    path = os.path.join(cache_dir, mode)
+    if os.path.exists(path):
+        return datasets.load_from_disk(path)
+    bos = tokenizer.encode(tokenizer.bos_token)[0]
+    (ids,) = tokenizer(["we"], add_special_tokens=False)["input_ids"]
+    made = datasets.Dataset.from_dict({"input_ids": [[bos, *ids]]})
+    made.save_to_disk(path)
+    return made
+"""
+
+
+def letters(order, bos="<s>"):
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *order])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token=bos, eos_token="</s>" if bos == "<s>" else "<s>"
+    )
+
+
+@pytest.fixture
+def keeping(fake, tmp_path):
+    """``keeping(tokenizer)`` is the first block of a host that keeps tokens by their text alone."""
+    tree, apart = fake(dataloader=KEEPING), remedy("tokens of one tokenizer")
+    assert apart.needed(tree)
+    apart.apply(tree)
+
+    def get(tokenizer, folder="text"):
+        get_dataset = tree.module("dataloader").get_dataset
+        return get_dataset(folder, tokenizer, wrap=True, mode="train", cache_dir=str(tmp_path))[0]
+
+    return get
+
+
+def test_kept_tokens_are_those_of_the_tokenizer_that_made_them(keeping, tmp_path):
+    assert keeping(letters("we")) == keeping(letters("we")) == {"input_ids": [0, 2, 3]}
+    for other in (letters("ew"), letters("wex"), letters("we", bos="</s>")):
+        with pytest.raises(
+            ValueError, match=rf"data.cache_dir: '{tmp_path}/train' holds .*another"
+        ):
+            keeping(other)
+    (tmp_path / "train.tokenizer").unlink()  # as plain Duo leaves it
+    assert keeping(letters("we")) == {"input_ids": [0, 2, 3]}
+    for other in (letters("w"), letters("we", bos="</s>")):
+        with pytest.raises(
+            ValueError, match=r"tokens of another tokenizer than data.tokenizer_nam"
+        ):
+            keeping(other)
+
+
+def test_unfinished_tokens_are_refused(keeping, tmp_path):
+    keeping(letters("we"))
+    (tmp_path / "train" / "state.json").unlink()
+    with pytest.raises(ValueError, match=rf"'{tmp_path}/train' is unfinished or damaged; remove"):
+        keeping(letters("we"))
+
+
+def test_a_text_that_a_tokenizer_cannot_encode_is_named(keeping, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_text("ww\nwwwe\n")
+    with pytest.raises(ValueError, match=r"data.tokenizer_name_or_path is .*cannot encode 'e'"):
+        keeping(letters("w"), str(tmp_path / "text"))
+    with pytest.raises(Exception, match=r"Missing \[UNK\]"):  # no text of the user's own
+        keeping(letters("w"), "openwebtext")
+
+
+def test_what_is_kept_besides_tokens_has_no_record(keeping, tmp_path):
+    text = datasets.Dataset.from_dict({"text": ["we"]})
+    save = datasets.Dataset.save_to_disk
+    with compat._kept_tokens(letters("we"), wrap=True):
+        text.save_to_disk(tmp_path / "raw")
+        assert datasets.load_from_disk(str(tmp_path / "raw"))[0] == {"text": "we"}
+    assert not list(tmp_path.glob("*.tokenizer")) and datasets.Dataset.save_to_disk is save
+
+
+def test_a_host_that_keeps_no_tokens_needs_no_record(fake):
+    assert not remedy("tokens of one tokenizer").needed(fake(dataloader=COUNTING))
 
 
 # GenPPL on the model's device --------------------------------------------------------------------

@@ -15,7 +15,8 @@ import torch
 import transformers
 
 import duo_ext.__main__
-from duo_ext import checkpoints, corpus, evaluate, evaluation, host, pretrained, report
+from duo_ext import checkpoints, corpus, evaluate, evaluation, host, metrics, pretrained, report
+from duo_ext.ceiling import Ceiling
 
 SETTINGS = {
     "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
@@ -146,6 +147,46 @@ def test_a_ceiling_needs_the_models_vocabulary(checkpoint, place):
     (folder / "tokenizer.json").write_text(text.replace('"e"', '"é"'))
     with pytest.raises(SystemExit, match="--ceiling: the judge other has not the vocabulary of"):
         run("--student", name, "--steps", 1, "--judge", "other", "--ceiling")
+
+
+@pytest.fixture
+def ceiling(place):
+    """``ceiling(bos_token_id=None)`` is that of the judge with another configuration, for a model
+    whose tokenizer has a PAD besides."""
+
+    def make(**config):
+        judge = metrics.Judge(str(place / "judge"), "cpu")
+        for key, value in config.items():
+            setattr(judge.model.config, key, value)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place / "judge")
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        like = evaluation.Subject("student", "it", "mdlm", "", tokenizer, 33, 12, {})
+        return Ceiling.of(judge, "judge", like)
+
+    return make
+
+
+def test_a_ceiling_takes_no_padding_and_no_token_that_is_none(ceiling):
+    """Duo's own PAD is no difference; a model may have more outputs than its tokenizer tokens."""
+    found = ceiling()
+    found.judge.model.resize_token_embeddings(64)
+    with found.sampler(evaluation.Setting(12, temperature=50.0), "float64") as (draw, _):
+        tokens_NL = draw(64)
+    assert tokens_NL.shape == (64, 12) and 25 < tokens_NL.max() < 32
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
+def test_a_judge_without_bos_or_eos_has_no_ceiling(ceiling, name):
+    with pytest.raises(ValueError, match=rf"--ceiling: the judge judge has .*{name} None"):
+        ceiling(**{name: None})
+
+
+def test_a_judge_without_a_cache_has_no_ceiling(ceiling, monkeypatch):
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "forward", lambda *a, **k: object())
+    monkeypatch.setattr(metrics.Judge, "_try_lengths", lambda self: (16, 1))
+    monkeypatch.setattr(metrics.Judge, "_require_causal", lambda self: None)
+    with pytest.raises(ValueError, match="cannot be sampled token by token with a cache"):
+        ceiling()
 
 
 def test_the_files_are_written_and_can_be_rendered_again(checkpoint, place, capsys):
@@ -457,7 +498,7 @@ def test_no_checkpoint_at_all(place, capfd):
 def test_a_judge_that_does_not_exist(checkpoint, place, capfd):
     name, missing = checkpoint("duo_base"), place / "nobody"
     message = error_of(capfd, *SMALL, "--student", name, "--judge", missing)
-    assert "--judge" in message and f"'{missing}'" in message and "config.json" in message
+    assert f"error: --judge is '{missing}'; it must be" in message and "config.json" in message
     assert not (place / "out").exists()
 
 

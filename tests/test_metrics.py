@@ -195,10 +195,103 @@ def cut_the_weights(folder):
 def test_a_judge_that_does_not_load_is_one_clear_sentence(folder, damage):
     damage(folder)
     with pytest.raises(ValueError) as caught:
-        Judge(str(folder), "cpu")
+        Judge(str(folder), "cpu", key="eval.judge")
     message = str(caught.value)
-    assert message.startswith(f"eval.gen_ppl_eval_model_name_or_path is '{folder}'; it must be")
+    assert message.startswith(f"eval.judge is '{folder}'; it must be")
     assert "model.safetensors" in message and "\n" not in message
+
+
+def config_of(name, **own):
+    """A tiny model of any architecture over the judge's words."""
+    small = {
+        "vocab_size": len(WORDS),
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 32, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": None},
+    }
+    return transformers.AutoConfig.for_model(name, **(small | own))
+
+
+LONG = {"max_position_embeddings": CONTEXT}
+DECODER = {**LONG, "is_decoder": True, "pad_token_id": 2}
+# name: (its configuration, its context or None for any, the width of what reaches its head)
+JUDGES = {
+    "gpt_neox": (config_of("gpt_neox", **LONG), CONTEXT, 16),
+    "opt": (config_of("opt", **LONG, ffn_dim=32, word_embed_proj_dim=8), CONTEXT, 8),
+    "llama": (config_of("llama", **LONG), CONTEXT, 16),
+    "gemma": (config_of("gemma2", **LONG, num_key_value_heads=1, head_dim=8), CONTEXT, 16),
+    "bloom": (config_of("bloom"), None, 16),
+    "mpt": (config_of("mpt", max_seq_len=CONTEXT, d_model=16, n_heads=2, n_layers=2), CONTEXT, 16),
+    "mamba": (config_of("mamba", state_size=4), None, 16),
+    "recurrent_gemma": (config_of("recurrent_gemma", lru_width=16), None, 16),
+    "roberta": (config_of("roberta", **DECODER), CONTEXT - 3, 16),  # positions start behind the pad
+    "bart": (config_of("bart", **LONG, decoder_layers=1, d_model=16), CONTEXT, 16),
+    "electra": (config_of("electra", **DECODER, embedding_size=8), CONTEXT, 8),
+    "ctrl": (config_of("ctrl", n_positions=CONTEXT, n_embd=16, n_head=2, dff=32), CONTEXT, 16),
+}
+
+
+def save_architecture(folder, config):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_causal_architecture_judges(folder, name):
+    """Its score of a text is alone what it is in a batch; a text is cut at what it can read."""
+    config, context, width = JUDGES[name]
+    save_architecture(folder, config)
+    judge = Judge(str(folder), "cpu")
+    given = ["a b c d", " ".join("abcdef"[n * n % 6] for n in range(40)), "b <eos> c"]
+    scores = judge.score(given)
+    assert scores.tokens_N.tolist() == [3, (context or 40) - 1, 2]
+    assert scores.features_ND.shape == (3, width) and (scores.nll_N > 0.5).all()
+    for n, text in enumerate(given):
+        alone = judge.score([text])
+        np.testing.assert_allclose(alone.nll_N[0], scores.nll_N[n], rtol=1e-4)
+        np.testing.assert_allclose(alone.features_ND[0], scores.features_ND[n], atol=1e-4)
+
+
+ENCODER = {**LONG, "pad_token_id": 2}
+ODD = {
+    "bert": (config_of("bert", **ENCODER), "what it says of a token depends on the tokens behind"),
+    "xlnet": (
+        config_of("xlnet", d_model=16, n_layer=2, n_head=2, d_inner=32),
+        "what it says of a token depends on the tokens behind",
+    ),
+    "few": (config_of("llama", vocab_size=5), "its tokenizer has 9 ids, its model 5"),
+    "bos": (
+        config_of("llama", starts_with_bos=True, bos_token_id=None),
+        "it starts_with_bos, but its bos_token_id is None",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_judge_that_cannot_judge_is_refused_when_it_is_loaded(folder, name):
+    config, sentence = ODD[name]
+    save_architecture(folder, config)
+    with pytest.raises(ValueError, match=rf"^--judge is '{folder}': {sentence}"):
+        Judge(str(folder), "cpu", key="--judge")
+
+
+def test_a_judge_whose_scores_are_not_finite_is_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.ln_f.bias"][:] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"its probabilities are not finite"):
+        Judge(str(folder), "cpu")
+
+
+def test_a_judge_without_a_tokenizer_is_refused_when_it_is_loaded(folder):
+    """transformers makes an empty one of config.json."""
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"key is .* model.safetensors.*vocabulary is empty"):
+        Judge(str(folder), "cpu", key="key")
 
 
 def test_gen_ppl_is_weighted_by_tokens_and_repeats_by_seed():

@@ -5,9 +5,6 @@ With ``data.wrap`` the paragraphs are joined with EOS between them and cut into 
 BOS + (model.length - 2) tokens + EOS, as Duo does; without it each paragraph is one padded block.
 """
 
-import hashlib
-import os
-
 import numpy
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,15 +12,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from duo_ext import Refused, texts
 from duo_ext.order import ResumableLoader
 
+KEY = "data.tokenizer_name_or_path"
+
 
 def get_tokenizer(config):
     """``data.tokenizer_name_or_path`` through AutoTokenizer, with BOS, EOS and PAD."""
     name = config.data.tokenizer_name_or_path
-    tokenizer = texts.tokenizer(name, "data.tokenizer_name_or_path")
+    tokenizer = texts.tokenizer(name, KEY)
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
-    if tokenizer.bos_token is None or tokenizer.eos_token is None:
-        raise Refused(f"data.tokenizer_name_or_path is '{name}': it has no BOS and EOS token")
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise Refused(f"{KEY} is '{name}': it has no BOS and EOS token")
+    texts.require_ids(tokenizer, len(tokenizer), KEY)
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer
@@ -75,24 +75,20 @@ def pad(ids_per_line, tokenizer, length, insert_eos):
 
 
 def get_dataset(folder, tokenizer, do_wrap, mode, cache_dir, insert_eos=True, block_size=1024):
-    """Blocks of one split; wrapped ones are kept in ``cache_dir`` under a hash of their source."""
+    """Blocks of one split; wrapped ones are kept in ``cache_dir``."""
     lines = texts.lines(folder, mode)
+
+    def ids():
+        return texts.encode(tokenizer, lines, KEY)
+
     if not do_wrap:
-        ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
-        return Blocks(*pad(ids, tokenizer, block_size, insert_eos))
-    source = "\n".join([repr((len(tokenizer), block_size, insert_eos)), *lines])
-    source += repr(tokenizer("The quick brown fox, 1790; naïve.").input_ids)
-    name = f"{mode}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.npy"
-    path = os.path.join(cache_dir, name)
-    if not os.path.exists(path):
-        ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
-        blocks = wrap(ids, tokenizer, block_size, insert_eos)
-        os.makedirs(cache_dir, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            numpy.save(file, blocks.astype(numpy.uint16 if len(tokenizer) < 65536 else numpy.int32))
-        os.replace(temporary, path)
-    return Blocks(numpy.load(path, mmap_mode="r"))
+        return Blocks(*pad(ids(), tokenizer, block_size, insert_eos))
+
+    def blocks():
+        return wrap(ids(), tokenizer, block_size, insert_eos)
+
+    source = (block_size, insert_eos, lines)
+    return Blocks(texts.kept(cache_dir, mode, source, tokenizer, blocks))
 
 
 def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None):

@@ -40,6 +40,7 @@ class Metrics:
         self.valid_nlls = _likelihoods("val/")
         self.judge_name = gen_ppl_eval_model_name_or_path
         self.judge_batch_size = eval_ppl_batch_size
+        self.judge = None
         self.gen_ppl = NLL()
         self.sample_entropy = torchmetrics.MeanMetric()
 
@@ -60,8 +61,15 @@ class Metrics:
         """tokens (B, L); the mean over sequences of the entropy of their token counts, nats."""
         self.sample_entropy.update(duo_ext.metrics.sample_entropy(tokens), len(tokens))
 
+    def load_judge(self, device="cpu"):
+        """Load the judge, or raise Refused, before there are texts for it."""
+        self.judge = duo_ext.metrics.Judge(
+            self.judge_name, device, self.judge_batch_size, "eval.gen_ppl_eval_model_name_or_path"
+        )
+
     def record_generative_perplexity(self, text_samples, max_length, device="cpu"):
         """Score texts under the judge; ``gen_ppl`` then holds exp of the mean nats per token."""
-        judge = duo_ext.metrics.Judge(self.judge_name, device, batch_size=self.judge_batch_size)
-        nll_N, tokens_N = judge.nll(text_samples)
+        if self.judge is None:
+            self.load_judge(device)
+        nll_N, tokens_N = self.judge.nll(text_samples)
         self.gen_ppl.update(torch.as_tensor(nll_N.sum() / tokens_N.sum()), tokens_N.sum())

@@ -16,7 +16,7 @@ import omegaconf
 import torch
 import utils
 
-from duo_ext import Refused, checkpoints
+from duo_ext import Refused, checkpoints, texts
 from duo_ext.settings import require
 
 
@@ -340,7 +340,9 @@ class AbsorbingState(Diffusion):
     PREDICTORS = ("ancestral", "ancestral_cache", "analytic")
 
     def __init__(self, config, tokenizer):
-        vocab_size = tokenizer.vocab_size
+        vocab_size = tokenizer.vocab_size  # without added tokens
+        key, padding = "data.tokenizer_name_or_path", [tokenizer.pad_token]
+        texts.require_ids(tokenizer, vocab_size, key, besides=padding)
         if tokenizer.mask_token is None:
             self.mask_index = vocab_size
             vocab_size += 1

@@ -1,15 +1,10 @@
 """Text as blocks of tokens: paragraphs with an EOS after each, joined and cut."""
 
-import hashlib
-import io
-import os
-
 import numpy
 import torch
 from transformers import GPT2TokenizerFast
 
 from duo_ext import Refused, texts
-from duo_ext.files import write_whole
 
 NAME = "gpt2"  # the only tokenizer SEDD knows; set this module's GPT2TokenizerFast to use another
 
@@ -57,22 +52,10 @@ def get_dataset(name, mode, cache_dir=None, block_size=1024, num_proc=8):
     """
     paragraphs, tokenizer = texts.lines(name, mode), get_tokenizer()
 
-    def encode(texts):
-        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
     def blocks():
-        return cut(encode(paragraphs), tokenizer.eos_token_id, block_size)
+        ids = texts.encode(tokenizer, paragraphs, "data.tokenizer")
+        return cut(ids, tokenizer.eos_token_id, block_size)
 
     if cache_dir is None:
         return Blocks(blocks())
-    probe = encode(["The quick brown fox, 1790; naïve."])
-    source = repr((len(tokenizer), tokenizer.eos_token_id, block_size, probe, paragraphs))
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    path = os.path.join(cache_dir, f"{mode}-{digest[:16]}.npy")
-    if not os.path.exists(path):
-        content = io.BytesIO()
-        numpy.save(
-            content, blocks().astype(numpy.uint16 if len(tokenizer) < 2**16 else numpy.int32)
-        )
-        write_whole(path, content.getvalue())
-    return Blocks(numpy.load(path, mmap_mode="r"))
+    return Blocks(texts.kept(cache_dir, mode, (block_size, paragraphs), tokenizer, blocks))

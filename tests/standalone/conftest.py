@@ -14,7 +14,7 @@ NEEDS = {"sedd": "sampling.predictor=analytic"}
 class ToyTokenizer:
     """As much of a tokenizer as an algorithm asks for."""
 
-    mask_token = None
+    mask_token = pad_token = None
     bos_token_id, eos_token_id, pad_token_id = 1, 2, 3
 
     def __init__(self, size):
@@ -22,6 +22,9 @@ class ToyTokenizer:
 
     def __len__(self):
         return self.vocab_size
+
+    def get_vocab(self):
+        return {str(id): id for id in range(self.vocab_size)}
 
 
 @pytest.fixture

@@ -128,6 +128,51 @@ def test_a_tokenizer_that_cannot_serve_is_refused(dataloader, composed, tmp_path
         dataloader.get_tokenizer(composed("mdlm", setting))
 
 
+def test_tokens_of_two_tokenizers_in_one_folder_are_each_ones_own(dataloader, composed, tmp_path):
+    """Of as many tokens, and equal on English."""
+    folder, found = write(tmp_path / "text", "b a\n" * 3), {}
+    vocabularies = {"one": WORDS, "two": WORDS | {"a": 1, "b": 0}}
+    vocabularies["ends"] = WORDS | {"[CLS]": 3, "[SEP]": 2}
+    for name in [*vocabularies, *vocabularies]:
+        setting = saved_tokenizer(
+            tmp_path / name, vocabularies[name], cls_token="[CLS]", sep_token="[SEP]"
+        )
+        tokenizer = dataloader.get_tokenizer(composed("mdlm", setting))
+        words = tokenizer.backend_tokenizer
+        words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        cache = str(tmp_path / "cache")
+        blocks = dataloader.get_dataset(folder, tokenizer, True, "train", cache, block_size=5)
+        found[name] = blocks[0]["input_ids"].tolist()
+    wanted = {"one": [2, 1, 0, 3, 3], "two": [2, 0, 1, 3, 3], "ends": [3, 1, 0, 2, 2]}
+    assert found == wanted
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_ids_that_a_model_has_no_room_for_are_refused(dataloader, standalone, composed, tmp_path):
+    """A gap for any model; for one with a mask also BOS and EOS behind the vocabulary, where the
+    mask is."""
+    ends = {"bos_token": "<s>", "eos_token": "</s>"}
+    setting = saved_tokenizer(tmp_path / "gap", {"a": 0, "b": 1, "<s>": 2, "</s>": 9}, **ends)
+    with pytest.raises(ValueError, match=r"tokenizer_name_or_path is .*'</s>' has the id 9; there"):
+        dataloader.get_tokenizer(composed("mdlm", setting))
+    setting = saved_tokenizer(tmp_path / "added", {"a": 0, "b": 1}, **ends)
+    algorithms = standalone.module("main").ALGORITHMS
+    config = composed("duo_base", setting)
+    assert algorithms["duo_base"](config, dataloader.get_tokenizer(config)).vocab_size == 5
+    config = composed("mdlm", setting)
+    with pytest.raises(ValueError, match=r"tokenizer_name_or_path is .* the id 3; there are 2 tok"):
+        algorithms["mdlm"](config, dataloader.get_tokenizer(config))
+
+
+def test_a_mask_amid_the_vocabulary_is_the_models(dataloader, standalone, composed, tmp_path):
+    words = {"a": 0, "[MASK]": 1, "<s>": 2, "</s>": 3, "[PAD]": 4, "b": 5}
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
+    setting = saved_tokenizer(tmp_path, words, mask_token="[MASK]", **special)
+    config = composed("mdlm", setting)
+    model = standalone.module("main").ALGORITHMS["mdlm"](config, dataloader.get_tokenizer(config))
+    assert (model.mask_index, model.vocab_size) == (1, 6)
+
+
 # from a configuration --------------------------------------------------------------------------
 
 

@@ -238,6 +238,14 @@ def test_samples_are_scored_and_written(main, configure, teacher, judge, tokeniz
     assert host.active().run(config) == result  # by the seed
 
 
+def test_a_judge_that_cannot_judge_is_found_before_a_sample(main, configure, teacher, monkeypatch):
+    monkeypatch.setattr(main.algo.MDLM, "generate_samples", pytest.fail)
+    path = teacher("mdlm")
+    config = configure("algo=mdlm", "mode=sample_eval", f"eval.checkpoint_path={path}")
+    with pytest.raises(ValueError, match=r"^eval.gen_ppl_eval_model_name_or_path is 'none'; it"):
+        host.active().run(config)
+
+
 @pytest.mark.parametrize("disable_ema", ["false", "true"])
 def test_the_likelihood_is_that_of_the_average(main, configure, teacher, tokenizer, disable_ema):
     path = teacher("ar")

@@ -4,11 +4,14 @@ import types
 from pathlib import Path
 
 import numpy
+import omegaconf
 import pytest
+import tokenizers
 import torch
 import transformers
 
 import duo_ext
+from sedd_ext import evaluate, program
 
 TOKENIZER = Path(duo_ext.__file__).parent / "assets" / "tokenizers" / "sotu32"
 
@@ -94,19 +97,15 @@ def test_blocks_are_kept_and_made_anew_when_their_source_changes(
     assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
-def test_large_vocabularies_are_kept_whole(sedd, tokenizer, folder, tmp_path, monkeypatch):
-    class Large:
-        eos_token_id = 70_000
-
-        def __len__(self):
-            return 70_001
-
-        def __call__(self, texts, **options):
-            return {"input_ids": [[69_999, 3, 65_536]] * len(texts)}
-
-    given = types.SimpleNamespace(from_pretrained=lambda name: Large())
+def test_large_ids_are_kept_whole(sedd, folder, tmp_path, monkeypatch):
+    """However few tokens have them."""
+    vocabulary = {"a": 69_999, "b": 3, "c": 65_536, "<eos>": 70_000}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    large = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    given = types.SimpleNamespace(from_pretrained=lambda name: large)
     monkeypatch.setattr(sedd.data, "GPT2TokenizerFast", given)
-    blocks = sedd.data.get_dataset(folder(train="x"), "train", cache_dir=tmp_path, block_size=4)
+    blocks = sedd.data.get_dataset(folder(train="a b c"), "train", cache_dir=tmp_path, block_size=4)
     assert rows(blocks) == [[69_999, 3, 65_536, 70_000]]
     (path,) = tmp_path.glob("*.npy")
     assert numpy.load(path).dtype == numpy.int32
@@ -120,6 +119,37 @@ def test_text_that_makes_no_block_is_refused(sedd, tokenizer, folder, tmp_path):
         sedd.data.get_dataset(folder(train="we\n"), "train")
     with pytest.raises(ValueError, match=r"train.txt' holds no text"):
         sedd.data.get_dataset(folder(train=" \n\n"), "train")
+
+
+@pytest.fixture
+def reversed_tokenizer(tokenizer, tmp_path):
+    """The tokenizer with its letters in the other order."""
+    vocabulary = {token: 31 - id for token, id in tokenizer.get_vocab().items()}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=" "))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    words.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token=" ", eos_token="\n"
+    )
+
+
+def test_the_tokens_of_two_tokenizers_are_each_ones_own(
+    sedd, tokenizer, reversed_tokenizer, folder, tmp_path, monkeypatch
+):
+    """In one folder, whichever was made last, and for what evaluate compares with."""
+    monkeypatch.setattr(
+        program.host, "active", lambda: types.SimpleNamespace(module=vars(sedd).get)
+    )
+    name = folder(train="we the people", validation="of the union")
+    data = {"train": name, "valid": name, "cache_dir": f"{tmp_path}/cache"}
+    config = omegaconf.OmegaConf.create({"data": data, "model": {"length": 6}})
+    before = sedd.data.GPT2TokenizerFast
+    for own in (tokenizer, reversed_tokenizer, tokenizer):
+        assert text(own, program.blocks(config, "train", own)) == "we the people"[:12]
+        parts = types.SimpleNamespace(config=config)
+        subject = evaluate.Subject("", "", "", "", own, 32, 6, data, parts)
+        assert "".join(own.batch_decode(subject.held_out())) == "of the union"
+    assert sedd.data.GPT2TokenizerFast is before
 
 
 class Empty:
