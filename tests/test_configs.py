@@ -71,6 +71,7 @@ def test_every_experiment_composes_and_resolves(resolved, name):
     if shipped:
         assert config["trainer"]["accumulate_grad_batches"] == 1
         assert config["trainer"]["accelerator"] == ("cuda" if bpe else "cpu")
+        assert config["trainer"]["precision"] == ("bf16" if bpe else 32)
         assert config["wandb"] is None
         assert config["model"]["length"] == (256 if bpe else 128)
     else:
@@ -78,21 +79,23 @@ def test_every_experiment_composes_and_resolves(resolved, name):
         assert "wandb" not in config  # a machine is the user's choice
 
 
-MACHINES = {"cpu": ("cpu", False), "gpu": ("cuda", True)}
+MACHINES = {"cpu": ("cpu", False, 32), "gpu": ("cuda", True, "bf16")}
 
 
 @pytest.mark.parametrize("name", names("machine"))
 def test_a_machine_is_chosen_alone(resolved, name):
     config = resolved(f"+machine={name}")
-    assert (config["trainer"]["accelerator"], config["loader"]["pin_memory"]) == MACHINES[name]
-    assert config["trainer"]["devices"] == 1 and config["trainer"]["precision"] == "bf16"
-    assert config["wandb"] is None
+    trainer = config["trainer"]
+    found = trainer["accelerator"], config["loader"]["pin_memory"], trainer["precision"]
+    assert found == MACHINES[name]
+    assert trainer["devices"] == 1 and config["wandb"] is None
 
 
 @pytest.mark.parametrize("name", ["sotu_bpe_mdlm", "sotu_bpe_idlm_duo"])
 def test_what_is_meant_for_a_gpu_runs_on_a_cpu_by_one_word(resolved, name):
     config = resolved(f"+experiment={name}", "machine=cpu")
     assert config["trainer"]["accelerator"] == "cpu" and config["loader"]["pin_memory"] is False
+    assert config["trainer"]["precision"] == 32
 
 
 def test_a_model_of_sotu_bpe_has_10_to_30_million_parameters(standalone, tiny):
