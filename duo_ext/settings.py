@@ -11,6 +11,16 @@ LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
+# What counts. The batch of all comes first: others are computed from it.
+ALGO = ("fake_ratio", "fake_warmup", "prompt_length", "guard.every", "guard.steps")
+ALGO += ("guard.samples", "guard.teacher_steps", "guard.patience")
+MODEL = ("length", "hidden_size", "cond_dim", "n_blocks", "n_heads")
+COUNTS = ("seed", *(f"algo.{key}" for key in ALGO), *(f"model.{key}" for key in MODEL))
+COUNTS += ("sampling.steps", "eval.perplexity_batch_size")
+OF_DUO = ("loader.global_batch_size", "loader.batch_size", "loader.eval_global_batch_size")
+OF_DUO += ("loader.eval_batch_size", "loader.num_workers", "sampling.num_sample_batches")
+OF_DUO += ("trainer.max_steps", "trainer.devices", "trainer.num_nodes")
+OF_DUO += ("trainer.accumulate_grad_batches", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE += ("loader.num_workers",)
 
@@ -25,6 +35,25 @@ def choose(key, name, options):
     """options[name], where ``require`` lets it be."""
     require(key, name, options)
     return options[name]
+
+
+def make_whole(config, keys):
+    """Let 4.0, and 4e3, be the whole numbers that they are where ``keys`` count, also in a list.
+
+    Raises Refused for 4.5.
+    """
+    for key in keys:
+        value = omegaconf.OmegaConf.select(config, key)
+        if omegaconf.OmegaConf.is_list(value):
+            omegaconf.OmegaConf.update(config, key, [_whole(key, part) for part in value])
+        elif isinstance(value, float):
+            omegaconf.OmegaConf.update(config, key, _whole(key, value))
+
+
+def _whole(key, value):
+    if isinstance(value, float) and not value.is_integer():
+        raise Refused(f"{key} is {value}; it must be a whole number")
+    return int(value) if isinstance(value, float) else value
 
 
 def require_positive(config, keys):
@@ -50,6 +79,7 @@ def check_model(config):
 
 def check(config):
     """Raise Refused that names the first key whose value cannot work."""
+    make_whole(config, (*OF_DUO, *COUNTS))
     for key in ("trainer.devices", "trainer.num_nodes"):  # first: the batch is computed from them
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int) or value < 1:

@@ -3,12 +3,11 @@
 import torch
 
 from duo_ext import Refused, machine
-from duo_ext.settings import check_model, require_positive
+from duo_ext.settings import COUNTS, check_model, make_whole, require_positive
 
 TRAINING = (
-    *("optim.lr", "training.batch_size", "training.accum", "training.n_iters"),
-    *("training.log_freq", "training.eval_freq", "training.snapshot_freq"),
-    "training.snapshot_freq_for_preemption",
+    *("training.batch_size", "training.accum", "training.n_iters", "training.log_freq"),
+    *("training.eval_freq", "training.snapshot_freq", "training.snapshot_freq_for_preemption"),
 )
 ALWAYS = (
     *("model.length", "model.n_blocks", "model.n_heads", "model.hidden_size", "eval.batch_size"),
@@ -19,6 +18,7 @@ PRECISIONS = ("32", "bf16")
 
 def check(config):
     """Raise Refused that names the first key whose value cannot work."""
+    make_whole(config, (*COUNTS, *ALWAYS, *TRAINING, "tokens", "optim.warmup"))
     require_positive(config, ALWAYS)
     check_model(config)
     if str(config.precision) not in PRECISIONS:
@@ -26,6 +26,6 @@ def check(config):
     if config.mode == "train":
         automatic = config.device == "auto" and not torch.cuda.is_available()
         machine.warn_of_bf16("cpu" if automatic else config.device, config.precision, "precision")
-        require_positive(config, TRAINING)
+        require_positive(config, ("optim.lr", *TRAINING))
     elif config.checkpoint is None:
         raise Refused(f"checkpoint is null; mode={config.mode} needs one")

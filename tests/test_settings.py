@@ -12,7 +12,7 @@ CONFIG = {
     "sampling": {"steps": 8, "p_nucleus": 1.0},
     "loader": {"batch_size": 2, "global_batch_size": 8},
     "trainer": {
-        "max_steps": 10, "accelerator": "cpu",
+        "max_steps": 10, "accelerator": "cpu", "precision": 32,
         "devices": 2, "num_nodes": 1, "accumulate_grad_batches": 2,
     },
 }  # fmt: skip
@@ -37,6 +37,11 @@ REFUSED = {
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val is -1; it must be a number, .* 0",
     "lr_scheduler.num_warmup_steps=few": "lr_scheduler.num_warmup_steps is few; it must be .* 0",
     "optim=null": "optim.lr is None; it must be a positive number",
+    "sampling.steps=4.5": "sampling.steps is 4.5; it must be a whole number",
+    "algo.guard.steps=[4,8.5]": "algo.guard.steps is 8.5; it must be a whole number",
+    "trainer.max_steps=inf": "trainer.max_steps is inf; it must be a whole number",
+    "trainer.gradient_clip_algorithm=both": "gradient_clip_algorithm is 'both'; .* norm, value",
+    "model.dropout=1": "model.dropout is 1; it must be a number from 0 to below 1",
     "sampling.steps=0": "sampling.steps is 0; it must be a positive number",
     "trainer.max_steps=0": "trainer.max_steps is 0; it must be a positive number",
     "loader.batch_size=0": "loader.batch_size is 0; it must be a positive number",
@@ -93,3 +98,15 @@ def test_a_choice_outside_the_list_names_the_key_and_the_list():
     assert settings.choose("mode", "train", {"train": 1, "sample": 2}) == 1
     with pytest.raises(ValueError, match="mode is 'fly'; it must be one of train, sample"):
         settings.choose("mode", "fly", {"train": 1, "sample": 2})
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    config = config_of(
+        "sampling.steps=4.0", "trainer.max_steps=1e1", "loader.global_batch_size=8.0",
+        "algo.guard.steps=[4.0,8]", "optim.lr=1.0",
+    )  # fmt: skip
+    settings.check(config)
+    found = (config.sampling.steps, config.trainer.max_steps, config.loader.global_batch_size)
+    for value, wanted in zip((*found, *config.algo.guard.steps), (4, 10, 8, 4, 8), strict=True):
+        assert type(value) is int and value == wanted
+    assert type(config.optim.lr) is float

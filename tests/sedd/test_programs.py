@@ -100,7 +100,7 @@ def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tm
 
 
 def test_samples_and_the_bound_of_a_student(run, student, tmp_path):
-    sampling = ("mode=sample", f"checkpoint={student}", "sampling.steps=3")
+    sampling = ("mode=sample", f"checkpoint={student}", "sampling.steps=3.0")
     ends = ("sampling.samples=10", "sampling.prefix=we", "sampling.suffix=end")
     for predictor in ("analytic", "euler"):
         run(tmp_path, *sampling, *ends, f"sampling.predictor={predictor}")
