@@ -3,6 +3,7 @@ their words are ours, and where overrides are put in."""
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -26,7 +27,8 @@ def one_sentence(about_files=""):
     collective. Any other exception is a fault of ours, with its traceback.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be there, and no figure is shown
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     try:
         yield
         sys.stdout.flush()  # here and not at the very end, where an error has no sentence

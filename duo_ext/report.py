@@ -575,7 +575,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m duo_ext.report", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("folder", nargs="+", help="a folder with results.json")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     for folder in parser.parse_args(arguments).folder:
         try:
