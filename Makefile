@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 TEACHER ?= duo sedd
+SAMPLED := --steps 1 2 4 8 16 32 --samples 256
 BIN := .venv/bin
 
 # Fresh large tensors cost page faults on a CPU; threads that spin starve a machine that is shared.
@@ -34,20 +35,20 @@ demo-duo demo-mdlm: demo-%: install
 	rm -rf runs/$@
 	$(BIN)/python -m duo_ext +experiment=sotu_idlm_$* hydra.run.dir=runs/$@
 	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/$*.ckpt}' \
-	  --student runs/$@/checkpoints/best.ckpt --samples 256 --output runs/$@
+	  --student runs/$@/checkpoints/best.ckpt $(SAMPLED) --output runs/$@
 
 demo-sedd: install
 	rm -rf runs/$@
 	$(BIN)/python -m sedd_ext +experiment=sotu_idlm_sedd hydra.run.dir=runs/$@
 	$(BIN)/python -m sedd_ext.evaluate --teacher '$${idlm_asset:teachers/sedd}' \
-	  --student runs/$@/checkpoints/best.pth --samples 256 --predictor analytic --output runs/$@
+	  --student runs/$@/checkpoints/best.pth $(SAMPLED) --predictor analytic --output runs/$@
 
 demo-dcd: install
 	rm -rf runs/$@
 	$(BIN)/python -m duo_ext +experiment=sotu_dcd hydra.run.dir=runs/$@/dcd
 	$(BIN)/python -m duo_ext +experiment=sotu_idlm_dcd hydra.run.dir=runs/$@/idlm \
 	  algo.teacher_path=../dcd/checkpoints/last.ckpt
-	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/duo.ckpt}' --samples 256 \
+	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/duo.ckpt}' $(SAMPLED) \
 	  --student runs/$@/dcd/checkpoints/last.ckpt runs/$@/idlm/checkpoints/best.ckpt \
 	  --noise-removal ancestral greedy --output runs/$@
 
