@@ -4,15 +4,13 @@ A host is a directory with Duo's flat modules (main, algo, trainer_base, dataloa
 configs. What differs between hosts is answered here and in compat.py, and nowhere else.
 """
 
-import contextlib
 import inspect
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 
-from duo_ext import Refused, compat, settings, trees
+from duo_ext import compat, settings, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
@@ -24,6 +22,8 @@ _active = None
 
 class Host(trees.Tree):
     """A Duo tree on disk. ``name`` is "standalone", "duo ch-1" or "duo main"."""
+
+    program = "Duo"
 
     def activate(self):
         """Put the tree first on the module path, import it and apply the remedies that it needs.
@@ -73,26 +73,6 @@ class Host(trees.Tree):
                 logger=logging.getLogger("duo_ext"),
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
-
-    @contextlib.contextmanager
-    def refusing(self):
-        """What Duo's own modules refuse of a configuration becomes Refused."""
-        try:
-            yield
-        except (AssertionError, ValueError, NotImplementedError) as error:
-            if refusal := self._refusal(error):
-                raise Refused(refusal) from error
-            raise
-
-    def _refusal(self, error):
-        """What Duo's own modules say of a configuration, as a sentence; None for an error that
-        arose anywhere else, a fault or a sentence of ours."""
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        inside = frame.filename.startswith(f"{self.root}{os.sep}")
-        if self.name == "standalone" or not inside or "site-packages" in frame.filename:
-            return None
-        place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
-        return f"Duo refuses this: {frame.line} ({place}) {error}".strip()
 
     def predictor(self, masked, time_conditioning):
         """sampling.predictor of a model: where it may, an evaluation serves until a token changes.

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Tree:
-    """``name`` is "standalone" or the program, with its branch where branches differ."""
+    """``name`` is "standalone" or the program, with its branch where branches differ. A class of
+    trees has its ``program``, as it is called in sentences."""
 
     root: Path
     name: str
@@ -59,6 +61,26 @@ class Tree:
                 f"the package '{name}' is not installed, which the tree in {self.root} needs; say "
                 f"pip install 'idlm[{extra}]', or install that package"
             ) from error
+
+    @contextlib.contextmanager
+    def refusing(self):
+        """What the tree's own modules refuse of a configuration becomes Refused."""
+        try:
+            yield
+        except (AssertionError, ValueError, NotImplementedError) as error:
+            if refusal := self._refusal(error):
+                raise Refused(refusal) from error
+            raise
+
+    def _refusal(self, error):
+        """What the tree's own modules say of a configuration, as a sentence; None for an error that
+        arose anywhere else, a fault or a sentence of ours."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        inside = frame.filename.startswith(f"{self.root}{os.sep}")
+        if self.name == "standalone" or not inside or "site-packages" in frame.filename:
+            return None
+        place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
+        return f"{self.program} refuses this: {frame.line} ({place}) {error}".strip()
 
     def has(self, name):
         return (self.root / name).exists()

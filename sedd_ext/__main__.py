@@ -42,7 +42,8 @@ def run(config):
     with line.one_sentence():
         mode = choose("mode", config.mode, modes.MODES)
         settings.check(config)
-        mode(config, HydraConfig.get().runtime.output_dir)
+        with host.active().refusing():
+            mode(config, HydraConfig.get().runtime.output_dir)
 
 
 def main():

@@ -61,7 +61,8 @@ def load(role, given, options):
     saved = algorithms.read(path, key, options.trust_checkpoint)
     config = _config(saved, options, f"{key} is '{given}'")
     tokenizer = program.tokenizer_of(config)
-    parts = program.build(config, torch.device(options.device))
+    with host.active().refusing():
+        parts = program.build(config, torch.device(options.device))
     program.check(saved, parts, key)
     checkpoints.load(parts.model, saved)
     parts.model.eval()

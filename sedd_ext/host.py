@@ -22,6 +22,8 @@ _active = None
 class Host(trees.Tree):
     """A SEDD tree on disk. ``name`` is "standalone" or "sedd"."""
 
+    program = "SEDD"
+
     def activate(self):
         """Put the tree first on the module path and import it, with the stand-ins that it needs.
 

@@ -24,6 +24,7 @@ def command(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(host, "find", lambda given: types.SimpleNamespace(activate=lambda: tree))
+    monkeypatch.setattr(host, "active", lambda: tree)
     monkeypatch.setitem(sys.modules, "sedd_ext.modes", modes)
     monkeypatch.chdir(tmp_path)
 

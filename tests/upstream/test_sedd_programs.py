@@ -228,6 +228,13 @@ def test_both_trees_train_alike(programs, trained, kind):
     close(ours, theirs, atol=1e-4)  # Adam enlarges the differences of small gradients
 
 
+@pytest.mark.parametrize("setting", ["graph.type=nope", "noise.type=nope"])
+def test_what_sedd_itself_refuses_is_a_sentence(programs, tmp_path, setting):
+    printed = programs["sedd"](tmp_path / "run", setting, code=1)
+    assert "error: SEDD refuses this: " in printed and "nope" in printed
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_straight_one(programs, trained, work, tmp_path, kind):
     sedd = programs["sedd"]
