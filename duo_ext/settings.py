@@ -100,9 +100,8 @@ def check(config):
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
     if config.mode in ("train", "ppl_eval"):
-        machine.warn_of_bf16(
-            config.trainer.accelerator, str(config.trainer.precision), "trainer.precision"
-        )
+        precision = str(config.trainer.get("precision"))
+        machine.warn_of_bf16(config.trainer.accelerator, precision, "trainer.precision")
     if config.mode == "train":
         _check_batch(config.loader, config.trainer)
 
