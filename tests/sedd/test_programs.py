@@ -23,7 +23,7 @@ def same(found, wanted, tolerance=0.0):
     {
         "--cfg job teacher=x algo=idlm": ["+algo=idlm", "teacher=x"],
         "teacher=x algo=idlm --cfg job": ["+algo=idlm", "teacher=x"],
-        "~optim.lr data=sotu --cfg=job": ["+algo=sedd", "~optim.lr", "+data=sotu"],
+        "~optim.lr data=sotu --cfg=job": ["+algo=sedd", "~optim.lr", "data=sotu"],
         "--cfg=job ++tokens=2": ["+algo=sedd", "++tokens=2"],
         "--cfg job": ["+algo=sedd"],
     }.items(),
