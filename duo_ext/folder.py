@@ -90,8 +90,11 @@ class Claim(Callback):
 ABOUT_FILES = "hydra.run.dir must be a folder that can be made and written: "
 
 
+CALLBACK = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
+
+
 def guarded(overrides, ranks=LIGHTNING):
     """A command line's overrides, with those that make the run's first process claim its folder and
-    the others leave Hydra's files there alone."""
-    callback = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
-    return [*overrides, callback if is_first_process(ranks) else "hydra.output_subdir=null"]
+    the others leave Hydra's files there alone. Lightning gives the others the first one's words."""
+    own = [word for word in overrides if word != CALLBACK]
+    return [*own, CALLBACK if is_first_process(ranks) else "hydra.output_subdir=null"]

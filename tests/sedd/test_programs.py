@@ -142,7 +142,7 @@ def test_the_uniform_graph_has_no_student(run, tmp_path):
 def test_a_sedd_checkpoint_of_numpy_numbers_is_read_and_no_other_object(tmp_path):
     import numpy
 
-    content = {"model": {}, "ema": {}, "step": 1, "lr": numpy.float64(1e-3)}
+    content = {"model": {}, "ema": {"shadow_params": []}, "step": 1, "lr": numpy.float64(1e-3)}
     torch.save(content, tmp_path / "a.pth")
     assert runs.read(str(tmp_path / "a.pth"), "key")["lr"] == 1e-3
 
