@@ -22,13 +22,16 @@ ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
 class Vocabulary:
     """What an algorithm asks of a tokenizer."""
 
-    mask_token, bos_token_id, eos_token_id, pad_token_id = None, 1, 2, 3
+    mask_token, pad_token, bos_token_id, eos_token_id, pad_token_id = None, None, 1, 2, 3
 
     def __init__(self, size):
         self.vocab_size = size
 
     def __len__(self):
         return self.vocab_size
+
+    def get_vocab(self):
+        return {str(id): id for id in range(self.vocab_size)}
 
 
 def measure(name, sampler, size, steps):

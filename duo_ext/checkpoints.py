@@ -161,9 +161,11 @@ def differing(theirs, ours):
     """
     if theirs is None:
         return "it holds nothing of ours to go on from"
-    names = [name for name in ours if name in theirs and str(theirs[name]) != str(ours[name])]
+    now = {name: str(ours.get(name, "unknown")) for name in theirs}
     return "; ".join(
-        f"its {name} is {theirs[name]!s:.12}, this run's {ours[name]!s:.12}" for name in names
+        f"its {name} is {value!s:.12}, this run's {now[name]:.12}"
+        for name, value in theirs.items()
+        if str(value) != now[name]
     )
 
 

@@ -19,15 +19,16 @@ from duo_ext import Refused
 from duo_ext.line import one_sentence
 
 LOCK = ".idlm.lock"
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun's and Lightning's, Lightning's, srun's
+TORCHRUN = ("RANK",)
+LIGHTNING = (*TORCHRUN, "LOCAL_RANK", "SLURM_PROCID")  # its own launcher's and srun's too
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _claimed = {}
 
 
-def is_first_process():
-    """Whether this process is the one of its run that writes."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+def is_first_process(ranks=LIGHTNING):
+    """Whether this process is the one of its run that writes, by the variables that number them."""
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def claim(folder):
@@ -89,8 +90,11 @@ class Claim(Callback):
 ABOUT_FILES = "hydra.run.dir must be a folder that can be made and written: "
 
 
-def guarded(overrides):
+CALLBACK = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
+
+
+def guarded(overrides, ranks=LIGHTNING):
     """A command line's overrides, with those that make the run's first process claim its folder and
-    the others leave Hydra's files there alone."""
-    callback = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
-    return [*overrides, callback if is_first_process() else "hydra.output_subdir=null"]
+    the others leave Hydra's files there alone. Lightning gives the others the first one's words."""
+    own = [word for word in overrides if word != CALLBACK]
+    return [*own, CALLBACK if is_first_process(ranks) else "hydra.output_subdir=null"]

@@ -1,5 +1,6 @@
 """``python -m sedd_ext [--host PATH] [--check] key=value ...``: SEDD's settings, with IDLM."""
 
+import functools
 import os
 import sys
 
@@ -51,12 +52,13 @@ def main():
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
     with line.one_sentence(folder.ABOUT_FILES):
         own, rest = line.own_arguments(sys.argv[1:])
-        sys.argv[1:] = line.with_overrides(hydra_arguments(rest), folder.guarded)
+        guarded = functools.partial(folder.guarded, ranks=folder.TORCHRUN)
+        sys.argv[1:] = line.with_overrides(hydra_arguments(rest), guarded)
         tree = host.find(own.host).activate()
         line.hush()
         if own.check:
             return report(tree)
-        if folder.is_first_process():
+        if folder.is_first_process(folder.TORCHRUN):
             print(f"host: {tree}", flush=True)
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
 

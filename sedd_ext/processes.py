@@ -15,10 +15,20 @@ def join(device_name):
     world, rank = (int(os.environ.get(key, default)) for key, default in SIZES)
     device = _device(device_name)
     if world > 1:
+        _require_torchrun(world)
         signal.signal(signal.SIGTERM, _ended)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
     return device, Processes(rank, world, average if world > 1 else _nothing)
+
+
+def _require_torchrun(world):
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if missing:
+        raise Refused(
+            f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set: several processes are "
+            "started by torchrun; unset WORLD_SIZE for one"
+        )
 
 
 def agree(value):
@@ -40,6 +50,7 @@ def _ended(*_):
 
 
 SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
+TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def _device(name):

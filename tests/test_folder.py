@@ -90,12 +90,21 @@ def test_names_that_are_taken_get_a_number(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["104500", "104500-2", "104500-3"]
 
 
-@pytest.mark.parametrize("rank", folder.RANKS)
+@pytest.mark.parametrize("rank", folder.LIGHTNING)
 def test_a_run_claims_its_folder_once_whatever_started_it(monkeypatch, rank):
-    for name in folder.RANKS:
+    for name in folder.LIGHTNING:
         monkeypatch.delenv(name, raising=False)
-    assert folder.guarded(["seed=1"])[1].endswith("duo_ext.folder.Claim")
+    first = folder.guarded(["seed=1"])
+    assert first == ["seed=1", "++hydra.callbacks.idlm._target_=duo_ext.folder.Claim"]
     monkeypatch.setenv(rank, "0")
-    assert folder.is_first_process()
+    assert folder.guarded(first) == first
     monkeypatch.setenv(rank, "1")
-    assert folder.guarded(["seed=1"]) == ["seed=1", "hydra.output_subdir=null"]
+    assert folder.guarded(first) == ["seed=1", "hydra.output_subdir=null"]
+
+
+def test_processes_that_srun_alone_numbers_are_runs_of_their_own_for_sedd(monkeypatch):
+    """sedd_ext is numbered by torchrun: what srun starts four times are four runs."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert folder.guarded([], folder.TORCHRUN)[0].endswith("duo_ext.folder.Claim")
+    assert not folder.is_first_process()

@@ -95,7 +95,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(sedd, start, tmp_path, monk
     sedd.utils.save_checkpoint(path, state)
     before = (tmp_path / "checkpoint.pth").read_bytes()
     state["step"] = 7
-    real = files.fsspec.core.url_to_fs
+    real = files.located
 
     def full_disk(url):
         system, name = real(url)
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(sedd, start, tmp_path, monk
             makedirs=system.makedirs, pipe_file=write, exists=system.exists, rm=system.rm
         ), name
 
-    monkeypatch.setattr(files.fsspec.core, "url_to_fs", full_disk)
+    monkeypatch.setattr(files, "located", full_disk)
     with pytest.raises(OSError, match="no space left"):
         sedd.utils.save_checkpoint(path, state)
     (kept,) = tmp_path.iterdir()
