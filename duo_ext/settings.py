@@ -19,8 +19,8 @@ COUNTS = ("seed", *(f"algo.{key}" for key in ALGO), *(f"model.{key}" for key in 
 COUNTS += ("sampling.steps", "eval.perplexity_batch_size")
 OF_DUO = ("loader.global_batch_size", "loader.batch_size", "loader.eval_global_batch_size")
 OF_DUO += ("loader.eval_batch_size", "loader.num_workers", "sampling.num_sample_batches")
-OF_DUO += ("trainer.max_steps", "trainer.devices", "trainer.num_nodes")
-OF_DUO += ("trainer.accumulate_grad_batches", "lr_scheduler.num_warmup_steps")
+OF_DUO += ("trainer.max_steps", "trainer.accumulate_grad_batches", "lr_scheduler.num_warmup_steps")
+PROCESSES = ("trainer.devices", "trainer.num_nodes")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE += ("loader.num_workers",)
 
@@ -79,11 +79,12 @@ def check_model(config):
 
 def check(config):
     """Raise Refused that names the first key whose value cannot work."""
-    make_whole(config, (*OF_DUO, *COUNTS))
-    for key in ("trainer.devices", "trainer.num_nodes"):  # first: the batch is computed from them
+    make_whole(config, PROCESSES)
+    for key in PROCESSES:  # first: the batch is computed from them
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int) or value < 1:
             raise Refused(f"{key} is {value}; it must be a number, at least 1")
+    make_whole(config, (*OF_DUO, *COUNTS))
     require_positive(config, POSITIVE)
     for key in NOT_NEGATIVE:
         value = omegaconf.OmegaConf.select(config, key)

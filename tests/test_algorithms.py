@@ -155,7 +155,7 @@ LOOKS = (
 
 
 class NoJudge:
-    def __init__(self, *_):
+    def __init__(self, *_, key):
         pass
 
     def score(self, texts):
