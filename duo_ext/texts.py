@@ -8,7 +8,6 @@ import os
 import posixpath
 
 import numpy
-import transformers
 
 from duo_ext import Refused, files
 from duo_ext.files import write_whole
@@ -23,6 +22,8 @@ def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
     Raises Refused if there is none, and if it has no vocabulary: where it finds a model's
     config.json and no tokenizer, transformers makes one of a few special tokens.
     """
+    import transformers
+
     try:
         found = transformers.AutoTokenizer.from_pretrained(name)
     except Exception as error:  # transformers, tokenizers and what they import raise each their own
