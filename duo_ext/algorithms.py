@@ -24,7 +24,7 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
-from duo_ext.settings import LASTING, check_idlm, choose, chosen
+from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_unscaled
 from duo_ext.trainer import BEST, LAST
 
 
@@ -106,6 +106,7 @@ class IDLM(trainer_base.Diffusion):
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
+        require_unscaled(config.trainer.get("precision"))
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, config.algo.on_policy)
         self.opponents = self.distiller = self.watch = self._resumed = None

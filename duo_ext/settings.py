@@ -138,6 +138,16 @@ def check_idlm(settings, length):
     _check_guard(settings.guard)
 
 
+def require_unscaled(precision):
+    """Raise Refused for a precision whose gradients Lightning scales: the fake would step with the
+    scaled ones."""
+    if str(precision) in ("16", "16-mixed"):
+        raise Refused(
+            f"trainer.precision is {precision}, which scales gradients; a distillation takes bf16 "
+            "or 32"
+        )
+
+
 def chosen(config, keys):
     """{dotted key: value} of a configuration, None for a key that it lacks; a section gives all of
     its own."""

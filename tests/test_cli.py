@@ -86,6 +86,7 @@ SETTINGS = {
     "algo.guard.samples=0": ["algo.guard.samples is 0", "at least 1"],
     "trainer.devices=two": ["trainer.devices is two", "must be a number, at least 1"],
     "trainer.devices=0": ["trainer.devices is 0", "must be a number, at least 1"],
+    "trainer.precision=16-mixed": ["trainer.precision is 16-mixed", "bf16 or 32"],
     "trainer.precision=8": ["Precision 8 is invalid"],
     "loader.num_workers=-1": ["loader.num_workers is -1", "at least 0"],
     "model.dropout=2": ["model.dropout is 2", "from 0 to below 1"],

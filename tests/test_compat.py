@@ -281,6 +281,17 @@ def test_attention_is_softmax_attention_within_each_sequence(stand_in, lengths, 
     assert_same(*(torch.autograd.grad((y * weight).sum(), qkv)[0] for y in (found, wanted)))
 
 
+def test_attention_over_sequences_of_one_length_does_not_wait_to_know_it(stand_in):
+    """A tensor without values could not be asked where they end."""
+    attention = stand_in("flash_attn").flash_attn_interface.flash_attn_varlen_qkvpacked_func
+    qkv = random(12, 3, 2, 4)
+    ends = torch.tensor([0, 4, 8, 12], dtype=torch.int32)
+    found = attention(qkv, torch.empty_like(ends, device="meta"), 4)
+    rows = [attention(qkv[n : n + 4], torch.tensor([0, 4]), 4) for n in (0, 4, 8)]
+    assert_same(found, torch.cat(rows))
+    assert_same(found, attention(qkv, ends, 5))
+
+
 # torchvision for CUDA ----------------------------------------------------------------------------
 
 # What torchvision does at its import; torch for CPU has not loaded its library of operators.

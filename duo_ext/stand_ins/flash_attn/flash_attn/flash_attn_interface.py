@@ -11,13 +11,19 @@ def flash_attn_varlen_qkvpacked_func(
 ):
     """Attention within each sequence, (N, heads, D) of queries, keys and values (N, 3, heads, D).
 
-    Sequence i is the rows cu_seqlens[i] to cu_seqlens[i + 1].
+    Sequence i is the rows cu_seqlens[i] to cu_seqlens[i + 1]. Where all have max_seqlen rows, which
+    their number tells, it is one call; otherwise a device is waited for to know where they end.
     """
-    parts = []
-    for start, end in itertools.pairwise(cu_seqlens.tolist()):
-        q, k, v = qkv[start:end].permute(1, 2, 0, 3)[:, None]
-        out = scaled_dot_product_attention(
+
+    def attend(qkv_BL3HD):
+        q, k, v = qkv_BL3HD.permute(2, 0, 3, 1, 4)
+        out_BHLD = scaled_dot_product_attention(
             q, k, v, dropout_p=dropout_p, is_causal=causal, scale=softmax_scale
         )
-        parts.append(out[0].transpose(0, 1))
-    return torch.cat(parts)
+        return out_BHLD.transpose(1, 2).flatten(0, 1)
+
+    sequences = len(cu_seqlens) - 1
+    if len(qkv) == sequences * max_seqlen:
+        return attend(qkv.unflatten(0, (sequences, max_seqlen)))
+    pieces = itertools.pairwise(cu_seqlens.tolist())
+    return torch.cat([attend(qkv[None, start:end]) for start, end in pieces])
