@@ -167,7 +167,7 @@ class Run:
         self.output = tiny.folder / f"{name}.printed"
         self.command_started = self.code = None
 
-    def fork(self, environment):
+    def fork(self, environment=()):
         self.pid = os.fork()
         if self.pid == 0:
             os.environ.update(environment)
