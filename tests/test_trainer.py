@@ -23,6 +23,10 @@ class Boring(boring_classes.ManualOptimBoringModel):
         super().__init__()
         self.path, self.before_step, self.distiller = path, before_step, distiller
 
+    def train_dataloader(self):
+        self.before_step.get("data", int)()
+        return super().train_dataloader()
+
     def file(self, name):
         return str(self.path)
 
@@ -133,6 +137,12 @@ def test_slurm_queues_again_no_job_that_was_told_to_end(fit, slurm):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(9, {4: lambda: signal.raise_signal(signal.SIGTERM)})
     assert not slurm.exists()
+
+
+def test_lightnings_requeueing_hears_no_signal_while_the_data_is_made_either(fit, slurm):
+    heard = []
+    fit(1, {"data": lambda: heard.append(signal.getsignal(signal.SIGUSR1))})
+    assert heard == [signal.SIG_DFL] and not slurm.exists()
 
 
 def test_a_checkpoint_of_lightnings_requeueing_is_not_taken_up(fit, tmp_path, slurm):
