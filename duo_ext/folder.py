@@ -23,7 +23,7 @@ TORCHRUN = ("RANK",)
 LIGHTNING = (*TORCHRUN, "LOCAL_RANK", "SLURM_PROCID")  # its own launcher's and srun's too
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_claimed = {}
+_claimed = {}  # {path: (process, open file)}: a lock lasts as long as its file is open
 
 
 def is_first_process(ranks=LIGHTNING):
@@ -39,7 +39,7 @@ def claim(folder):
     has the folder.
     """
     path = os.path.join(os.path.realpath(folder), LOCK)
-    if _claimed.get(path) == os.getpid():
+    if path in _claimed and _claimed[path][0] == os.getpid():
         return
     os.makedirs(folder, exist_ok=True)
     file = open(path, "a+")  # noqa: SIM115
@@ -58,7 +58,7 @@ def claim(folder):
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
-    _claimed[path], _claimed[file] = os.getpid(), path  # the file stays open
+    _claimed[path] = os.getpid(), file
 
 
 def unused(folder):
