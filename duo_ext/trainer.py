@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.connectors.checkpoint_connector import _Checkpoin
 
 from duo_ext.files import write_whole
 from duo_ext.interrupt import Interrupt
+from duo_ext.line import hush
 from duo_ext.progress import Progress
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -132,6 +133,7 @@ def manual_trainer(
     Lightning refuses them for manual optimisation.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the bar says it all
+    hush()  # also where a host's own main.py makes it
     settings.setdefault("enable_progress_bar", False)
     settings.setdefault("enable_model_summary", False)
     plugins = [WholeFile()]

@@ -16,8 +16,8 @@ from duo_ext.settings import chosen
 from sedd_ext import algorithms, host, processes, program, runs
 
 # What no run changes when it goes on, besides the loss and the order of updates.
-LASTING = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
-LASTING += ("graph.type", "noise")
+OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
+OF_THE_RUN += ("graph.type", "noise")
 
 
 def train(config, folder):
@@ -96,7 +96,7 @@ class Run:
         return {
             "algo": self.config.algo.name,
             "micro-batch": self.loader.batch_size,
-            **chosen(self.config, LASTING),
+            **chosen(self.config, OF_THE_RUN),
             **self.trained.identity,
         }
 
