@@ -47,7 +47,9 @@ class Absorbing(processes.AbsorbingProcess):
         return (loss_BL * hidden_BL).sum() / (~given_BL).sum()
 
     def _loss(self, xhat_BLV, logits_BLV, alpha_s, weight_BL):
-        return weight_BL * (xhat_BLV * self.log_probs(logits_BLV)).sum(-1)
+        outside_V = self._outside(logits_BLV)
+        log_q_BLV = logits_BLV.masked_fill(outside_V, -torch.inf).log_softmax(-1)
+        return weight_BL * (xhat_BLV * log_q_BLV.masked_fill(outside_V, 0.0)).sum(-1)
 
 
 class Score(Absorbing, processes.ScoreProcess):
@@ -111,8 +113,9 @@ class Uniform(_Uniform, processes.UniformProcess):
         replaced_BL = self._replaced(s_B, given_BL)
         x_BL = torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), tokens_BL)
         x_BL = torch.where(given_BL, x0_BL, x_BL)
-        logits_RV = logits_BLV[~given_BL]
-        return processes.Sample(logits_RV, x_BL, x_BL, *self.schedule(s_B), ~given_BL)
+        (free,) = rows.positions(~given_BL)
+        logits_RV = logits_BLV.flatten(0, 1)[free]
+        return processes.Sample(logits_RV, x_BL, x_BL, *self.schedule(s_B), free)
 
 
 class Gaussian(_Uniform, processes.GaussianUniformProcess):

@@ -77,7 +77,7 @@ class AbsorbingTimes(AbsorbingProcess):
 
     def _sample(self, student, x0_BL, given_BL):
         sample = super()._sample(Repeated(student, self.draws), x0_BL, given_BL)
-        return replace(sample, tokens=self.draws * sample.tokens)
+        return replace(sample, count=self.draws * sample.count)
 
 
 @dataclass
@@ -88,18 +88,19 @@ class UniformTimes(UniformProcess):
 
     def _sample(self, student, x0_BL, given_BL):
         first = super()._sample(student, x0_BL, given_BL)
-        output_RD = first.output.features
-        features_BLD = output_RD.new_zeros(*x0_BL.shape, output_RD.shape[-1])
-        features_BLD[first.free_BL] = output_RD.detach()
+        output_RD, N = first.output.features, x0_BL.numel()
+        features_ND = output_RD.new_zeros(N, output_RD.shape[-1])
+        features_ND[first.free] = output_RD.detach()
         x, alpha, dalpha = [first.x], [first.alpha_B], [first.dalpha_B]
         for _ in range(self.draws - 1):
             s_B = sample_times(len(x0_BL), self.eps, x0_BL.device)
-            x.append(self._renoise(student, features_BLD, x0_BL, s_B, given_BL))
+            x.append(self._renoise(rows.Head(student, features_ND), x0_BL, s_B, given_BL))
             for values, value in zip((alpha, dalpha), self.schedule(s_B), strict=True):
                 values.append(value)
         output = rows.Head(student, output_RD.repeat(self.draws, 1))
         x, alpha_B, dalpha_B = map(torch.cat, (x, alpha, dalpha))
-        return Sample(output, x, x, alpha_B, dalpha_B, first.free_BL.repeat(self.draws, 1))
+        free = torch.cat([first.free + k * N for k in range(self.draws)])
+        return Sample(output, x, x, alpha_B, dalpha_B, free)
 
 
 class Watched(Student):
@@ -136,6 +137,11 @@ class Anchored:
 
 @dataclass
 class AnchoredAbsorbing(Anchored, AbsorbingProcess):
+    def log_probs(self, logits):
+        """log softmax over the tokens other than the mask; 0 at the mask, whose mass is 0."""
+        outside = self._outside(logits)
+        return logits.masked_fill(outside, -torch.inf).log_softmax(-1).masked_fill(outside, 0.0)
+
     def predicted(self, z_BL, given_BL):
         return (z_BL == self.mask_index) & ~given_BL
 

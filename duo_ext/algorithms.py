@@ -19,12 +19,12 @@ import tqdm
 import trainer_base
 
 from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, processes, schedules
+from duo_ext.core import distiller, precision, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
-from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_unscaled
+from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_whole
 from duo_ext.trainer import BEST, LAST
 
 
@@ -75,7 +75,7 @@ FAMILIES = {
 
 # What no run changes when it goes on.
 OF_THE_RUN = (*LASTING, "seed", "loader.global_batch_size", "loader.batch_size", "training.ema")
-OF_THE_RUN += ("optim", "lr_scheduler", "trainer.precision", "trainer.gradient_clip_val")
+OF_THE_RUN += ("optim", "lr_scheduler", "trainer.gradient_clip_val")
 OF_THE_RUN += ("trainer.gradient_clip_algorithm", "model.dropout")
 
 
@@ -106,9 +106,10 @@ class IDLM(trainer_base.Diffusion):
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
-        require_unscaled(config.trainer.get("precision"))
+        require_whole(config.trainer.get("precision"))
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, config.algo.on_policy)
+        precision.run_in(self.backbone, config.algo.precision)
         self.opponents = self.distiller = self.watch = self._resumed = None
 
     @property

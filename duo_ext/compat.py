@@ -9,6 +9,7 @@ runs a host's own script with all but those that change the script itself.
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -79,6 +80,30 @@ def stand_in(name, cause):
     return Remedy(f"stand-in for {name}", cause, needed, apply)
 
 
+def _has_flash_attn(host):
+    """Whether the host uses an installed flash-attn, no stand-in."""
+    there = imports(host.root, "flash_attn") and importable("flash_attn.flash_attn_interface")
+    return there and not sys.modules["flash_attn"].__file__.startswith(str(STAND_INS))
+
+
+def _attend_in_float32(host):
+    """Let the stand-in attend to what flash-attn does not take; all else stays flash-attn's."""
+    installed = importlib.import_module("flash_attn.flash_attn_interface")
+    path = STAND_INS / "flash_attn" / "flash_attn" / "flash_attn_interface.py"
+    spec = importlib.util.spec_from_file_location("duo_ext.attention", path)
+    ours = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ours)
+    attend = installed.flash_attn_varlen_qkvpacked_func
+
+    @functools.wraps(attend)
+    def in_any_precision(qkv, *arguments, **settings):
+        whole = qkv.dtype == torch.float32
+        function = ours.flash_attn_varlen_qkvpacked_func if whole else attend
+        return function(qkv, *arguments, **settings)
+
+    installed.flash_attn_varlen_qkvpacked_func = in_any_precision
+
+
 def withdraw_stand_ins():
     """Hide the stand-ins from everybody but the modules that have imported them."""
     for folder in STAND_INS.iterdir():
@@ -133,6 +158,12 @@ BEFORE = (
         _define_operators,
     ),
     stand_in("flash_attn", "models/dit.py imports flash-attn, which is not installed"),
+    Remedy(
+        "attention in float32",
+        "flash-attn takes fp16 and bf16 alone, and algo.precision=float32 gives it float32",
+        _has_flash_attn,
+        _attend_in_float32,
+    ),
     stand_in("torchvision", "dataloader.py imports torchvision, which is not installed"),
     stand_in("timm", "utils.py imports timm, which is not installed"),
     Remedy(

@@ -43,6 +43,6 @@ def warn_of_bf16(device, precision, key):
     if device == "cpu" and precision in BF16 and bf16_factor() > 1.5:
         logging.getLogger("duo_ext").warning(
             "%s is %s: on this CPU a matrix product takes %.1f times as long in it as in float32; "
-            "%s=32, which +machine=cpu sets, is faster and more exact",
-            *(key, precision, bf16_factor(), key),
+            "float32 is faster and more exact, and what +machine=cpu sets",
+            *(key, precision, bf16_factor()),
         )

@@ -4,11 +4,12 @@ import omegaconf
 import torch
 
 from duo_ext import Refused, machine
+from duo_ext.core.precision import PRECISIONS
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The loss and the order of updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
-LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward")
+LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
 # What counts. The batch of all comes first: others are computed from it.
@@ -101,8 +102,9 @@ def check(config):
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
     if config.mode in ("train", "ppl_eval"):
-        precision = str(config.trainer.get("precision"))
-        machine.warn_of_bf16(config.trainer.accelerator, precision, "trainer.precision")
+        keys = ("algo.precision", "trainer.precision")  # of a distillation, of another training
+        (key, precision), *_ = ((k, v) for k, v in chosen(config, keys).items() if v is not None)
+        machine.warn_of_bf16(config.trainer.accelerator, str(precision), key)
     if config.mode == "train":
         _check_batch(config.loader, config.trainer)
 
@@ -135,16 +137,17 @@ def check_idlm(settings, length):
     if not 0 <= settings.on_policy <= 1:
         raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
     require("algo.shared_forward", settings.shared_forward, (True, False))
+    require("algo.precision", settings.precision, PRECISIONS)
     _check_guard(settings.guard)
 
 
-def require_unscaled(precision):
-    """Raise Refused for a precision whose gradients Lightning scales: the fake would step with the
-    scaled ones."""
-    if str(precision) in ("16", "16-mixed"):
+def require_whole(precision):
+    """Raise Refused for a trainer.precision that scales gradients, with which the fake would step,
+    or rounds weights. algo.precision says how the networks run."""
+    if str(precision) in ("16", "16-mixed", "16-true", "bf16-true"):
         raise Refused(
-            f"trainer.precision is {precision}, which scales gradients; a distillation takes bf16 "
-            "or 32"
+            f"trainer.precision is {precision}, which scales gradients or rounds weights; a "
+            "distillation takes 32 or bf16, and algo.precision says how its networks run"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, processes, schedules
+from duo_ext.core import distiller, precision, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.guard import Watch
 from duo_ext.settings import LASTING, check_idlm, chosen
@@ -109,6 +109,7 @@ class IDLM:
 
     def __init__(self, parts, state, world):
         check_idlm(parts.config.algo, parts.config.model.length)
+        precision.run_in(parts.model, parts.config.algo.precision)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
         teacher, self.teacher_sha256 = load_teacher(parts)

@@ -117,7 +117,8 @@ class Scores(torch.nn.Module):
 
     def forward(self, x_BL, sigma_B):
         self.calls.append(1)
-        log_s = self.parts.model(x_BL, sigma_B)
+        with torch.autocast(x_BL.device.type, enabled=False):  # as in ``networks.Denoiser``
+            log_s = self.parts.model(x_BL, sigma_B)
         log_s = log_s.double() if self.way.float64 else log_s
         if self.way.temperature == 1 and not self.way.renormalise:
             return log_s

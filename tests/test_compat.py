@@ -687,6 +687,35 @@ def test_a_hub_model_is_made_and_left_where_it_is(fake):
     assert load("dit") == ("a checkpoint's", "dit", "tokenizer")
 
 
+TAKES_BF16 = """
+import torch
+
+def flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, max_seqlen, dropout_p=0.0, causal=False):
+    if qkv.dtype not in (torch.float16, torch.bfloat16):
+        raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+    return "flash-attn's"
+"""
+
+
+def test_flash_attn_leaves_float32_to_the_stand_in(fake, installed):
+    host = fake(**{"model/transformer": "from flash_attn.flash_attn_interface import attend"})
+    attention = remedy("attention in float32")
+    assert not attention.needed(host)
+    install(installed, "flash_attn", "")
+    (installed / "flash_attn" / "flash_attn_interface.py").write_text(TAKES_BF16)
+    forget()
+    assert attention.needed(host)
+    attention.apply(host)
+    attend = importlib.import_module("flash_attn.flash_attn_interface")
+    ends, qkv = torch.tensor([0, 3, 6]), torch.randn(6, 3, 2, 4)
+    whole = attend.flash_attn_varlen_qkvpacked_func(qkv, ends, 3, dropout_p=0.0)
+    q, k, v = qkv.unflatten(0, (2, 3)).permute(2, 0, 3, 1, 4)
+    scores = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+    torch.testing.assert_close(whole, scores.transpose(1, 2).flatten(0, 1))
+    half = attend.flash_attn_varlen_qkvpacked_func(qkv.bfloat16(), ends, 3, dropout_p=0.0)
+    assert half == "flash-attn's"
+
+
 # a host's own script -----------------------------------------------------------------------------
 
 SCRIPT = """

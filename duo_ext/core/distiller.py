@@ -13,6 +13,7 @@ straight one does, and two processes see what one process with twice the accumul
 
 import collections
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -137,7 +138,9 @@ class Distiller:
         for network in self.networks.values():  # a host's average passes over frozen parameters
             network.backbone.requires_grad_(True)
         for name, loss in losses.items():
-            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss.item() / accumulate
+            self.loss_sums[name] = (
+                self.loss_sums.get(name, 0.0) + loss.detach().double() / accumulate
+            )
         self.micro += 1
         return self._update(phase) if self.micro == accumulate else None
 
@@ -157,21 +160,19 @@ class Distiller:
 
     def _update(self, phase):
         gradients = {name: self._gradients(name) for name in phase}
-        weights = (next(self.networks[name].backbone.parameters()) for name in phase)
-        losses = [
-            w.new_tensor(self.loss_sums[name]) for w, name in zip(weights, phase, strict=True)
-        ]
+        losses = [self.loss_sums[name].float() for name in phase]
         self.processes.average([*itertools.chain(*gradients.values()), *losses])
         norms = [torch.nn.utils.get_total_norm(gradients[name]) for name in phase]
-        for name, loss, norm in zip(phase, losses, norms, strict=True):
-            self._require_finite(name, "loss", loss)
-            self._require_finite(name, "gradient", norm)
+        update = Update(*(_by_name(phase, values) for values in _numbers(losses, norms)))
+        for name in phase:
+            self._require_finite(name, "loss", update.losses[name])
+            self._require_finite(name, "gradient", update.gradient_norms[name])
         for name, norm in zip(phase, norms, strict=True):
             self._clip(gradients[name], norm)
             self.optimizers[name].step()
             self.schedulers[name].step()
         self.updates, self.micro, self.loss_sums = self.updates + 1, 0, {}
-        return Update(*(_by_name(phase, values) for values in (losses, norms)))
+        return update
 
     def _clip(self, gradients, norm):
         limit = self.recipe.clip
@@ -186,9 +187,9 @@ class Distiller:
         return [p.grad for p in parameters if p.grad is not None]
 
     def _require_finite(self, name, what, value):
-        if not torch.isfinite(value):
+        if not math.isfinite(value):
             raise Refused(
-                f"the {name}'s {what} after {self.pairs} pairs is {value.item()}: stopped before "
+                f"the {name}'s {what} after {self.pairs} pairs is {value}: stopped before "
                 "the update; the last checkpoint is kept"
             )
 
@@ -197,7 +198,7 @@ class Distiller:
         return {
             "updates": self.updates,
             "micro": self.micro,
-            "loss_sums": dict(self.loss_sums),
+            "loss_sums": {name: loss.item() for name, loss in self.loss_sums.items()},
             "gradients": {
                 name: [g.clone() for g in self._gradients(name)] for name in self.loss_sums
             },
@@ -217,15 +218,24 @@ class Distiller:
         self.optimizers[FAKE].load_state_dict(state["fake_optimizer"])
         self.schedulers[FAKE].load_state_dict(state["fake_scheduler"])
         self.updates, self.micro = state["updates"], state["micro"]
-        self.loss_sums = dict(state["loss_sums"])
+        self.loss_sums = {
+            name: torch.tensor(loss, dtype=torch.float64)
+            for name, loss in state["loss_sums"].items()
+        }
         for name, gradients in state["gradients"].items():
             parameters = self.networks[name].backbone.parameters()
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient.to(parameter.device)
 
 
+def _numbers(*lists):
+    """Lists of scalars on a device as numbers: the one time in an update that it is waited for."""
+    numbers = iter(torch.stack([*itertools.chain(*lists)]).tolist())
+    return [list(itertools.islice(numbers, len(values))) for values in lists]
+
+
 def _by_name(names, values):
-    return {name: value.item() for name, value in zip(names, values, strict=True)}
+    return dict(zip(names, values, strict=True))
 
 
 def _fuse(optimizer):

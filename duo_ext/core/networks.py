@@ -26,11 +26,16 @@ class Denoiser:
     (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One whose forward pass has
     a parameter ``weights`` takes a ``Mixture`` as well. A network that is not conditioned on time
     gets sigma = 0. Nothing of the backbone is changed or copied.
+
+    An autocast that lies around the call does not reach the backbone: embeddings and time
+    conditioning run in the precision of the weights, as in Duo's own forward pass, blocks and head
+    under the autocast that the backbone opens for them, if any (see ``precision``).
     """
 
     def __init__(self, backbone, time_conditioning):
         self.backbone = backbone
         self.time_conditioning = time_conditioning
+        self._autocast = {"device_type": "cpu", "enabled": False}
 
     def __call__(self, x, alpha_B):
         """Logits (B, L, V)."""
@@ -40,11 +45,12 @@ class Denoiser:
         """The input (B, L, D) of the last linear layer."""
 
         def capture(module, arguments):
+            self._autocast = _autocast_here(arguments[0].device.type)
             raise _Captured(arguments[0])
 
         hook = self._last_layer.register_forward_pre_hook(capture)
         try:
-            with self._dropout_apart():
+            with self._dropout_apart(), torch.autocast(alpha_B.device.type, enabled=False):
                 if isinstance(x, Mixture):
                     self.backbone(x.tokens, self._sigma(alpha_B), weights=x.weights)
                 else:
@@ -71,8 +77,9 @@ class Denoiser:
             yield
 
     def head(self, features):
-        """Logits (..., V) of features (..., D), at least float32."""
-        logits = self._last_layer(features)
+        """Logits (..., V) of features (..., D) that ``features`` gave, at least float32."""
+        with torch.autocast(**self._autocast):
+            logits = self._last_layer(features)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
@@ -85,23 +92,24 @@ class Denoiser:
         return self._last_layer.out_features
 
     @torch.no_grad()
-    def head_backward(self, features_RD, gradient_RV, into):
+    def head_backward(self, features_RD, gradient_RV, scale_R, into):
         """The gradient of the features; that of each parameter of the head is added to ``into``.
 
-        gradient_RV is of the logits; an entry of ``into`` may be None.
+        The gradient of the logits is gradient_RV times scale_R. An entry of ``into`` may be None.
         """
         weight_VD, *_ = self.head_parameters
-        gradient_RV = gradient_RV.to(weight_VD.dtype)
-        for total, parameter in zip(into, self.head_parameters, strict=True):
-            if total is None:
-                continue
-            if parameter.ndim == 1:
-                total += gradient_RV.sum(0)
-            elif torch.is_autocast_enabled(features_RD.device.type):
-                total += gradient_RV.T @ features_RD
-            else:
-                total.addmm_(gradient_RV.T, features_RD)  # in place: no second (V, D)
-        return gradient_RV @ weight_VD
+        gradient_RV, scale_R = gradient_RV.to(weight_VD.dtype), scale_R.to(weight_VD.dtype)
+        with torch.autocast(**self._autocast):
+            for total, parameter in zip(into, self.head_parameters, strict=True):
+                if total is None:
+                    continue
+                if parameter.ndim == 1:
+                    total += scale_R @ gradient_RV
+                elif self._autocast["enabled"]:
+                    total += gradient_RV.T @ (features_RD * scale_R[:, None])
+                else:  # in place: no second (V, D)
+                    total.addmm_(gradient_RV.T, features_RD * scale_R[:, None])
+            return (gradient_RV @ weight_VD) * scale_R[:, None]
 
     @property
     def _last_layer(self):
@@ -112,3 +120,9 @@ class Denoiser:
             alpha_B = torch.ones_like(alpha_B)
         dtype = next(self.backbone.parameters()).dtype
         return -alpha_B.log().to(dtype)
+
+
+def _autocast_here(kind):
+    """The autocast that is in force for a kind of device, as ``torch.autocast`` takes it."""
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return {"device_type": kind, "dtype": dtype, "enabled": enabled}

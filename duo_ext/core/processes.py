@@ -10,7 +10,8 @@ that the teacher was trained with, its clean token relaxed to the simplex. Both 
 tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
 ``losses`` are the two of one xhat and one x_s, each network run once.
 
-Shapes: B batch, L length, V vocabulary, R selected positions. Networks are ``networks.Denoiser``.
+Shapes: B batch, L length, N = B L positions, V vocabulary, R of the positions, which are given by
+their indices (``rows.positions``). Networks are ``networks.Denoiser``.
 ``given_BL`` marks positions that keep their token everywhere and carry no loss.
 """
 
@@ -20,7 +21,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext.core import rollout, rows, sampler
+from duo_ext.core import losses, rollout, rows, sampler
+from duo_ext.core.losses import mix
 from duo_ext.core.networks import Mixture
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
@@ -38,53 +40,6 @@ def sample_times(n, eps, device):
 def one_hot_like(tokens, reference):
     """(...) -> (..., V) with the vocabulary and the dtype of a reference (..., V)."""
     return torch.nn.functional.one_hot(tokens, reference.shape[-1]).to(reference.dtype)
-
-
-def absorbing_loss(log_f, xhat, dalpha_over_alpha):
-    """(5) at masked positions: dalpha_t / (1 - alpha_t) <xhat, log f>, (R,).
-
-    log_f, xhat (R, V) with no mass on the mask; the mask's entry of log_f must be finite.
-    """
-    return dalpha_over_alpha * torch.linalg.vecdot(xhat, log_f)
-
-
-def mix(f, alpha):
-    """p(. | f) / alpha = f + (1 - alpha) / (V alpha), (R, V); alpha (R, 1) > 0.
-
-    That is fbar / (V alpha) with the fbar of (6). Positive at alpha = 1 too.
-    """
-    rest = (1 - alpha) / (f.shape[-1] * alpha)
-    return f + rest.clamp_min(torch.finfo(f.dtype).tiny)
-
-
-def uniform_loss(fbar, xbar, z, alpha, dalpha):
-    """(6) without its terms free of f, (R,).
-
-    -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
-    carries the gradient to xhat. fbar = mix(f), xbar = mix(xhat): of V alpha times these the first
-    term alone takes more than ratios. z, alpha, dalpha (R,).
-    """
-    cross = _cross(fbar.log(), xbar, z, alpha)
-    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) + cross)
-
-
-def uniform_difference(fbar, other, xbar, z, alpha, dalpha):
-    """``uniform_loss`` of fbar minus that of another, (R,), by one logarithm."""
-    cross = _cross((fbar / other).log(), xbar, z, alpha)
-    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) - 1 / _at(other, z) + cross)
-
-
-def _weight(alpha, dalpha, fbar):
-    return -dalpha / (fbar.shape[-1] * alpha**2)
-
-
-def _cross(log_fbar, xbar, z, alpha):
-    """alpha sum_j r_j log(fbar_z / fbar_j); alpha sum_j xbar_j = 1."""
-    return (_at(log_fbar, z) - alpha * torch.linalg.vecdot(xbar, log_fbar)) / _at(xbar, z)
-
-
-def _at(values_RV, z_R):
-    return values_RV.gather(-1, z_R[:, None])[:, 0]
 
 
 class Process:
@@ -137,25 +92,12 @@ class AbsorbingProcess(Process):
         u_BL = torch.rand(given_BL.shape, dtype=torch.float64, device=given_BL.device)
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
-    def log_probs(self, logits):
-        """log softmax over the tokens other than the mask; 0 at the mask, whose mass is 0."""
-        outside = self._outside(logits)
-        return logits.masked_fill(outside, -torch.inf).log_softmax(-1).masked_fill(outside, 0.0)
-
     def probs(self, logits):
         """softmax over the tokens other than the mask."""
         return logits.masked_fill(self._outside(logits), -torch.inf).softmax(-1)
 
     def _outside(self, logits):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
-
-    def log_f(self, logits, alpha_R):
-        """What (5) multiplies xhat by, (R, V): the network's log-probabilities."""
-        return self.log_probs(logits)
-
-    def mass(self, log_f, alpha_R, weight_R):
-        """The terms of the loss without xhat, (R,) or 0."""
-        return 0.0
 
     def _draw(self, student, x0_BL, given_BL):
         """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
@@ -189,86 +131,87 @@ class AbsorbingProcess(Process):
 
         return sampler.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose)
 
-    def _renoise(self, z_BL, hidden_BL, student, features_BLD):
-        """x_s: the student's sampled tokens with the mask at the hidden positions."""
+    def _renoise(self, z_BL, hidden_BL, output, sampled):
+        """x_s: the student's sampled tokens with the mask at the hidden positions.
+
+        output: the student's at all positions; sampled: where it is drawn from.
+        """
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         x_BL = torch.where(hidden_BL, self.mask_index, z_BL)
-        sampled_BL = (z_BL == self.mask_index) & ~hidden_BL
-        head = rows.Head(student, features_BLD[sampled_BL])
-        x_BL[sampled_BL] = rows.sample(head, self.probs, u_BL[sampled_BL])
+        u_R = u_BL.flatten()[sampled]
+        x_BL.view(-1)[sampled] = rows.sample(output.at(sampled), self.probs, u_R)
         return x_BL
 
     def _sample(self, student, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
-        features_BLD = student.features(z_BL, alpha_t)
-        x_BL = self._renoise(z_BL, hidden_BL, student, features_BLD)
-        free_BL = (z_BL == self.mask_index) & hidden_BL
+        masked_BL = z_BL == self.mask_index
+        sampled, free, copied = rows.positions(
+            masked_BL & ~hidden_BL, masked_BL & hidden_BL, hidden_BL & ~masked_BL
+        )
+        output = rows.Head.of(student, z_BL, alpha_t)
         return MaskedSample(
-            output=rows.Head(student, features_BLD[free_BL]),
-            z_BL=z_BL,
-            x_BL=x_BL,
+            output=output.at(free),
+            x_BL=self._renoise(z_BL, hidden_BL, output, sampled),
             alpha_B=alpha_s,
             weight_BL=weight_BL,
-            free_BL=free_BL,
-            copied_BL=hidden_BL & ~free_BL,
-            tokens=(~given_BL).sum().clamp(min=1),
+            free=free,
+            copied=copied,
+            tokens_R=z_BL.flatten()[copied],
+            count=(~given_BL).sum().clamp(min=1),
         )
 
     def _value(self, sample, fake):
-        soft = rows.Term(self.soft_loss, (sample.output, *sample.at(sample.free_BL, fake)))
-        token_R = sample.z_BL[sample.copied_BL]
-        hard = rows.Term(self.hard_loss, (*sample.at(sample.copied_BL, fake), token_R))
-        return rows.total(soft, hard) / sample.tokens
+        soft = (sample.output, *sample.at(sample.free, fake))
+        hard = (*sample.at(sample.copied, fake), sample.tokens_R)
+        terms = rows.Term(self.soft, soft, of=1), rows.Term(self.hard, hard, of=0)
+        return rows.total(*terms) / sample.count
 
     def _difference(self, sample, teacher, fake):
-        inputs = (sample.output, *sample.at(sample.free_BL, teacher, fake))
-        return rows.total(rows.Term(self.difference, inputs)) / sample.tokens
+        inputs = (sample.output, *sample.at(sample.free, teacher.detach(), fake.detach()))
+        return rows.total(rows.Term(self.difference, inputs, of=0)) / sample.count
 
-    def soft_loss(self, student_logits, logits, alpha_R, weight_R):
+    def soft(self, student_logits, logits, alpha_R, weight_R):
         """(5), or (4), at masked positions, the student's output in the place of the token."""
-        log_f = self.log_f(logits, alpha_R)
-        mass_R = self.mass(log_f, alpha_R, weight_R)
-        return absorbing_loss(log_f, self.probs(student_logits), weight_R) + mass_R
+        return losses.absorbing_soft(student_logits, logits, weight_R, self.mask_index)
 
-    def hard_loss(self, logits, alpha_R, weight_R, token_R):
+    def hard(self, logits, alpha_R, weight_R, token_R):
         """The same for a token."""
-        log_f = self.log_f(logits, alpha_R)
-        mass_R = self.mass(log_f, alpha_R, weight_R)
-        return weight_R * log_f.gather(-1, token_R[:, None])[:, 0] + mass_R
+        return losses.absorbing_hard(logits, weight_R, token_R, self.mask_index)
 
     def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
         """The teacher's loss minus the fake's, where both see the mask."""
-        log_ratio = self.log_f(teacher_logits, alpha_R) - self.log_f(fake_logits, alpha_R)
-        return absorbing_loss(log_ratio, self.probs(student_logits), weight_R)
+        return losses.absorbing_difference(
+            student_logits, teacher_logits, fake_logits, weight_R, self.mask_index
+        )
 
 
 @dataclass
 class MaskedSample:
     """The student's output for z_t, and one x_s of it.
 
-    output: its logits where both are masked and not given, free_BL; x_BL: x_s; copied_BL: where x_s
-    alone is masked, so that xhat is z_t; alpha_B, weight_BL: alpha_s, dalpha_s / (1 - alpha_s);
-    tokens: how many are not given.
+    output: its logits where both are masked and not given, at ``free``; x_BL: x_s; copied: where
+    x_s alone is masked, so that xhat is z_t, tokens_R; alpha_B, weight_BL: alpha_s,
+    dalpha_s / (1 - alpha_s); count: the positions that are not given.
     """
 
     output: rows.Head
-    z_BL: torch.Tensor
     x_BL: torch.Tensor
     alpha_B: torch.Tensor
     weight_BL: torch.Tensor
-    free_BL: torch.Tensor
-    copied_BL: torch.Tensor
-    tokens: torch.Tensor
+    free: torch.Tensor
+    copied: torch.Tensor
+    tokens_R: torch.Tensor
+    count: torch.Tensor
 
     def run(self, network):
-        """A network's logits of x_s (B, L, V)."""
-        return rows.Head(network, network.features(self.x_BL, self.alpha_B))
+        """A network's logits of x_s (N, V)."""
+        return rows.Head.of(network, self.x_BL, self.alpha_B)
 
-    def at(self, chosen_BL, *heads):
-        """Logits, alpha and weight at the chosen positions."""
-        alpha_BL = self.alpha_B[:, None].expand_as(self.z_BL)
-        chosen = (values[chosen_BL] for values in (alpha_BL, self.weight_BL))
-        return *(head.at(chosen_BL) for head in heads), *chosen
+    def at(self, positions, *heads):
+        """Logits, alpha and weight at some positions."""
+        alpha_BL = self.alpha_B[:, None].expand_as(self.x_BL)
+        levels = (values.flatten()[positions] for values in (alpha_BL, self.weight_BL))
+        return *(head.at(positions) for head in heads), *levels
 
     def detach(self):
         return replace(self, output=self.output.detach())
@@ -299,8 +242,8 @@ class ScoreProcess(AbsorbingProcess):
             return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL)
 
         def choose(logits, u):
-            outside = self._outside(logits)
-            log_s = self.log_f(logits, alpha_t.expand(len(logits))).masked_fill(outside, -torch.inf)
+            _, shift = self._levels(alpha_t)
+            log_s = logits.masked_fill(self._outside(logits), -torch.inf) + shift
             probs = (log_s + torch.log(alpha_s / alpha_t - 1)).exp()
             probs[:, self.mask_index] = (1 - probs.sum(-1)).clamp_min(0.0)
             return rows.sample_tokens(probs, u)
@@ -308,18 +251,24 @@ class ScoreProcess(AbsorbingProcess):
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         return sampler.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose, u_BL)
 
-    def log_f(self, logits, alpha_R):
-        """log s; 0 at the mask."""
-        if self.scaled:
-            log_r_R = torch.log(alpha_R) - torch.log1p(-alpha_R)
-            logits = logits + (log_r_R - math.log(self.vocab_size - 1))[:, None]
-        return logits.masked_fill(self._outside(logits), 0.0)
+    def _levels(self, alpha):
+        """log r, and what the last layer's output lacks of log s."""
+        log_r = torch.log(alpha) - torch.log1p(-alpha)
+        shift = log_r - math.log(self.vocab_size - 1) if self.scaled else torch.zeros_like(log_r)
+        return log_r, shift
 
-    def mass(self, log_f, alpha_R, weight_R):
-        """-dalpha / (1 - alpha) [sum_y s_y / r + log r - 1]."""
-        r_R = alpha_R / (1 - alpha_R)
-        total_R = log_f.masked_fill(self._outside(log_f), -torch.inf).exp().sum(-1)
-        return -weight_R * (total_R / r_R + r_R.log() - 1)
+    def soft(self, student_logits, logits, alpha_R, weight_R):
+        levels = self._levels(alpha_R)
+        return losses.score_soft(student_logits, logits, weight_R, *levels, self.mask_index)
+
+    def hard(self, logits, alpha_R, weight_R, token_R):
+        levels = self._levels(alpha_R)
+        return losses.score_hard(logits, weight_R, token_R, *levels, self.mask_index)
+
+    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+        return losses.score_difference(
+            student_logits, teacher_logits, fake_logits, weight_R, self.mask_index
+        )
 
 
 @dataclass
@@ -341,23 +290,10 @@ class UniformProcess(Process):
     input_times: Callable = sample_times
 
     def _value(self, sample, fake):
-        return sample.mean(self.value, fake)
+        return sample.mean(losses.uniform_soft, fake, of=1)
 
     def _difference(self, sample, teacher, fake):
-        return sample.mean(self.difference, teacher, fake)
-
-    def value(self, student_logits, logits, z_R, alpha_R, dalpha_R):
-        """(6) without its terms free of f, the student's output in the place of the token."""
-        xbar, fbar = (mix(x.softmax(-1), alpha_R[:, None]) for x in (student_logits, logits))
-        return uniform_loss(fbar, xbar, z_R, alpha_R, dalpha_R)
-
-    def difference(self, student_logits, teacher_logits, fake_logits, z_R, alpha_R, dalpha_R):
-        """The teacher's (6) minus the fake's."""
-        xbar, teacher, fake = (
-            mix(x.softmax(-1), alpha_R[:, None])
-            for x in (student_logits, teacher_logits, fake_logits)
-        )
-        return uniform_difference(teacher, fake, xbar, z_R, alpha_R, dalpha_R)
+        return sample.mean(losses.uniform_ratio, teacher.detach(), fake.detach(), of=0)
 
     def corrupt(self, x0_BL, t_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
@@ -378,10 +314,10 @@ class UniformProcess(Process):
         t_B, s_B = self._times(x0_BL)
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
-        features_BLD = student.features(z_BL, self.schedule(t_B)[0])
-        x_BL = self._renoise(student, features_BLD, x0_BL, s_B, given_BL)
-        output = rows.Head(student, _rows(features_BLD, ~given_BL))
-        return Sample(output, x_BL, x_BL, *self.schedule(s_B), ~given_BL)
+        output = rows.Head.of(student, z_BL, self.schedule(t_B)[0])
+        x_BL = self._renoise(output, x0_BL, s_B, given_BL)
+        (free,) = rows.positions(~given_BL)
+        return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
 
     def prior(self, x0_BL, given_BL):
         return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
@@ -402,16 +338,17 @@ class UniformProcess(Process):
         """The likeliest clean token at each position."""
         return sampler.fill(student, z_BL, ~given_BL, alpha_t, lambda logits: logits.argmax(-1))
 
-    def _renoise(self, student, features_BLD, x0_BL, s_B, given_BL):
+    def _renoise(self, output, x0_BL, s_B, given_BL):
         """x_s: tokens at random, and the student's at the other positions, if they are not given.
 
         The head runs for those that are not replaced alone.
         """
         u_BL = rows.uniforms(given_BL.shape, given_BL.device)
-        sampled_BL = ~self._replaced(s_B, given_BL) & ~given_BL
+        (sampled,) = rows.positions(~self._replaced(s_B, given_BL) & ~given_BL)
         x_BL = torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
-        head = rows.Head(student, features_BLD[sampled_BL])
-        x_BL[sampled_BL] = rows.sample(head, lambda logits: logits.softmax(-1), u_BL[sampled_BL])
+        u_R = u_BL.flatten()[sampled]
+        tokens_R = rows.sample(output.at(sampled), lambda logits: logits.softmax(-1), u_R)
+        x_BL.view(-1)[sampled] = tokens_R
         return x_BL
 
 
@@ -419,8 +356,8 @@ class UniformProcess(Process):
 class Sample:
     """The student's output and one x_s of it.
 
-    output: its logits at the R positions that carry a loss, tensor or ``rows.Head``; x: x_s as the
-    networks take it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s; free_BL: those R.
+    output: its logits at the R positions ``free``, which carry a loss; x: x_s as the networks take
+    it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s.
     """
 
     output: torch.Tensor | rows.Head
@@ -428,29 +365,23 @@ class Sample:
     z_BL: torch.Tensor
     alpha_B: torch.Tensor
     dalpha_B: torch.Tensor
-    free_BL: torch.Tensor
+    free: torch.Tensor
 
     def run(self, network):
         """A network's logits at the R positions; with a graph if its parameters or x have one."""
-        features_BLD = network.features(self.x, self.alpha_B)
-        return rows.Head(network, _rows(features_BLD, self.free_BL))
+        return rows.Head.of(network, self.x, self.alpha_B).at(self.free)
 
-    def mean(self, loss, *heads):
+    def mean(self, loss, *heads, of=None):
         """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
         alpha_BL, dalpha_BL = (
             v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
         )
-        inputs = (_rows(v, self.free_BL) for v in (self.z_BL, alpha_BL, dalpha_BL))
-        total = rows.total(rows.Term(loss, (self.output, *heads, *inputs)))
-        return total / self.free_BL.sum().clamp(min=1)
+        inputs = (v.flatten()[self.free] for v in (self.z_BL, alpha_BL, dalpha_BL))
+        total = rows.total(rows.Term(loss, (self.output, *heads, *inputs), of))
+        return total / max(1, len(self.free))
 
     def detach(self):
         return replace(self, output=self.output.detach())
-
-
-def _rows(x_BL, chosen_BL):
-    """x at the chosen positions, (R, ...), without a copy where all are chosen."""
-    return x_BL.flatten(0, 1) if chosen_BL.all() else x_BL[chosen_BL]
 
 
 @dataclass
@@ -477,9 +408,12 @@ class GaussianUniformProcess(UniformProcess):
             xhat_BLV = torch.where(given_BL[..., None], x0_BLV.to(xhat_BLV.dtype), xhat_BLV)
         w_BLV = self._noised(xhat_BLV, s_B, given_BL)
         z_BL = w_BLV.detach().argmax(-1)
-        output = _rows(logits_BLV, ~given_BL)
+        (free,) = rows.positions(~given_BL)
         x = self._softened(w_BLV, student)
-        return Sample(output, x, z_BL, *self.schedule(s_B), ~given_BL)
+        return Sample(logits_BLV.flatten(0, 1)[free], x, z_BL, *self.schedule(s_B), free)
+
+    def _difference(self, sample, teacher, fake):
+        return sample.mean(losses.relaxed_difference, teacher, fake)
 
     def _softened(self, w_BLV, network):
         """softmax(w / tau) as the network takes it: a Mixture, or logits."""

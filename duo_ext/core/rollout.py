@@ -9,7 +9,7 @@ What a process gives: see ``sampler``.
 
 import torch
 
-from duo_ext.core import sampler
+from duo_ext.core import rows, sampler
 
 
 def sample_stops(steps, n, device):
@@ -20,10 +20,8 @@ def sample_stops(steps, n, device):
 def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
     """Replace, in place, each sequence with probability ``on_policy`` by such a state and its t."""
     if process.on_policy > 0:
-        chosen_B = torch.rand(len(t_B), device=t_B.device) < process.on_policy
-        z_BL[chosen_B], t_B[chosen_B] = states(
-            process, student, x0_BL[chosen_B], given_BL[chosen_B]
-        )
+        (chosen,) = rows.positions(torch.rand(len(t_B), device=t_B.device) < process.on_policy)
+        z_BL[chosen], t_B[chosen] = states(process, student, x0_BL[chosen], given_BL[chosen])
 
 
 @torch.no_grad()

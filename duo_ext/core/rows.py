@@ -34,8 +34,13 @@ class Head:
     network: object
     features: torch.Tensor
 
-    def at(self, chosen):
-        return Head(self.network, self.features[chosen])
+    @classmethod
+    def of(cls, network, x, alpha_B):
+        """A network's logits at all positions, (N, V), N = B L."""
+        return cls(network, network.features(x, alpha_B).flatten(0, 1))
+
+    def at(self, rows):
+        return Head(self.network, self.features[rows])
 
     def detach(self):
         return Head(self.network, self.features.detach())
@@ -54,10 +59,14 @@ class Term:
     ``loss`` takes the inputs at some rows and gives one value for each row. An input is a Head, of
     which it gets the logits, or a tensor (R, ...). The first is logits, in float32 or more; what
     else is not of integers comes in their dtype.
+
+    With ``of`` the loss forms its gradient itself, for that one of its inputs (``losses``): it
+    gives (loss_R, scale_R), and leaves the gradient divided by scale_R in the place of the input.
     """
 
     loss: Callable
     inputs: tuple
+    of: int | None = None
 
     @property
     def tensors(self):
@@ -83,7 +92,10 @@ class _Total(torch.autograd.Function):
     def forward(ctx, terms, differentiate, *carriers):
         wanted = [x if differentiate and x.requires_grad else None for x in carriers]
         gradients = {id(x): torch.zeros_like(x) for x in wanted if x is not None}
-        sums = [_chunk(term, rows, gradients) for term in terms for rows in chunks(term.inputs[0])]
+        with torch.autocast(carriers[0].device.type, enabled=False):  # heads have their own
+            sums = [
+                _chunk(term, rows, gradients) for term in terms for rows in chunks(term.inputs[0])
+            ]
         ctx.gradients = [gradients.get(id(x)) for x in carriers]
         return torch.stack(sums).sum() if sums else terms[0].tensors[0].new_zeros(())
 
@@ -98,35 +110,46 @@ class _Total(torch.autograd.Function):
 
 def _chunk(term, rows, gradients):
     """The term's sum over some rows; adds its gradients."""
-    values = [_value(x, rows, gradients) for x in term.inputs]
+    values = [_value(x, rows) for x in term.inputs]
     values = [v.to(values[0].dtype) if v.is_floating_point() else v for v in values]
     wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
-    sums = [_piece(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
+    form = _differentiated if term.of is None else _closed
+    parts = [form(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
+    sums, scales = zip(*parts, strict=True)
     for i in wanted:
-        x, gradient = term.inputs[i], values[i]
+        x, gradient, scale_R = term.inputs[i], values[i], torch.cat(scales)
         if isinstance(x, Head):
             into = [gradients.get(id(p)) for p in x.network.head_parameters]
-            gradient = x.network.head_backward(x.features[rows], gradient, into)
+            gradient = x.network.head_backward(x.features[rows], gradient, scale_R, into)
+        else:
+            gradient = gradient * scale_R.view(-1, *[1] * (gradient.ndim - 1))
         gradients[id(_tensor(x))][rows] += gradient
     return torch.stack(sums).sum()
 
 
-def _value(x, rows, gradients):
-    """An input at some rows, in memory of its own if a gradient is to take its place."""
+def _value(x, rows):
+    """An input at some rows, in memory of its own where a gradient may take its place."""
     if isinstance(x, Head):
         return x.network.head(x.features[rows])
-    return x[rows].detach().clone() if id(x) in gradients else x[rows].detach()
+    return x[rows].detach().clone() if x.is_floating_point() else x[rows]
 
 
-def _piece(term, values, wanted):
-    """The term's sum over the rows of ``values``; gradients take the place of those wanted."""
+def _closed(term, values, wanted):
+    """The term's sum over the rows of ``values`` and scale_R; the loss leaves the gradient."""
+    assert set(wanted) <= {term.of}, "a loss in closed form has the gradient of one input"
+    loss_R, scale_R = term.loss(*values)
+    return loss_R.sum(), scale_R
+
+
+def _differentiated(term, values, wanted):
+    """The same of a loss that autograd differentiates; gradients take the place of those wanted."""
     leaves = [values[i].requires_grad_() for i in wanted]
-    with torch.enable_grad(), torch.autocast(values[0].device.type, enabled=False):
+    with torch.enable_grad():
         loss = term.loss(*values).sum()
         found = torch.autograd.grad(loss, leaves) if leaves else []
     for leaf, gradient in zip(leaves, found, strict=True):
         leaf.detach().copy_(gradient)
-    return loss.detach()
+    return loss.detach(), torch.ones_like(values[0][:, 0]).detach()
 
 
 def chunks(x):
@@ -162,13 +185,25 @@ def tokens(head, choose, *inputs):
 
 
 def _choose(choose, rows, *inputs):
-    values = [_value(x, rows, ()) for x in inputs]
+    values = [_value(x, rows) for x in inputs]
     return torch.cat([choose(*(v[piece] for v in values)) for piece in pieces(values[0])])
 
 
 def sample(head, probs, u_R):
     """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
     return tokens(head, lambda logits, u: sample_tokens(probs(logits), u), u_R)
+
+
+def positions(*masks_BL):
+    """The places (R,) in the flattened (B L) where each mask is true, in order.
+
+    A device is waited for once, to learn how many these are.
+    """
+    counts = torch.stack([mask_BL.sum() for mask_BL in masks_BL]).tolist()
+    return [
+        mask_BL.flatten().argsort(stable=True, descending=True)[:count]
+        for mask_BL, count in zip(masks_BL, counts, strict=True)
+    ]
 
 
 def uniforms(shape, device):

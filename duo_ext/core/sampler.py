@@ -18,11 +18,8 @@ from duo_ext.core.networks import Denoiser
 
 
 class Tempered(Denoiser):
-    """A denoiser as it is sampled: logits in float64, at a temperature.
-
-    The head runs under the autocast that the network has for it. ``calls`` grows by one with each
-    evaluation.
-    """
+    """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
+    each evaluation."""
 
     def __init__(self, backbone, time_conditioning, temperature=1.0):
         super().__init__(backbone, time_conditioning)
@@ -30,21 +27,10 @@ class Tempered(Denoiser):
 
     def features(self, x, alpha_B):
         self.calls.append(1)
-        hook = self._last_layer.register_forward_pre_hook(self._note_autocast)
-        try:
-            return super().features(x, alpha_B)
-        finally:
-            hook.remove()
-
-    def _note_autocast(self, module, arguments):
-        kind = arguments[0].device.type
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        self._autocast = {"device_type": kind, "dtype": dtype, "enabled": enabled}
+        return super().features(x, alpha_B)
 
     def head(self, features):
-        with torch.autocast(**self._autocast):
-            logits = super().head(features)
-        return logits.double() / self.temperature
+        return super().head(features).double() / self.temperature
 
 
 @torch.no_grad()
@@ -71,19 +57,20 @@ def sample(process, student, shape, steps, noise_removal="ancestral", eps=1e-5):
 def descend(process, student, z_BL, alphas, given_BL, steps_B):
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
-        going_B = steps_B > step
-        if not going_B.any():  # a network need not take a batch of nothing
+        (going,) = rows.positions(steps_B > step)
+        if not len(going):  # a network need not take a batch of nothing
             break
-        z_BL[going_B] = process.reverse(student, z_BL[going_B], alpha_t, alpha_s, given_BL[going_B])
+        z_BL[going] = process.reverse(student, z_BL[going], alpha_t, alpha_s, given_BL[going])
     return z_BL
 
 
 def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL):
     """z_BL, in place, with choose(logits (R, V), inputs (R,)) -> tokens (R,) at the R chosen
     positions. The network is evaluated for the sequences that have any."""
-    some_B = chosen_BL.any(1)
-    if some_B.any():
-        features_BLD = student.features(z_BL[some_B], alpha_t.expand(int(some_B.sum())))
-        head = rows.Head(student, features_BLD[chosen_BL[some_B]])
-        z_BL[chosen_BL] = rows.tokens(head, choose, *(x_BL[chosen_BL] for x_BL in inputs_BL))
+    chosen, some = rows.positions(chosen_BL, chosen_BL.any(1))
+    if len(some):
+        at = chosen_BL[some].flatten().argsort(stable=True, descending=True)[: len(chosen)]
+        head = rows.Head.of(student, z_BL[some], alpha_t.expand(len(some))).at(at)
+        tokens_R = rows.tokens(head, choose, *(x_BL.flatten()[chosen] for x_BL in inputs_BL))
+        z_BL.view(-1)[chosen] = tokens_R
     return z_BL

@@ -103,8 +103,8 @@ def test_times_is_the_mean_over_its_draws(networks, batch, name):
         def sample(student, x0, given):
             whole = drawn["_sample"]
             output = rows.Head(student, student.features(*bodies[0])[~given])
-            noise = map(part, (whole.x, whole.x, whole.alpha_B, whole.dalpha_B, whole.free_BL))
-            return processes.Sample(output, *noise)
+            noise = map(part, (whole.x, whole.x, whole.alpha_B, whole.dalpha_B))
+            return processes.Sample(output, *noise, part(whole.free) - k * x0.numel())
 
         if name == "absorbing":
             product._draw = lambda *given: tuple(map(part, drawn["_draw"]))

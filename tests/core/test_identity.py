@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from duo_ext.core.processes import absorbing_loss, mix, uniform_loss
+from duo_ext.core.losses import absorbing_loss, mix, uniform_loss
 
 SIZES = [(2, 1), (3, 1), (2, 2), (3, 2), (2, 3), (3, 3)]
 

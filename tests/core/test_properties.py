@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duo_ext.core import processes, rows, schedules
+from duo_ext.core import losses, processes, rows, schedules
 
 # log-probabilities of any size, but scores are exponentials: beyond this float32 has none
 LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "gaussian": 1e6}
@@ -25,10 +25,10 @@ class Table:
         return self.logits_BLV[: len(x)]
 
     def head(self, features):
-        return features
+        return features.clone()
 
-    def head_backward(self, features, gradient, into):
-        return gradient
+    def head_backward(self, features, gradient, scale_R, into):
+        return gradient * scale_R[:, None]
 
     def __call__(self, x, alpha_B):
         return self.features(x, alpha_B)
@@ -91,10 +91,10 @@ def test_the_uniform_loss_is_a_divergence_of_f_from_xhat(data, t):
     _, x0, _, logits = data.draw(worlds(1e6))
     f, xhat = (value.double().flatten(0, 1).softmax(-1) for value in logits[:2])
     alpha, dalpha = schedules.LogLinear()(torch.full((len(f),), t, dtype=torch.float64))
-    xbar = processes.mix(xhat, alpha[:, None])
+    xbar = losses.mix(xhat, alpha[:, None])
     z = x0.flatten()
     at_f, at_xhat = (
-        processes.uniform_loss(processes.mix(value, alpha[:, None]), xbar, z, alpha, dalpha)
+        losses.uniform_loss(losses.mix(value, alpha[:, None]), xbar, z, alpha, dalpha)
         for value in (f, xhat)
     )
     assert at_f.isfinite().all() and at_xhat.isfinite().all()
@@ -152,12 +152,12 @@ def test_no_nan_where_alpha_is_one_or_zero(data):
     f, xhat = (value.flatten(0, 1).softmax(-1) for value in logits[:2])
     for end in (0.0, 1.0):
         alpha = torch.full((len(f),), end)
-        xbar = processes.mix(xhat, alpha[:, None])
-        fbar = processes.mix(f, alpha[:, None])
+        xbar = losses.mix(xhat, alpha[:, None])
+        fbar = losses.mix(f, alpha[:, None])
         assert (fbar > 0).all()
         z = rows.sample_tokens(
             xbar, rows.uniforms(len(f), "cpu")
         )  # what is drawn has a probability
         if end == 1.0:
-            loss = processes.uniform_loss(fbar, xbar, z, alpha, -torch.ones_like(alpha))
+            loss = losses.uniform_loss(fbar, xbar, z, alpha, -torch.ones_like(alpha))
             assert not loss.isnan().any()

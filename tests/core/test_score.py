@@ -52,9 +52,7 @@ def test_the_loss_is_zero_at_the_true_scores_and_positive_elsewhere():
     f = torch.tensor([[0.2, 0.1, 0.3, 0.15, 0.25, 0.0]], dtype=torch.float64).expand(2, V)
 
     def loss(log_s):
-        log_s = process.log_f(log_s, alpha)
-        soft = processes.absorbing_loss(log_s, f, weight)
-        return soft + process.mass(log_s, alpha, weight)
+        return process.soft(f.log(), log_s, alpha, weight)[0]
 
     entropy = -(f[:, :MASK] * f[:, :MASK].log()).sum(-1)
     at_truth = loss((r[:, None] * f).log().nan_to_num(neginf=0.0))

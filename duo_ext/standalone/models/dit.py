@@ -226,9 +226,9 @@ class DIT(nn.Module, huggingface_hub.PyTorchModelHubMixin):
         if class_cond is not None:
             raise ValueError("the standalone DIT has no class conditions")
         c_BC = F.silu(self.sigma_map(sigma)) if self.adaLN else None
+        x_BLD = self.vocab_embed(x, weights)
+        cos_sin = self.rotary_emb(x.shape[1])
         with self._precision(x.device.type):
-            x_BLD = self.vocab_embed(x, weights)
-            cos_sin = self.rotary_emb(x.shape[1])
             for block in self.blocks:
                 x_BLD = block(x_BLD, cos_sin, c_BC)
             logits_BLV = self.output_layer(x_BLD, c_BC)
