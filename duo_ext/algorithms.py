@@ -19,8 +19,9 @@ import tqdm
 import trainer_base
 
 from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, precision, processes, schedules
+from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.precision import PRECISIONS
 from duo_ext.files import sweep
 from duo_ext.guard import Watch, logged
 from duo_ext.order import ResumableLoader
@@ -109,7 +110,6 @@ class IDLM(trainer_base.Diffusion):
         require_whole(config.trainer.get("precision"))
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, config.algo.on_policy)
-        precision.run_in(self.backbone, config.algo.precision)
         self.opponents = self.distiller = self.watch = self._resumed = None
 
     @property
@@ -198,9 +198,14 @@ class IDLM(trainer_base.Diffusion):
             clip_by=self.config.trainer.get("gradient_clip_algorithm") or "norm",
             seed=self.config.seed,
         )
+        own, compared = PRECISIONS[settings.precision]
         student, fake, teacher = (
-            Denoiser(network, self.time_conditioning)
-            for network in (self.backbone, self.opponents.fake, self.opponents.teacher)
+            Denoiser(network, self.time_conditioning, precision)
+            for network, precision in (
+                (self.backbone, own),
+                (self.opponents.fake, own),
+                (self.opponents.teacher, compared),
+            )
         )
         return distiller.Distiller(
             self.process,

@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 
 from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, precision, processes, schedules
+from duo_ext.core import distiller, processes, schedules
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.precision import PRECISIONS
 from duo_ext.guard import Watch
 from duo_ext.settings import LASTING, check_idlm, chosen
 from sedd_ext import host, program, runs
@@ -109,7 +110,6 @@ class IDLM:
 
     def __init__(self, parts, state, world):
         check_idlm(parts.config.algo, parts.config.model.length)
-        precision.run_in(parts.model, parts.config.algo.precision)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
         teacher, self.teacher_sha256 = load_teacher(parts)
@@ -130,11 +130,13 @@ class IDLM:
             clip=max(0.0, config.optim.grad_clip),
             seed=config.seed,
         )
+        own, compared = PRECISIONS[config.algo.precision]
+        student = Denoiser(parts.model, True, own)
         return distiller.Distiller(
             make_process(parts, on_policy=config.algo.on_policy),
-            student=(Denoiser(parts.model, True), *self._scheduled(self.state["optimizer"])),
-            fake=(Denoiser(fake, True), *self._scheduled(fake_optimizer)),
-            teacher=Denoiser(self.teacher, True),
+            student=(student, *self._scheduled(self.state["optimizer"])),
+            fake=(Denoiser(fake, True, own), *self._scheduled(fake_optimizer)),
+            teacher=Denoiser(self.teacher, True, compared),
             recipe=recipe,
             processes=world,
         )

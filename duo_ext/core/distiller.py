@@ -12,6 +12,7 @@ straight one does, and two processes see what one process with twice the accumul
 """
 
 import collections
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -86,8 +87,9 @@ class Distiller:
     """Student, fake and frozen teacher with the state of their alternation.
 
     ``student`` and ``fake`` are (network, optimizer, scheduler) with network a ``Denoiser``; what
-    the student's optimizer steps is the caller's model, so it is saved by the caller. ``backward``
-    takes a loss. ``step`` is called with one micro-batch at a time.
+    the student's optimizer steps is the caller's model, so it is saved by the caller. In the
+    student's update the fake runs in the precision of ``teacher``, with which it is compared.
+    ``backward`` takes a loss. ``step`` is called with one micro-batch at a time.
     """
 
     def __init__(self, process, student, fake, teacher, recipe, processes=None, backward=None):
@@ -100,6 +102,8 @@ class Distiller:
         self.backward = backward or torch.Tensor.backward
         self.updates = self.micro = 0
         self.loss_sums = {}
+        self.compared = copy.copy(self.networks[FAKE])
+        self.compared.precision = teacher.precision
         teacher.backbone.eval().requires_grad_(False)
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
@@ -150,8 +154,8 @@ class Distiller:
         if phase == (FAKE,):
             return [self.process.fake_loss(student, fake, *batch)]
         if phase == (STUDENT,):
-            return [self.process.student_loss(student, fake, self.teacher, *batch)]
-        return self.process.losses(student, fake, self.teacher, *batch)
+            return [self.process.student_loss(student, self.compared, self.teacher, *batch)]
+        return self.process.losses(student, self.compared, self.teacher, *batch)
 
     def _seed(self):
         place = self.micro * self.processes.world + self.processes.rank

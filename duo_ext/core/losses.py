@@ -89,7 +89,7 @@ def absorbing_hard(logits_RV, weight_R, token_R, mask):
     """w log q_x. For the network, w (e_x - q)."""
     log_q = _without(logits_RV, mask).log_softmax(-1)
     loss_R = weight_R * _at(log_q, token_R)
-    _add_at(torch.exp(log_q, out=logits_RV), token_R, -1.0)
+    _add_at(torch.exp(log_q, out=logits_RV), token_R, -torch.ones_like(weight_R))
     return loss_R, -weight_R
 
 
@@ -114,7 +114,7 @@ def score_hard(logits_RV, weight_R, token_R, log_r_R, shift_R, mask):
     """w [log s_x - sum_y s_y / r - log r + 1]. For the network, w (e_x - s / r)."""
     log_s_R = _at(logits_RV, token_R) + shift_R
     share, total_R = _shares(logits_RV, log_r_R, shift_R, mask)
-    _add_at(share, token_R, -1.0)
+    _add_at(share, token_R, -torch.ones_like(weight_R))
     return weight_R * (log_s_R - total_R - log_r_R + 1), -weight_R
 
 
@@ -200,5 +200,4 @@ def _shares(logits_RV, log_r_R, shift_R, mask):
 
 
 def _add_at(values_RV, z_R, amount_R):
-    amount_R = torch.as_tensor(amount_R, dtype=values_RV.dtype, device=values_RV.device)
-    values_RV.scatter_add_(-1, z_R[:, None], amount_R.expand(len(z_R))[:, None])
+    values_RV.scatter_add_(-1, z_R[:, None], amount_R[:, None])

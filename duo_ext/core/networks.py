@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from duo_ext.core.precision import running_in
+
 
 class _Captured(Exception):
     """Carries the features out of a forward pass whose output layer is not wanted."""
@@ -28,13 +30,14 @@ class Denoiser:
     gets sigma = 0. Nothing of the backbone is changed or copied.
 
     An autocast that lies around the call does not reach the backbone: embeddings and time
-    conditioning run in the precision of the weights, as in Duo's own forward pass, blocks and head
-    under the autocast that the backbone opens for them, if any (see ``precision``).
+    conditioning run in the precision of the weights, as in Duo's own forward pass; blocks and head
+    in ``precision``, or where that is None under the autocast that the backbone opens for them.
     """
 
-    def __init__(self, backbone, time_conditioning):
+    def __init__(self, backbone, time_conditioning, precision=None):
         self.backbone = backbone
         self.time_conditioning = time_conditioning
+        self.precision = precision
         self._autocast = {"device_type": "cpu", "enabled": False}
 
     def __call__(self, x, alpha_B):
@@ -50,16 +53,20 @@ class Denoiser:
 
         hook = self._last_layer.register_forward_pre_hook(capture)
         try:
-            with self._dropout_apart(), torch.autocast(alpha_B.device.type, enabled=False):
-                if isinstance(x, Mixture):
-                    self.backbone(x.tokens, self._sigma(alpha_B), weights=x.weights)
-                else:
-                    self.backbone(x, self._sigma(alpha_B))
+            with self._dropout_apart(), running_in(self.backbone, self.precision):
+                self._run(x, alpha_B)
         except _Captured as captured:
             return captured.args[0]
         finally:
             hook.remove()
         raise AssertionError("the backbone did not call output_layer.linear")
+
+    def _run(self, x, alpha_B):
+        with torch.autocast(alpha_B.device.type, enabled=False):
+            if isinstance(x, Mixture):
+                self.backbone(x.tokens, self._sigma(alpha_B), weights=x.weights)
+            else:
+                self.backbone(x, self._sigma(alpha_B))
 
     @property
     def takes_mixtures(self):
@@ -98,7 +105,11 @@ class Denoiser:
         The gradient of the logits is gradient_RV times scale_R. An entry of ``into`` may be None.
         """
         weight_VD, *_ = self.head_parameters
-        gradient_RV, scale_R = gradient_RV.to(weight_VD.dtype), scale_R.to(weight_VD.dtype)
+        scale_R = scale_R.to(weight_VD.dtype)
+        if self._autocast["enabled"]:  # once, for both products
+            gradient_RV = gradient_RV.to(self._autocast["dtype"])
+        else:
+            gradient_RV = gradient_RV.to(weight_VD.dtype)
         with torch.autocast(**self._autocast):
             for total, parameter in zip(into, self.head_parameters, strict=True):
                 if total is None:

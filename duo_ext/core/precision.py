@@ -1,15 +1,43 @@
-"""The precision in which a network's blocks and last layer run, set from outside.
+"""The precision in which a network's blocks and last layer run.
 
-A host's DIT on a GPU opens an autocast to bf16 around its blocks and last layer; its embeddings
-and time conditioning run in float32. That serves sampling and training. It does not serve (10): the
-student's gradient is a difference of two networks that are nearly equal, and each rounded to bf16
-hides it (docs/precision.md). In ``float32`` the same layers run without autocast, their matrix
-products on a GPU as TF32.
+On a GPU a host's DIT opens an autocast to bf16 around its blocks and last layer; its embeddings
+and time conditioning run in float32. The student has to be distilled as it is sampled, and it is.
+But (10) is a difference of teacher and fake, which are nearly equal: each rounded to bf16 hides it,
+and with it the student's gradient (docs/precision.md). Their blocks can run in float32 instead,
+their matrix products on a GPU as TF32, whatever autocast the host opens inside.
 """
+
+import contextlib
 
 import torch
 
-PRECISIONS = ("float32", "bf16")
+# algo.precision: of a network's own update and of sampling, where None is the host's own; of
+# teacher and fake in the student's update
+PRECISIONS = {
+    "mixed": (None, "float32"),
+    "float32": ("float32", "float32"),
+    "bf16": ("bf16", "bf16"),
+}
+
+
+@contextlib.contextmanager
+def running_in(backbone, precision):
+    """Let ``blocks`` and ``output_layer`` of a backbone run in float32 or bf16 (None: as it says)
+    for the length of a with block."""
+    if precision is None:
+        yield
+        return
+    if precision == "float32":
+        torch.set_float32_matmul_precision("high")  # TF32, on a GPU alone
+    autocast = _Autocast(precision == "bf16")
+    modules = (*backbone.blocks, backbone.output_layer)
+    hooks = [module.register_forward_pre_hook(autocast.enter) for module in modules]
+    hooks += [module.register_forward_hook(autocast.leave, always_call=True) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Autocast:
@@ -24,17 +52,5 @@ class _Autocast:
         self.entered.append(autocast)
 
     def leave(self, module, arguments, output):
-        self.entered.pop().__exit__(None, None, None)
-
-
-def run_in(backbone, precision):
-    """Let ``blocks`` and ``output_layer`` of a backbone run in a precision, whoever calls it.
-
-    float32, or bf16 as under the host's own autocast on a GPU. A copy of the backbone does too.
-    """
-    if precision == "float32":
-        torch.set_float32_matmul_precision("high")
-    for module in (*backbone.blocks, backbone.output_layer):
-        autocast = _Autocast(precision == "bf16")
-        module.register_forward_pre_hook(autocast.enter)
-        module.register_forward_hook(autocast.leave, always_call=True)
+        if self.entered:  # not where a hook before this one has failed
+            self.entered.pop().__exit__(None, None, None)

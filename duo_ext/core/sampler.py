@@ -21,8 +21,8 @@ class Tempered(Denoiser):
     """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
     each evaluation."""
 
-    def __init__(self, backbone, time_conditioning, temperature=1.0):
-        super().__init__(backbone, time_conditioning)
+    def __init__(self, backbone, time_conditioning, temperature=1.0, precision=None):
+        super().__init__(backbone, time_conditioning, precision)
         self.temperature, self.calls = temperature, []
 
     def features(self, x, alpha_B):

@@ -16,8 +16,10 @@ def batches(n):
     return [torch.randint(0, V - 1, (4, L), generator=generator) for _ in range(n)]
 
 
-def make(toy, **recipe):
+def make(toy, compared=None, **recipe):
+    """``compared``: the teacher's precision."""
     networks = [toy(V, L, seed=1) for _ in range(3)]
+    networks[2].precision = compared
     optimizers = [torch.optim.AdamW(n.backbone.parameters(), lr=0.05) for n in networks[:2]]
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1, (step + 1) / 3))
@@ -51,6 +53,26 @@ def test_order_of_updates_with_a_shared_forward(toy):
     networks = [list(update.losses) for update in updates]
     assert networks == [["fake"], ["fake"], ["fake", "student"], ["fake"], ["fake", "student"]]
     assert machine.pairs == 2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_fake_runs_in_the_teachers_precision_where_they_are_compared(toy, shared):
+    machine = make(toy, "float32", shared_forward=shared)
+    seen = {}
+    for name in ("fake_loss", "student_loss", "losses"):
+        loss = getattr(machine.process, name)
+
+        def watched(*given, name=name, loss=loss):
+            seen[name] = [network.precision for network in given[:-2]]
+            return loss(*given)
+
+        setattr(machine.process, name, watched)
+    for x in batches(2):
+        machine.step(x, GIVEN)
+    both = [None, "float32", "float32"]
+    assert seen == (
+        {"losses": both} if shared else {"fake_loss": [None, None], "student_loss": both}
+    )
 
 
 def test_teacher_never_changes_and_the_others_do(toy):

@@ -1,12 +1,11 @@
 """The precision of blocks and head: one for distillation and sampling, whatever lies around."""
 
 import contextlib
-import copy
 
 import pytest
 import torch
 
-from duo_ext.core import precision, rows, sampler
+from duo_ext.core import rows, sampler
 from duo_ext.core.networks import Denoiser
 
 ALPHA = torch.tensor([0.9, 0.4])
@@ -33,56 +32,49 @@ def tokens(soft=False):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("around", [BF16, contextlib.nullcontext()], ids=["autocast", "plain"])
-@pytest.mark.parametrize("name", [None, *precision.PRECISIONS])
-def test_the_network_distilled_is_the_network_sampled(dit, name, around, soft):
+def test_the_network_distilled_is_the_network_sampled(dit, around, soft):
     """To the last bit: the trainer's autocast is around the one, the host's own in the other."""
-    if name:
-        precision.run_in(dit, name)
     x = tokens(soft)
     sampled = dit(x, -ALPHA.log())
     with around:
-        denoiser = Denoiser(dit, True)
-        features = denoiser.features(x, ALPHA)
-        distilled = denoiser.head(features)
-    assert torch.equal(distilled, sampled)
-    assert features.dtype == (torch.float32 if name == "float32" else features.dtype)
-    tempered = sampler.Tempered(dit, True)
-    assert torch.equal(tempered(x, ALPHA), sampled.double())
+        assert torch.equal(Denoiser(dit, True)(x, ALPHA), sampled)
+        assert torch.equal(sampler.Tempered(dit, True)(x, ALPHA), sampled.double())
 
 
-def test_float32_is_that_of_a_network_without_autocast(dit, monkeypatch):
+@pytest.mark.parametrize("around", [BF16, contextlib.nullcontext()], ids=["autocast", "plain"])
+def test_a_precision_is_that_of_a_network_which_says_nothing(dit, monkeypatch, around):
     x = tokens()
     bf16 = dit(x, -ALPHA.log())
-    both = {name: copy.deepcopy(dit) for name in precision.PRECISIONS}
-    for name, network in both.items():
-        precision.run_in(network, name)
+    with around:
+        float32 = Denoiser(dit, True, "float32")(x, ALPHA)
     monkeypatch.setattr(type(dit), "_precision", lambda *_: contextlib.nullcontext())
     plain = dit(x, -ALPHA.log())
-    assert not torch.equal(plain, bf16)
-    assert torch.equal(both["float32"](x, -ALPHA.log()), plain)
-    assert torch.equal(both["bf16"](x, -ALPHA.log()), bf16)  # opened by nobody else
+    assert torch.equal(float32, plain) and not torch.equal(plain, bf16)
+    with around:
+        assert torch.equal(Denoiser(dit, True, "bf16")(x, ALPHA), bf16)
 
 
-def test_a_copy_and_a_pass_that_fails_leave_no_autocast_behind(dit):
-    precision.run_in(dit, "bf16")
-    network = copy.deepcopy(dit)
-    Denoiser(network, True).features(tokens(), ALPHA)  # leaves by an exception
+def test_nothing_is_left_behind(dit):
+    """By a pass whose features are taken, which ends in an exception, and by one that fails."""
+    denoiser = Denoiser(dit, True, "bf16")
+    denoiser.features(tokens(), ALPHA)
 
     def fail(module, arguments):
         raise ValueError
 
-    network.blocks[0].register_forward_pre_hook(fail)
+    hook = dit.blocks[1].register_forward_pre_hook(fail)
     with pytest.raises(ValueError):
-        network(tokens(), -ALPHA.log())
+        denoiser.features(tokens(), ALPHA)
+    hook.remove()
     assert not torch.is_autocast_enabled("cpu")
-    assert network.state_dict().keys() == dit.state_dict().keys()
+    for module in (*dit.blocks, dit.output_layer):
+        assert not module._forward_hooks and not module._forward_pre_hooks
 
 
-@pytest.mark.parametrize("name", precision.PRECISIONS)
+@pytest.mark.parametrize("name", [None, "float32", "bf16"])
 def test_the_heads_gradient_has_the_precision_of_its_output(dit, name):
     """Of the sum over rows, against autograd of the whole."""
-    precision.run_in(dit, name)
-    network = Denoiser(dit, True)
+    network = Denoiser(dit, True, name)
     weight = dit.output_layer.linear.weight
     head = rows.Head.of(network, tokens(), ALPHA)
     term = rows.Term(lambda logits: logits.square().sum(-1), (head,))
