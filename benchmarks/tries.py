@@ -132,7 +132,7 @@ class Anchored:
     def divergence(self, teacher_logits, student_logits):
         """KL(teacher || student), (R,)."""
         teacher_RV, student_RV = map(self.log_probs, (teacher_logits, student_logits))
-        return torch.linalg.vecdot(self.probs(teacher_logits), teacher_RV - student_RV)
+        return torch.linalg.vecdot(teacher_RV.exp(), teacher_RV - student_RV)
 
 
 @dataclass
@@ -150,9 +150,6 @@ class AnchoredAbsorbing(Anchored, AbsorbingProcess):
 class AnchoredUniform(Anchored, UniformProcess):
     def predicted(self, z_BL, given_BL):
         return ~given_BL
-
-    def probs(self, logits):
-        return logits.softmax(-1)
 
     def log_probs(self, logits):
         return logits.log_softmax(-1)

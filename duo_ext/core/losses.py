@@ -13,6 +13,20 @@ Shapes: R rows, V vocabulary.
 import torch
 
 
+def wide_dtype(logits):
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def wide(logits):
+    """In float32 or more."""
+    return logits.to(wide_dtype(logits))
+
+
+def softmax(logits):
+    """In float32 or more, of logits that may be rounded."""
+    return logits.softmax(-1, dtype=wide_dtype(logits))
+
+
 def absorbing_loss(log_f, xhat, dalpha_over_alpha):
     """(5) at masked positions: dalpha_t / (1 - alpha_t) <xhat, log f>, (R,).
 
@@ -77,7 +91,7 @@ def _at(values_RV, z_R):
 
 def absorbing_soft(student_RV, logits_RV, weight_R, mask):
     """(5) with MDLM's network: w <p, log q>. For the network, w (p - q)."""
-    p, log_q = _probs(student_RV, mask), _without(logits_RV, mask).log_softmax(-1)
+    p, log_q = _probs(student_RV, mask), _log_probs(logits_RV, mask)
     log_q[:, mask].fill_(0.0)
     loss_R = weight_R * torch.linalg.vecdot(p, log_q)
     torch.sub(p, log_q.exp_(), out=logits_RV)
@@ -87,25 +101,25 @@ def absorbing_soft(student_RV, logits_RV, weight_R, mask):
 
 def absorbing_hard(logits_RV, weight_R, token_R, mask):
     """w log q_x. For the network, w (e_x - q)."""
-    log_q = _without(logits_RV, mask).log_softmax(-1)
-    loss_R = weight_R * _at(log_q, token_R)
-    _add_at(torch.exp(log_q, out=logits_RV), token_R, -torch.ones_like(weight_R))
-    return loss_R, -weight_R
+    log_q = _log_probs(logits_RV, mask)
+    log_q_R = _at(log_q, token_R)
+    _put_at(torch.exp(log_q, out=logits_RV), token_R, torch.expm1(log_q_R))
+    return weight_R * log_q_R, -weight_R
 
 
 def absorbing_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
     """w <p, d>, d the ratio of log-probabilities. For the student, w p (d - <p, d>)."""
-    log_q, log_f = (_without(x, mask).log_softmax(-1) for x in (teacher_RV, fake_RV))
+    log_q, log_f = (_log_probs(x, mask) for x in (teacher_RV, fake_RV))
     return _expected(student_RV, log_q.sub_(log_f), weight_R, mask)
 
 
 def score_soft(student_RV, logits_RV, weight_R, log_r_R, shift_R, mask):
     """(4) with SEDD's network: w [<p, log s> - sum_y s_y / r - log r + 1], log s = logits + shift.
     For the network, w (p - s / r)."""
-    p = _probs(student_RV, mask)
-    logits_RV[:, mask].fill_(0.0)
-    cross_R = torch.linalg.vecdot(p, logits_RV) + shift_R
-    share, total_R = _shares(logits_RV, log_r_R, shift_R, mask)
+    p, share = _probs(student_RV, mask), wide(logits_RV)
+    share[:, mask].fill_(0.0)
+    cross_R = torch.linalg.vecdot(p, share) + shift_R
+    share, total_R = _shares(share, log_r_R, shift_R, mask)
     torch.sub(p, share, out=logits_RV)
     return weight_R * (cross_R - total_R - log_r_R + 1), weight_R
 
@@ -113,14 +127,15 @@ def score_soft(student_RV, logits_RV, weight_R, log_r_R, shift_R, mask):
 def score_hard(logits_RV, weight_R, token_R, log_r_R, shift_R, mask):
     """w [log s_x - sum_y s_y / r - log r + 1]. For the network, w (e_x - s / r)."""
     log_s_R = _at(logits_RV, token_R) + shift_R
-    share, total_R = _shares(logits_RV, log_r_R, shift_R, mask)
-    _add_at(share, token_R, -torch.ones_like(weight_R))
+    share, total_R = _shares(wide(logits_RV), log_r_R, shift_R, mask)
+    share_R = _at(share, token_R)
+    _put_at(logits_RV.copy_(share), token_R, share_R - 1)
     return weight_R * (log_s_R - total_R - log_r_R + 1), -weight_R
 
 
 def score_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
     """w <p, d>, d the difference of the logits. For the student, w p (d - <p, d>)."""
-    return _expected(student_RV, teacher_RV.sub_(fake_RV), weight_R, mask)
+    return _expected(student_RV, wide(teacher_RV).sub_(fake_RV), weight_R, mask)
 
 
 def uniform_soft(student_RV, logits_RV, z_R, alpha_R, dalpha_R):
@@ -128,16 +143,16 @@ def uniform_soft(student_RV, logits_RV, z_R, alpha_R, dalpha_R):
 
     k q (g - <q, g>),  g = rho + e_z (rho_z - 1) / (alpha fbar_z),  k = dalpha / (V alpha xbar_z).
     """
-    rest_R = _rest(alpha_R, logits_RV)
-    xbar, q = student_RV.softmax(-1).add_(rest_R[:, None]), logits_RV.softmax(-1)
-    fbar = torch.add(q, rest_R[:, None], out=logits_RV)
-    xbar_z, fbar_z = _at(xbar, z_R), _at(fbar, z_R)
+    xbar, q = softmax(student_RV), softmax(logits_RV)
+    rest_R = _rest(alpha_R, q)
+    fbar = q + rest_R[:, None]
+    xbar_z, fbar_z = _at(xbar.add_(rest_R[:, None]), z_R), _at(fbar, z_R)
     log_fbar = fbar.log()
     cross_R = _at(log_fbar, z_R) - alpha_R * log_fbar.mul_(xbar).sum(-1)
     weight_R = _weight(alpha_R, dalpha_R, fbar)
     loss_R = weight_R * (1 / fbar_z + cross_R / xbar_z)
-    rho = xbar.div_(fbar)
-    _add_at(rho, z_R, (xbar_z / fbar_z - 1) / (alpha_R * fbar_z))
+    rho, rho_z = xbar.div_(fbar), xbar_z / fbar_z
+    _put_at(rho, z_R, rho_z + (rho_z - 1) / (alpha_R * fbar_z))
     _through_softmax(q, rho, out=logits_RV)
     return loss_R, -weight_R * alpha_R / xbar_z
 
@@ -148,21 +163,19 @@ def uniform_ratio(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
 
     k p (g - <p, g>),  g = d + e_z c / (alpha xbar_z),  k = dalpha / (V alpha xbar_z).
     """
-    rest_R = _rest(alpha_R, student_RV)
-    p = student_RV.softmax(-1)
-    tbar, fbar = (x.softmax(-1).add_(rest_R[:, None]) for x in (teacher_RV, fake_RV))
-    tbar_z, fbar_z = _at(tbar, z_R), _at(fbar, z_R)
-    p_z = _at(p, z_R)
+    p, tbar, fbar = map(softmax, (student_RV, teacher_RV, fake_RV))
+    rest_R = _rest(alpha_R, p)
+    tbar_z, fbar_z = (_at(x.add_(rest_R[:, None]), z_R) for x in (tbar, fbar))
+    p_z, xbar_z = _at(p, z_R), _at(p, z_R) + rest_R
     d = tbar.div_(fbar).log_()
     d_z, sum_R = _at(d, z_R), d.sum(-1)
     pd = d.mul_(p)
     mean_R = pd.sum(-1)
     cross_R = d_z - alpha_R * (mean_R + rest_R * sum_R)
-    at_z_R = p_z * cross_R / (alpha_R * (p_z + rest_R))
-    _add_at(pd, z_R, at_z_R)
+    at_z_R = p_z * cross_R / (alpha_R * xbar_z)
+    _put_at(pd, z_R, p_z * d_z + at_z_R)
     torch.addcmul(pd, p, (mean_R + at_z_R)[:, None], value=-1, out=student_RV)
     weight_R = _weight(alpha_R, dalpha_R, p)
-    xbar_z = p_z + rest_R
     loss_R = weight_R * (1 / tbar_z - 1 / fbar_z + cross_R / xbar_z)
     return loss_R, -weight_R * alpha_R / xbar_z
 
@@ -183,21 +196,21 @@ def _through_softmax(p, g, out):
 
 
 def _probs(logits_RV, mask):
-    return _without(logits_RV, mask).softmax(-1)
-
-
-def _without(logits_RV, mask):
-    """The logits with no mass on the mask, in place."""
     logits_RV[:, mask].fill_(-torch.inf)
-    return logits_RV
+    return softmax(logits_RV)
 
 
-def _shares(logits_RV, log_r_R, shift_R, mask):
+def _log_probs(logits_RV, mask):
+    logits_RV[:, mask].fill_(-torch.inf)
+    return logits_RV.log_softmax(-1, dtype=wide_dtype(logits_RV))
+
+
+def _shares(share_RV, log_r_R, shift_R, mask):
     """s / r in the place of the logits, 0 at the mask, and its sum over the tokens."""
-    share = logits_RV.add_((shift_R - log_r_R)[:, None]).exp_()
-    share[:, mask].fill_(0.0)
-    return share, share.sum(-1)
+    share_RV.add_((shift_R - log_r_R)[:, None]).exp_()
+    share_RV[:, mask].fill_(0.0)
+    return share_RV, share_RV.sum(-1)
 
 
-def _add_at(values_RV, z_R, amount_R):
-    values_RV.scatter_add_(-1, z_R[:, None], amount_R[:, None])
+def _put_at(values_RV, z_R, value_R):
+    values_RV.scatter_(-1, z_R[:, None], value_R[:, None].to(values_RV.dtype))

@@ -41,8 +41,9 @@ class Denoiser:
         self._autocast = {"device_type": "cpu", "enabled": False}
 
     def __call__(self, x, alpha_B):
-        """Logits (B, L, V)."""
-        return self.head(self.features(x, alpha_B))
+        """Logits (B, L, V), at least float32."""
+        logits = self.head(self.features(x, alpha_B))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def features(self, x, alpha_B):
         """The input (B, L, D) of the last linear layer."""
@@ -84,10 +85,9 @@ class Denoiser:
             yield
 
     def head(self, features):
-        """Logits (..., V) of features (..., D) that ``features`` gave, at least float32."""
+        """Logits (..., V) of features (..., D) that ``features`` gave, as rounded as they are."""
         with torch.autocast(**self._autocast):
-            logits = self._last_layer(features)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return self._last_layer(features)
 
     @property
     def head_parameters(self):

@@ -93,8 +93,9 @@ class AbsorbingProcess(Process):
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
     def probs(self, logits):
-        """softmax over the tokens other than the mask."""
-        return logits.masked_fill(self._outside(logits), -torch.inf).softmax(-1)
+        """softmax over the tokens other than the mask, whose logit is overwritten."""
+        logits[..., self.mask_index].fill_(-torch.inf)
+        return losses.softmax(logits)
 
     def _outside(self, logits):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
@@ -243,7 +244,7 @@ class ScoreProcess(AbsorbingProcess):
 
         def choose(logits, u):
             _, shift = self._levels(alpha_t)
-            log_s = logits.masked_fill(self._outside(logits), -torch.inf) + shift
+            log_s = logits.double().masked_fill(self._outside(logits), -torch.inf) + shift
             probs = (log_s + torch.log(alpha_s / alpha_t - 1)).exp()
             probs[:, self.mask_index] = (1 - probs.sum(-1)).clamp_min(0.0)
             return rows.sample_tokens(probs, u)
@@ -327,7 +328,8 @@ class UniformProcess(Process):
         V, alpha_ts = self.vocab_size, alpha_t / alpha_s
 
         def choose(logits, z, u):
-            at_s = mix(logits.softmax(-1), alpha_s.to(logits.dtype))
+            f = losses.softmax(logits)
+            at_s = mix(f, alpha_s.to(f.dtype))
             kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
             return rows.sample_tokens(at_s.scatter_(-1, z[:, None], kept), u)
 
@@ -347,7 +349,7 @@ class UniformProcess(Process):
         (sampled,) = rows.positions(~self._replaced(s_B, given_BL) & ~given_BL)
         x_BL = torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
         u_R = u_BL.flatten()[sampled]
-        tokens_R = rows.sample(output.at(sampled), lambda logits: logits.softmax(-1), u_R)
+        tokens_R = rows.sample(output.at(sampled), losses.softmax, u_R)
         x_BL.view(-1)[sampled] = tokens_R
         return x_BL
 

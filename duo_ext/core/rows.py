@@ -57,11 +57,12 @@ class Term:
     """sum over rows r of loss(inputs)_r.
 
     ``loss`` takes the inputs at some rows and gives one value for each row. An input is a Head, of
-    which it gets the logits, or a tensor (R, ...). The first is logits, in float32 or more; what
-    else is not of integers comes in their dtype.
+    which it gets the logits, or a tensor (R, ...). The first is logits; what else is not of
+    integers comes in their dtype, in float32 or more.
 
     With ``of`` the loss forms its gradient itself, for that one of its inputs (``losses``): it
-    gives (loss_R, scale_R), and leaves the gradient divided by scale_R in the place of the input.
+    takes logits as rounded as the head gives them, gives (loss_R, scale_R), and leaves the gradient
+    divided by scale_R in the place of the input.
     """
 
     loss: Callable
@@ -111,7 +112,11 @@ class _Total(torch.autograd.Function):
 def _chunk(term, rows, gradients):
     """The term's sum over some rows; adds its gradients."""
     values = [_value(x, rows) for x in term.inputs]
-    values = [v.to(values[0].dtype) if v.is_floating_point() else v for v in values]
+    wide = torch.promote_types(values[0].dtype, torch.float32)
+    values = [
+        v.to(wide) if v.is_floating_point() and not (term.of is not None and v.ndim > 1) else v
+        for v in values
+    ]
     wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
     form = _differentiated if term.of is None else _closed
     parts = [form(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
@@ -149,7 +154,7 @@ def _differentiated(term, values, wanted):
         found = torch.autograd.grad(loss, leaves) if leaves else []
     for leaf, gradient in zip(leaves, found, strict=True):
         leaf.detach().copy_(gradient)
-    return loss.detach(), torch.ones_like(values[0][:, 0]).detach()
+    return loss.detach(), torch.ones_like(values[0][:, 0].detach())
 
 
 def chunks(x):
