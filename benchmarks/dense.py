@@ -5,11 +5,12 @@ under one seed both draw the same random numbers. Nothing here is chosen for spe
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import one_hot
 
-from duo_ext.core import processes, rows
+from duo_ext.core import gaussian, processes, rows
 
 
 class Absorbing(processes.AbsorbingProcess):
@@ -118,5 +119,9 @@ class Uniform(_Uniform, processes.UniformProcess):
         return processes.Sample(logits_RV, x_BL, x_BL, *self.schedule(s_B), free)
 
 
-class Gaussian(_Uniform, processes.GaussianUniformProcess):
+class Gaussian(_Uniform, gaussian.GaussianUniformProcess):
     """With the core's Gaussian x_s."""
+
+    def _sample(self, student, x0_BL, given_BL):
+        sample = super()._sample(student, x0_BL, given_BL)
+        return replace(sample, output=sample.output.log())

@@ -30,7 +30,7 @@ import torch
 
 from benchmarks import dense
 from duo_ext import files, host, trees
-from duo_ext.core import distiller, processes, schedules
+from duo_ext.core import distiller, gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 
 GIB = 2**30
@@ -77,12 +77,12 @@ CASES = {
     "sedd": _forms(_masked(processes.ScoreProcess), _masked(dense.Score)),
     "categorical": _forms(processes.UniformProcess, dense.Uniform),
     "gaussian": {
-        CORE: _gaussian(processes.GaussianUniformProcess),
+        CORE: _gaussian(gaussian.GaussianUniformProcess),
         TEXTBOOK: _gaussian(dense.Gaussian, top=schedules.DUO_VOCAB),
     },
     # on a host whose network takes no mixtures; the textbook has no other inputs
     "gaussian, dense inputs": {
-        CORE: _gaussian(processes.GaussianUniformProcess, top=schedules.DUO_VOCAB)
+        CORE: _gaussian(gaussian.GaussianUniformProcess, top=schedules.DUO_VOCAB)
     },
 }
 

@@ -19,7 +19,7 @@ import tqdm
 import trainer_base
 
 from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, processes, schedules
+from duo_ext.core import distiller, gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.files import sweep
@@ -61,7 +61,7 @@ def _gaussian(model, on_policy=0.0):
     schedule = schedules.GaussianSchedule.configured(
         model.vocab_size, settings.gamma_min, settings.gamma_max
     )
-    return processes.GaussianUniformProcess(model.vocab_size, schedule, tau=settings.tau)
+    return gaussian.GaussianUniformProcess(model.vocab_size, schedule, tau=settings.tau)
 
 
 FAMILIES = {

@@ -65,14 +65,6 @@ def uniform_difference(fbar, other, xbar, z, alpha, dalpha):
     return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) - 1 / _at(other, z) + cross)
 
 
-def relaxed_difference(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
-    """``uniform_difference`` of teacher and fake, of logits, differentiable in all three."""
-    xbar, teacher, fake = (
-        mix(x.softmax(-1), alpha_R[:, None]) for x in (student_RV, teacher_RV, fake_RV)
-    )
-    return uniform_difference(teacher, fake, xbar, z_R, alpha_R, dalpha_R)
-
-
 def _weight(alpha, dalpha, fbar):
     return -dalpha / (fbar.shape[-1] * alpha**2)
 
@@ -139,22 +131,55 @@ def score_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
 
 
 def uniform_soft(student_RV, logits_RV, z_R, alpha_R, dalpha_R):
-    """``uniform_loss`` of q = softmax(logits). For the network, with rho = xbar / fbar,
+    """``relaxed_soft`` of the student's probabilities."""
+    return relaxed_soft(softmax(student_RV), logits_RV, z_R, alpha_R, dalpha_R)
 
-    k q (g - <q, g>),  g = rho + e_z (rho_z - 1) / (alpha fbar_z),  k = dalpha / (V alpha xbar_z).
+
+def relaxed_soft(p_RV, logits_RV, z_R, alpha_R, dalpha_R):
+    """``uniform_loss`` of q = softmax(logits), with xbar = mix(p). For the network, k times
+
+    q (g - <q, g>),  g = rho + e_z (rho_z - 1) / (alpha fbar_z),  rho = xbar / fbar,
+
+    k = dalpha / (V alpha xbar_z). Overwrites p.
     """
-    xbar, q = softmax(student_RV), softmax(logits_RV)
+    q = softmax(logits_RV)
     rest_R = _rest(alpha_R, q)
-    fbar = q + rest_R[:, None]
-    xbar_z, fbar_z = _at(xbar.add_(rest_R[:, None]), z_R), _at(fbar, z_R)
+    xbar, fbar = p_RV.add_(rest_R[:, None]), q + rest_R[:, None]
+    xbar_z, fbar_z = _at(xbar, z_R), _at(fbar, z_R)
     log_fbar = fbar.log()
     cross_R = _at(log_fbar, z_R) - alpha_R * log_fbar.mul_(xbar).sum(-1)
     weight_R = _weight(alpha_R, dalpha_R, fbar)
     loss_R = weight_R * (1 / fbar_z + cross_R / xbar_z)
-    rho, rho_z = xbar.div_(fbar), xbar_z / fbar_z
-    _put_at(rho, z_R, rho_z + (rho_z - 1) / (alpha_R * fbar_z))
-    _through_softmax(q, rho, out=logits_RV)
+    _ratio_gradient(q, xbar.div_(fbar), fbar_z, z_R, alpha_R, out=logits_RV)
     return loss_R, -weight_R * alpha_R / xbar_z
+
+
+def relaxed_ratio(p_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
+    """``uniform_difference`` of teacher and fake, with xbar = mix(p). For teacher and fake, their
+    gradient in ``relaxed_soft`` and minus it; for p, with d and c as in ``uniform_ratio``,
+    k (d + e_z c / (alpha xbar_z))."""
+    q, f = softmax(teacher_RV), softmax(fake_RV)
+    rest_R = _rest(alpha_R, q)
+    xbar = p_RV.add_(rest_R[:, None])
+    tbar, fbar = (x + rest_R[:, None] for x in (q, f))
+    xbar_z, tbar_z, fbar_z = (_at(x, z_R) for x in (xbar, tbar, fbar))
+    _ratio_gradient(q, xbar / tbar, tbar_z, z_R, alpha_R, out=teacher_RV)
+    _ratio_gradient(f, xbar / fbar, fbar_z, z_R, alpha_R, out=fake_RV)
+    fake_RV.neg_()
+    d = tbar.div_(fbar).log_()
+    d_z = _at(d, z_R)
+    cross_R = d_z - alpha_R * xbar.mul_(d).sum(-1)
+    _put_at(p_RV.copy_(d), z_R, d_z + cross_R / (alpha_R * xbar_z))
+    weight_R = _weight(alpha_R, dalpha_R, q)
+    loss_R = weight_R * (1 / tbar_z - 1 / fbar_z + cross_R / xbar_z)
+    return loss_R, -weight_R * alpha_R / xbar_z
+
+
+def _ratio_gradient(q, rho, fbar_z, z_R, alpha_R, out):
+    """The gradient of ``relaxed_soft`` divided by k; overwrites rho."""
+    rho_z = _at(rho, z_R)
+    _put_at(rho, z_R, rho_z + (rho_z - 1) / (alpha_R * fbar_z))
+    through_softmax(q, rho, out=out)
 
 
 def uniform_ratio(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
@@ -184,10 +209,10 @@ def _expected(student_RV, values_RV, weight_R, mask):
     """w <p, values>, with its gradient for the student's logits in their place."""
     values_RV[:, mask].fill_(0.0)
     p = _probs(student_RV, mask)
-    return weight_R * _through_softmax(p, values_RV, out=student_RV), weight_R
+    return weight_R * through_softmax(p, values_RV, out=student_RV), weight_R
 
 
-def _through_softmax(p, g, out):
+def through_softmax(p, g, out):
     """p (g - <p, g>) into ``out``; overwrites g; returns <p, g>."""
     pg = g.mul_(p)
     mean_R = pg.sum(-1)

@@ -27,7 +27,6 @@ from duo_ext.core.networks import Mixture
 from duo_ext.core.schedules import GaussianSchedule, LogLinear
 
 LOG_LINEAR = LogLinear()
-NEGLIGIBLE = 1e-8  # of a sum of 1; float32 rounds at 6e-8
 
 
 def sample_times(n, eps, device):
@@ -35,11 +34,6 @@ def sample_times(n, eps, device):
     u = torch.rand(n, dtype=torch.float64, device=device)
     strata = torch.randperm(n, device=device)
     return eps + (1 - eps) * (strata + u) / n
-
-
-def one_hot_like(tokens, reference):
-    """(...) -> (..., V) with the vocabulary and the dtype of a reference (..., V)."""
-    return torch.nn.functional.one_hot(tokens, reference.shape[-1]).to(reference.dtype)
 
 
 class Process:
@@ -164,12 +158,12 @@ class AbsorbingProcess(Process):
     def _value(self, sample, fake):
         soft = (sample.output, *sample.at(sample.free, fake))
         hard = (*sample.at(sample.copied, fake), sample.tokens_R)
-        terms = rows.Term(self.soft, soft, of=1), rows.Term(self.hard, hard, of=0)
+        terms = rows.Term(self.soft, soft, of=(1,)), rows.Term(self.hard, hard, of=(0,))
         return rows.total(*terms) / sample.count
 
     def _difference(self, sample, teacher, fake):
         inputs = (sample.output, *sample.at(sample.free, teacher.detach(), fake.detach()))
-        return rows.total(rows.Term(self.difference, inputs, of=0)) / sample.count
+        return rows.total(rows.Term(self.difference, inputs, of=(0,))) / sample.count
 
     def soft(self, student_logits, logits, alpha_R, weight_R):
         """(5), or (4), at masked positions, the student's output in the place of the token."""
@@ -291,10 +285,10 @@ class UniformProcess(Process):
     input_times: Callable = sample_times
 
     def _value(self, sample, fake):
-        return sample.mean(losses.uniform_soft, fake, of=1)
+        return sample.mean(losses.uniform_soft, fake, of=(1,))
 
     def _difference(self, sample, teacher, fake):
-        return sample.mean(losses.uniform_ratio, teacher.detach(), fake.detach(), of=0)
+        return sample.mean(losses.uniform_ratio, teacher.detach(), fake.detach(), of=(0,))
 
     def corrupt(self, x0_BL, t_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
@@ -373,7 +367,7 @@ class Sample:
         """A network's logits at the R positions; with a graph if its parameters or x have one."""
         return rows.Head.of(network, self.x, self.alpha_B).at(self.free)
 
-    def mean(self, loss, *heads, of=None):
+    def mean(self, loss, *heads, of=()):
         """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
         alpha_BL, dalpha_BL = (
             v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
@@ -384,49 +378,3 @@ class Sample:
 
     def detach(self):
         return replace(self, output=self.output.detach())
-
-
-@dataclass
-class GaussianUniformProcess(UniformProcess):
-    """The uniform process noised as in Duo and in the paper: w_s = a_s xhat + s_s eps.
-
-    The networks see softmax(w_s / tau), the loss z = argmax(w_s), which is not differentiated;
-    w_s is, inside teacher and fake too. ``schedule`` is the GaussianSchedule of the argmax.
-
-    softmax(w_s / tau) has few tokens that count. A network that takes mixtures gets the ``top``
-    largest, if the rest is at most 1e-8 of it at every position; otherwise all V.
-    """
-
-    tau: float = 1e-3
-    top: int = 16
-
-    def _sample(self, student, x0_BL, given_BL):
-        t_B, s_B = self._times(x0_BL)
-        x0_BLV = one_hot_like(x0_BL, torch.empty(0, self.vocab_size, device=x0_BL.device))
-        w_BLV = self._noised(x0_BLV, t_B, given_BL)
-        logits_BLV = student(self._softened(w_BLV, student), self.schedule(t_B)[0])
-        xhat_BLV = logits_BLV.softmax(-1)
-        if given_BL.any():
-            xhat_BLV = torch.where(given_BL[..., None], x0_BLV.to(xhat_BLV.dtype), xhat_BLV)
-        w_BLV = self._noised(xhat_BLV, s_B, given_BL)
-        z_BL = w_BLV.detach().argmax(-1)
-        (free,) = rows.positions(~given_BL)
-        x = self._softened(w_BLV, student)
-        return Sample(logits_BLV.flatten(0, 1)[free], x, z_BL, *self.schedule(s_B), free)
-
-    def _difference(self, sample, teacher, fake):
-        return sample.mean(losses.relaxed_difference, teacher, fake)
-
-    def _softened(self, w_BLV, network):
-        """softmax(w / tau) as the network takes it: a Mixture, or logits."""
-        if network.takes_mixtures and self.top < self.vocab_size:
-            w_BLK, tokens_BLK = w_BLV.topk(self.top)
-            gap = (w_BLK[..., 0] - w_BLK[..., -1]).min()
-            if self.vocab_size * torch.exp(-gap / self.tau) <= NEGLIGIBLE:
-                return Mixture(tokens_BLK, (w_BLK / self.tau).softmax(-1))
-        return w_BLV / self.tau
-
-    def _noised(self, x_BLV, t_B, given_BL):
-        a_B, s_B = (scale.to(x_BLV.dtype) for scale in self.schedule.scales(t_B))
-        w_BLV = a_B[:, None, None] * x_BLV + s_B[:, None, None] * torch.randn_like(x_BLV)
-        return torch.where(given_BL[..., None], x_BLV, w_BLV) if given_BL.any() else w_BLV

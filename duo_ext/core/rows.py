@@ -60,14 +60,14 @@ class Term:
     which it gets the logits, or a tensor (R, ...). The first is logits; what else is not of
     integers comes in their dtype, in float32 or more.
 
-    With ``of`` the loss forms its gradient itself, for that one of its inputs (``losses``): it
-    takes logits as rounded as the head gives them, gives (loss_R, scale_R), and leaves the gradient
-    divided by scale_R in the place of the input.
+    With ``of`` the loss forms its gradient itself, for those of its inputs (``losses``): it takes
+    logits as rounded as the head gives them, gives (loss_R, scale_R), and leaves the gradients
+    divided by scale_R in the place of these inputs.
     """
 
     loss: Callable
     inputs: tuple
-    of: int | None = None
+    of: tuple = ()
 
     @property
     def tensors(self):
@@ -114,11 +114,10 @@ def _chunk(term, rows, gradients):
     values = [_value(x, rows) for x in term.inputs]
     wide = torch.promote_types(values[0].dtype, torch.float32)
     values = [
-        v.to(wide) if v.is_floating_point() and not (term.of is not None and v.ndim > 1) else v
-        for v in values
+        v.to(wide) if v.is_floating_point() and not (term.of and v.ndim > 1) else v for v in values
     ]
     wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
-    form = _differentiated if term.of is None else _closed
+    form = _closed if term.of else _differentiated
     parts = [form(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
     sums, scales = zip(*parts, strict=True)
     for i in wanted:
@@ -126,9 +125,10 @@ def _chunk(term, rows, gradients):
         if isinstance(x, Head):
             into = [gradients.get(id(p)) for p in x.network.head_parameters]
             gradient = x.network.head_backward(x.features[rows], gradient, scale_R, into)
+            gradients[id(x.features)][rows] += gradient
         else:
-            gradient = gradient * scale_R.view(-1, *[1] * (gradient.ndim - 1))
-        gradients[id(_tensor(x))][rows] += gradient
+            scale_R = scale_R.view(-1, *[1] * (gradient.ndim - 1))
+            gradients[id(x)][rows].addcmul_(gradient, scale_R)
     return torch.stack(sums).sum()
 
 
@@ -141,7 +141,7 @@ def _value(x, rows):
 
 def _closed(term, values, wanted):
     """The term's sum over the rows of ``values`` and scale_R; the loss leaves the gradient."""
-    assert set(wanted) <= {term.of}, "a loss in closed form has the gradient of one input"
+    assert set(wanted) <= set(term.of), "a loss in closed form has no other gradients"
     loss_R, scale_R = term.loss(*values)
     return loss_R.sum(), scale_R
 

@@ -1,12 +1,9 @@
 """A host's DIT in two halves is the whole."""
 
-import copy
-
 import pytest
 import torch
 
-from duo_ext.core import processes, schedules
-from duo_ext.core.networks import Denoiser, Mixture
+from duo_ext.core.networks import Denoiser
 
 
 @pytest.fixture
@@ -50,38 +47,6 @@ def test_hook_is_gone_after_an_error(backbone):
     with pytest.raises(IndexError):
         Denoiser(backbone, True).features(torch.full((1, 16), 99), torch.ones(1))
     assert not backbone.output_layer.linear._forward_pre_hooks
-
-
-# soft tokens -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("tau", "mixed"), [(1e-3, True), (1.0, False)])
-@pytest.mark.parametrize("loss", ["fake_loss", "student_loss"])
-def test_mixtures_of_the_largest_are_the_soft_tokens(backbone, monkeypatch, tau, mixed, loss):
-    """Equal to 1e-6, gradients included; a temperature at which the rest counts gets all of V."""
-    networks = [Denoiser(copy.deepcopy(backbone), True) for _ in range(3)]
-    for network in networks:
-        torch.nn.init.normal_(network.backbone.vocab_embed.embedding, std=0.2)
-    trained = networks[0 if loss == "student_loss" else 1].backbone
-    seen, features = [], Denoiser.features
-    monkeypatch.setattr(
-        Denoiser, "features", lambda self, x, alpha: seen.append(x) or features(self, x, alpha)
-    )
-    x0, given = torch.randint(0, 32, (4, 16)), torch.zeros(4, 16, dtype=torch.bool)
-    given[:, :3] = True
-    found = []
-    for top in (16, 32):
-        process = processes.GaussianUniformProcess(
-            32, schedules.GaussianSchedule(32, -2.0, 2.0), tau=tau, top=top
-        )
-        torch.manual_seed(1)
-        arguments = networks if loss == "student_loss" else networks[:2]
-        value = getattr(process, loss)(*arguments, x0, given)
-        found.append([value, *torch.autograd.grad(value, list(trained.parameters()))])
-        assert {isinstance(x, Mixture) for x in seen} == {mixed and top == 16}
-        seen.clear()
-    for sparse, dense in zip(*found, strict=True):
-        torch.testing.assert_close(sparse, dense, rtol=1e-6, atol=1e-6 * dense.abs().max().item())
 
 
 # random numbers --------------------------------------------------------------------------------

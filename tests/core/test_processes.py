@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from benchmarks import dense
-from duo_ext.core import losses, processes, rollout, rows, schedules
+from duo_ext.core import gaussian, losses, processes, rollout, rows, schedules
 
 V, B, L = 6, 5, 7
 MASK = V - 1
@@ -13,7 +13,7 @@ GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
 PROCESSES = {
     "absorbing": processes.AbsorbingProcess(V, MASK),
     "uniform": processes.UniformProcess(V),
-    "gaussian": processes.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
+    "gaussian": gaussian.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
     "score": processes.ScoreProcess(V, MASK),
 }
 DENSE = {

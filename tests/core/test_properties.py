@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duo_ext.core import losses, processes, rows, schedules
+from duo_ext.core import gaussian, losses, processes, rows, schedules
 
 # log-probabilities of any size, but scores are exponentials: beyond this float32 has none
 LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "gaussian": 1e6}
@@ -42,7 +42,7 @@ def make(name, V):
     """The process of this name for a vocabulary of V, where the mask is the last token."""
     if name == "gaussian":
         schedule = schedules.GaussianSchedule.configured(V, None, None)
-        return processes.GaussianUniformProcess(V, schedule, tau=1e-3)
+        return gaussian.GaussianUniformProcess(V, schedule, tau=1e-3)
     return {
         "absorbing": lambda: processes.AbsorbingProcess(V, V - 1),
         "on_policy": lambda: processes.AbsorbingProcess(V, V - 1, on_policy=1.0),
