@@ -77,7 +77,7 @@ FAMILIES = {
 # What no run changes when it goes on.
 OF_THE_RUN = (*LASTING, "seed", "loader.global_batch_size", "loader.batch_size", "training.ema")
 OF_THE_RUN += ("optim", "lr_scheduler", "trainer.gradient_clip_val")
-OF_THE_RUN += ("trainer.gradient_clip_algorithm", "model.dropout")
+OF_THE_RUN += ("trainer.gradient_clip_algorithm",)
 
 
 @dataclass

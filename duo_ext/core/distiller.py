@@ -6,7 +6,10 @@ counted, logged and limited. An update averages ``accumulate`` micro-batches on 
 ``shared_forward`` the last fake update of a cycle and the student's are one, of the same student
 output and x_s: a micro-batch less, and a forward of the student and of the fake.
 
-All randomness of a micro-batch (times, noise, dropout) comes from a seed made of the run's seed, u
+No network has dropout: the fake has to fit the student that is distilled and sampled, and with
+dropout in either's own update the students are worse (results/dropout).
+
+All randomness of a micro-batch (times, noise) comes from a seed made of the run's seed, u
 and the micro-batch's place among all that make up the update. So a resumed run repeats what a
 straight one does, and two processes see what one process with twice the accumulation sees.
 """
@@ -134,7 +137,7 @@ class Distiller:
             for optimizer in self.optimizers.values():  # the other's are of no more use either
                 optimizer.zero_grad(set_to_none=True)
         for name, network in self.networks.items():
-            network.backbone.train(name in phase)
+            network.backbone.eval()
             network.backbone.requires_grad_(name in phase)
         torch.manual_seed(self._seed())
         losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))

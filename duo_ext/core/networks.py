@@ -1,6 +1,5 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
-import contextlib
 import inspect
 from dataclasses import dataclass
 
@@ -54,7 +53,7 @@ class Denoiser:
 
         hook = self._last_layer.register_forward_pre_hook(capture)
         try:
-            with self._dropout_apart(), running_in(self.backbone, self.precision):
+            with running_in(self.backbone, self.precision):
                 self._run(x, alpha_B)
         except _Captured as captured:
             return captured.args[0]
@@ -72,17 +71,6 @@ class Denoiser:
     @property
     def takes_mixtures(self):
         return "weights" in inspect.signature(self.backbone.forward).parameters
-
-    @contextlib.contextmanager
-    def _dropout_apart(self):
-        """Dropout has random numbers of its own, because hosts differ in how many they draw."""
-        if not self.backbone.training:
-            yield
-            return
-        device = next(self.backbone.parameters()).device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(torch.initial_seed() ^ 1 << 31)  # a CPU takes 32 bits of a seed
-            yield
 
     def head(self, features):
         """Logits (..., V) of features (..., D) that ``features`` gave, as rounded as they are."""

@@ -75,6 +75,25 @@ def test_the_fake_runs_in_the_teachers_precision_where_they_are_compared(toy, sh
     )
 
 
+def test_no_network_has_dropout(toy):
+    """Whatever the caller's trainer has set."""
+    machine = make(toy)
+    seen = []
+    for network in machine.networks.values():
+        features = network.features
+
+        def watched(*given, network=network, features=features):
+            seen.append(network.backbone.training)
+            return features(*given)
+
+        network.features = machine.compared.features = watched
+    for x in batches(2):
+        for network in machine.networks.values():
+            network.backbone.train()
+        machine.step(x, GIVEN)
+    assert len(seen) >= 4 and not any(seen)
+
+
 def test_teacher_never_changes_and_the_others_do(toy):
     machine = make(toy)
     before = copy.deepcopy(machine.teacher.backbone.state_dict())
