@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from duo_ext import Refused
+from duo_ext.core import rounding
 
 FAKE, STUDENT = "fake", "student"
 
@@ -108,6 +109,7 @@ class Distiller:
         self.compared = copy.copy(self.networks[FAKE])
         self.compared.precision = teacher.precision
         teacher.backbone.eval().requires_grad_(False)
+        torch.set_float32_matmul_precision("high")  # products in float32 are TF32's on a GPU
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
 
@@ -133,6 +135,7 @@ class Distiller:
         not finite in one of them.
         """
         phase, accumulate = self.phase, self.recipe.accumulate
+        self.batch = x0_BL, given_BL
         if self.micro == 0:
             for optimizer in self.optimizers.values():  # the other's are of no more use either
                 optimizer.zero_grad(set_to_none=True)
@@ -141,7 +144,8 @@ class Distiller:
             network.backbone.requires_grad_(name in phase)
         torch.manual_seed(self._seed())
         losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))
-        self.backward(sum(losses.values()) / accumulate)
+        with torch.autocast(x0_BL.device.type, enabled=False):  # products as in the forward pass
+            self.backward(sum(losses.values()) / accumulate)
         for network in self.networks.values():  # a host's average passes over frozen parameters
             network.backbone.requires_grad_(True)
         for name, loss in losses.items():
@@ -150,6 +154,11 @@ class Distiller:
             )
         self.micro += 1
         return self._update(phase) if self.micro == accumulate else None
+
+    def gradient_cosine(self):
+        """``rounding.gradient_cosine`` on the last micro-batch."""
+        networks = self.networks[STUDENT], self.compared, self.teacher
+        return rounding.gradient_cosine(self.process, *networks, *self.batch, self._seed())
 
     def _losses(self, phase, *batch):
         """One loss for each network of the phase; none has a graph to another network."""

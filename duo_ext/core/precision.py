@@ -27,8 +27,6 @@ def running_in(backbone, precision):
     if precision is None:
         yield
         return
-    if precision == "float32":
-        torch.set_float32_matmul_precision("high")  # TF32, on a GPU alone
     autocast = _Autocast(precision == "bf16")
     modules = (*backbone.blocks, backbone.output_layer)
     hooks = [module.register_forward_pre_hook(autocast.enter) for module in modules]
