@@ -1,0 +1,130 @@
+"""A rehearsal of the GPU without one: python -m benchmarks.rehearsal
+
+For each process in each DIT a warm pair on tensors that claim to be on cuda: mixed devices, what
+the host waits for in a micro-batch and at which lines, dtypes under autocast, bytes over the
+vocabulary and kernels; for each DIT what a block keeps for its backward pass and moves. The DITs are
+the standalone tree's and those of the checkouts that --duo, --duo-main, --sedd or DUO_ROOT,
+DUO_MAIN_ROOT, SEDD_ROOT name. --tree measures the core of another checkout of this project.
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.rehearsal import guard, report
+from duo_ext import Refused, trees
+
+HERE = Path(__file__).resolve().parents[2]
+PROCESSES = ("mdlm", "sedd", "categorical", "gaussian")
+ROOTS = {
+    "duo ch-1": ("--duo", "DUO_ROOT"),
+    "duo main": ("--duo-main", "DUO_MAIN_ROOT"),
+    "sedd": ("--sedd", "SEDD_ROOT"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    host: str
+    what: str
+    process: str | None = None
+    options: bool = False
+
+    @property
+    def name(self):
+        last = ["options"] if self.options else []
+        return "/".join([self.host, self.process or self.what, *last])
+
+
+def scenarios(hosts):
+    """All there are in these hosts; SEDD's DIT takes tokens alone."""
+    for host in hosts:
+        for process in PROCESSES[: 3 if host == "sedd" else None]:
+            yield from (Scenario(host, "pair", process, options) for options in (False, True))
+
+
+def arguments(given):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for host, (option, variable) in ROOTS.items():
+        parser.add_argument(
+            option, metavar="ROOT", default=os.environ.get(variable), help=f"a checkout of {host}"
+        )
+    parser.add_argument("--tree", type=Path, default=HERE, help="the checkout that is measured")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SCENARIO", default=["*"], help="such as standalone/mdlm, */sedd*"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of results")
+    parser.add_argument(
+        "--as", dest="when", choices=report.TIMES, default="after", help="whose place rows take there"
+    )
+    return parser.parse_args(given)
+
+
+def main(given=None):
+    options = arguments(given)
+    try:
+        rows = list(measured(options))
+        if options.output:
+            report.write(options.output, options.when, rows)
+    except Refused as error:
+        sys.exit(f"benchmarks.rehearsal: {error}")
+
+
+def measured(options):
+    """The rows of results, printed as they come."""
+    hosts = {"standalone": options.tree / "duo_ext" / "standalone"}
+    for host, (option, _) in ROOTS.items():
+        if root := getattr(options, option.removeprefix("--").replace("-", "_")):
+            hosts[host] = Path(root)
+    for name, root in {"--tree": options.tree / "duo_ext" / "core", **hosts}.items():
+        if not root.is_dir():
+            raise Refused(f"{ROOTS.get(name, (name,))[0]}: there is no folder '{root}'")
+    wanted = chosen(options.only, list(scenarios(hosts)))
+    library = guard.build()
+    for host, root in hosts.items():
+        if mine := [s for s in wanted if s.host == host]:
+            made = {
+                "commit": trees.commit(options.tree, besides="results"),
+                "host_commit": trees.commit(root),
+                "torch": torch.__version__,
+            }
+            for row in child(library, options.tree, host, root, mine):
+                print(report.printed(row), flush=True)
+                yield row | made
+
+
+def chosen(patterns, known):
+    """The scenarios that the patterns name. Raises Refused for one that names none."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(s.name, pattern) for s in known):
+            raise Refused(
+                f"--only is '{pattern}', which names none of {', '.join(s.name for s in known)}"
+            )
+    return [s for s in known if any(fnmatch.fnmatch(s.name, p) for p in patterns)]
+
+
+def child(library, tree, host, root, wanted):
+    """The rows of one host, which has a process of its own."""
+    job = {"guard": str(library), "tree": str(tree.resolve()), "host": host}
+    job |= {"root": str(root.resolve()), "scenarios": [vars(s) | {"name": s.name} for s in wanted]}
+    command = [sys.executable, "-m", "benchmarks.rehearsal.child", json.dumps(job)]
+    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=HERE, env=environment
+    ) as process:
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise RuntimeError(f"the rehearsal in {host} failed: exit status {process.returncode}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The networks of a tree on the fake device: its host's DIT, its core's pair of updates.
+
+The core is that of the checkout on the module path, which may be older or newer than this program:
+what differs between them is ``made``, ``precisions`` and ``share_chunks``.
+"""
+
+import copy
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from pathlib import Path
+
+import omegaconf
+import torch
+
+from benchmarks.rehearsal import fakecuda
+from duo_ext.core import distiller, processes, rows, schedules
+from duo_ext.core.networks import Denoiser
+
+PUBLISHED = 8 * 1024 * 50258  # logits of a micro-batch on a GPU
+OWN_SIZES = {}  # of chunks and pieces, as the tree has them
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """No product of the body's dimensions is ``vocab``, so that shapes tell what is over it."""
+
+    vocab: int = 768
+    length: int = 56
+    batch: int = 8
+    blocks: int = 2
+    width: int = 40
+    heads: int = 2
+    conditioning: int = 35
+    dropout: float = 0.1
+
+    @property
+    def tokens(self):
+        return self.batch * self.length
+
+
+def made(cls, backbone, time_conditioning, precision):
+    """A Denoiser, or a class of it, of that precision where the tree's knows any."""
+    given = {"precision": precision} if "precision" in inspect.signature(cls).parameters else {}
+    return cls(backbone, time_conditioning, **given)
+
+
+def precisions():
+    """Of the networks; a tree that knows none has what the host's DIT says, bf16 on a GPU."""
+    known = "precision" in inspect.signature(Denoiser).parameters
+    return ("float32", "bf16") if known else ("bf16",)
+
+
+def share_chunks(size):
+    """Chunks and pieces of rows that are as many as at the published size."""
+    for kind in ("CHUNK", "PIECE"):
+        sizes = OWN_SIZES.setdefault(kind, getattr(rows, kind))
+        share = sizes["cuda"] * size.tokens * size.vocab // PUBLISHED
+        setattr(rows, kind, sizes | {"cuda": share})
+
+
+def dit(host, root, process, size, device=True):
+    """A DIT of random weights, of a host's own class; SEDD's with SEDD's process."""
+    config = _configuration(process, size)
+    root = Path(root)
+    if host == "sedd" or (host == "standalone" and process == "sedd"):
+        network = _import_sedd(host, root)(config)
+    else:
+        network = _import_duo(host, root).DIT(config, size.vocab)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def _configuration(process, size):
+    return omegaconf.OmegaConf.create(
+        {
+            "tokens": size.vocab - 1,
+            "graph": {"type": "absorb"},
+            "algo": {
+                "backbone": "dit",
+                "causal_attention": False,
+                "time_conditioning": process != "mdlm",
+            },
+            "model": {
+                "hidden_size": size.width,
+                "cond_dim": size.conditioning,
+                "length": size.length,
+                "n_blocks": size.blocks,
+                "n_heads": size.heads,
+                "scale_by_sigma": True,
+                "dropout": size.dropout,
+            },
+        }
+    )
+
+
+def _import_duo(host, root):
+    if "rehearsed_dit" not in sys.modules:
+        _stand_in(host)
+        spec = importlib.util.spec_from_file_location("rehearsed_dit", root / "models" / "dit.py")
+        module = sys.modules["rehearsed_dit"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules["rehearsed_dit"]
+
+
+def _import_sedd(host, root):
+    if host == "standalone":
+        root = Path(importlib.import_module("sedd_ext").__file__).parent / "standalone"
+    _stand_in(host)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return importlib.import_module("model.transformer").SEDD
+
+
+def _stand_in(host):
+    if host != "standalone" and importlib.util.find_spec("flash_attn") is None:
+        core = Path(sys.modules["duo_ext"].__file__).parent
+        sys.path.insert(0, str(core / "stand_ins" / "flash_attn"))
+
+
+def process_of(name, size, on_policy=0.0):
+    V = size.vocab
+    if name == "gaussian":
+        return processes.GaussianUniformProcess(V, schedules.GaussianSchedule(V, -3.55, -1.85))
+    classes = {
+        "mdlm": (processes.AbsorbingProcess, V - 1),
+        "sedd": (processes.ScoreProcess, V - 1),
+        "categorical": (processes.UniformProcess,),
+    }
+    made, *mask = classes[name]
+    return made(V, *mask, on_policy=on_policy)
+
+
+def pair(network, process, size, precision, recipe, on_policy=0.0):
+    """A Distiller of three copies of a network on the fake device."""
+    networks = [fakecuda.moved(copy.deepcopy(network)) for _ in range(3)]
+    student, fake, teacher = (made(Denoiser, n, process != "mdlm", precision) for n in networks)
+    scheduler = types.SimpleNamespace(step=lambda: None, state_dict=dict)
+    trained = [
+        (denoiser, torch.optim.AdamW(denoiser.backbone.parameters(), lr=1e-4), scheduler)
+        for denoiser in (student, fake)
+    ]
+    return distiller.Distiller(
+        process_of(process, size, on_policy), *trained, teacher, distiller.Recipe(**recipe)
+    )
