@@ -1,10 +1,10 @@
 """A rehearsal of the GPU without one: python -m benchmarks.rehearsal
 
-For each process in each DIT a warm pair on tensors that claim to be on cuda: mixed devices, what
-the host waits for in a micro-batch and at which lines, dtypes under autocast, bytes over the
-vocabulary and kernels; for each DIT what a block keeps for its backward pass and moves. The DITs are
-the standalone tree's and those of the checkouts that --duo, --duo-main, --sedd or DUO_ROOT,
-DUO_MAIN_ROOT, SEDD_ROOT name. --tree measures the core of another checkout of this project.
+For each process in each DIT warm pairs on tensors that claim to be on cuda: mixed devices, what the
+host waits for in a micro-batch and at which lines, dtypes under autocast, bytes over the vocabulary
+and kernels; for each DIT what a block keeps for its backward pass and moves, and what a parameter
+takes. The DITs are the standalone tree's and those of the checkouts that --duo, --duo-main, --sedd
+or DUO_ROOT, DUO_MAIN_ROOT, SEDD_ROOT name. --tree measures another checkout of this project.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from benchmarks.rehearsal import guard, report
 from duo_ext import Refused, trees
 
 HERE = Path(__file__).resolve().parents[2]
-PROCESSES = ("mdlm", "sedd", "categorical", "gaussian")
 ROOTS = {
     "duo ch-1": ("--duo", "DUO_ROOT"),
     "duo main": ("--duo-main", "DUO_MAIN_ROOT"),
@@ -46,8 +45,9 @@ class Scenario:
 def scenarios(hosts):
     """All there are in these hosts; SEDD's DIT takes tokens alone."""
     for host in hosts:
-        for process in PROCESSES[: 3 if host == "sedd" else None]:
+        for process in report.PROCESSES[: 3 if host == "sedd" else None]:
             yield from (Scenario(host, "pair", process, options) for options in (False, True))
+        yield from (Scenario(host, what) for what in ("blocks", "state"))
 
 
 def arguments(given):
@@ -60,11 +60,19 @@ def arguments(given):
         )
     parser.add_argument("--tree", type=Path, default=HERE, help="the checkout that is measured")
     parser.add_argument(
-        "--only", nargs="+", metavar="SCENARIO", default=["*"], help="such as standalone/mdlm, */sedd*"
+        "--only",
+        nargs="+",
+        metavar="SCENARIO",
+        default=["*"],
+        help="such as standalone/mdlm, */sedd*",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of results")
     parser.add_argument(
-        "--as", dest="when", choices=report.TIMES, default="after", help="whose place rows take there"
+        "--as",
+        dest="when",
+        choices=report.TIMES,
+        default="after",
+        help="whose place rows take there",
     )
     return parser.parse_args(given)
 
@@ -96,6 +104,7 @@ def measured(options):
                 "commit": trees.commit(options.tree, besides="results"),
                 "host_commit": trees.commit(root),
                 "torch": torch.__version__,
+                "command": f"python -m benchmarks.rehearsal --only '{host}/*'",
             }
             for row in child(library, options.tree, host, root, mine):
                 print(report.printed(row), flush=True)

@@ -1,11 +1,11 @@
 """What is counted of the operators that run on the fake device.
 
-Traffic, of the tensors over the vocabulary or of those of the body's tokens. An operator reads each
-such operand once and writes such a result once, in the bytes of its dtype; what is broadcast counts
-as often as it lies in memory. Views and ``empty`` move nothing. One that picks rows moves the picked
-rows, one that picks or adds single entries of a row nothing. ``masked_fill`` copies first, as
-torch's does. Matrix products are counted apart, attention with them. It is a lower bound: a softmax
-or a top-k of rows that no cache holds reads them more than once.
+Traffic, of the tensors over the vocabulary or of those of the body's tokens. An operator reads
+each such operand once and writes such a result once, in the bytes of its dtype; what is broadcast
+counts as often as it lies in memory. Views and ``empty`` move nothing. One that picks rows moves
+the picked rows, one that picks or adds single entries of a row nothing. ``masked_fill`` copies
+first, as torch's does. Matrix products are counted apart, attention with them. It is a lower bound:
+a softmax or a top-k of rows that no cache holds reads them more than once.
 
 Kernels. Operators that are no views: one each, though some are several; attention is one forward
 and one backward.
@@ -114,7 +114,7 @@ class Kernels:
 
 
 class Dtypes:
-    """Of products and of logarithms, {dtype: how many}; and of modules, {name: dtypes} (``hook``)."""
+    """Of products and logarithms, {dtype: how many}; of modules, {name: dtypes} (``hook``)."""
 
     def __init__(self):
         self.products, self.logarithms = collections.Counter(), collections.Counter()
@@ -124,9 +124,8 @@ class Dtypes:
         operator, found = name(function), tensors(args)
         if operator in PRODUCTS:
             self.products[_word(found[-1])] += 1
-        elif any(word in operator for word in LOGARITHMS):
-            if operator != "expand" and found[0].is_floating_point():
-                self.logarithms[_word(found[0])] += 1
+        elif any(word in operator for word in LOGARITHMS) and operator != "expand":
+            self.logarithms[_word(found[0])] += 1
 
     def hook(self, network, *names):
         """Note the outputs of modules, and the head's input."""

@@ -40,7 +40,13 @@ def _compile(compiler, library):
     root = Path(torch.__file__).parent
     new = library.with_suffix(f".{os.getpid()}")
     flags = ["-O1", "-shared", "-fPIC", "-std=c++20"]
-    places = [f"-I{root / 'include'}", f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-lc10", "-ltorch_cpu"]
+    places = [
+        f"-I{root / 'include'}",
+        f"-L{root / 'lib'}",
+        f"-Wl,-rpath,{root / 'lib'}",
+        "-lc10",
+        "-ltorch_cpu",
+    ]
     command = [compiler, *flags, str(SOURCE), "-o", str(new), *places]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

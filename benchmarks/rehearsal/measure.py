@@ -5,7 +5,7 @@ import contextlib
 
 import torch
 
-from benchmarks.rehearsal import counts, networks
+from benchmarks.rehearsal import counts, memory, networks
 from benchmarks.rehearsal.fakecuda import Device
 from duo_ext.core import sampler
 
@@ -55,10 +55,10 @@ def _pair(job, scenario, precision):
         watch.begin(device)
         for _ in range(MEASURED * steps):
             watch.step(device, machine, x0_BL, given_BL, autocast(host, process))
-        device.watchers = ()
+        device.watchers, sampled = (), {}
         if options:
-            watch.sample(device, machine, process, precision, size)
-    return watch.row(device, MEASURED)
+            sampled = watch.sample(device, machine, process, precision, size)
+    return watch.row(device, MEASURED) | sampled
 
 
 class Watch:
@@ -69,7 +69,7 @@ class Watch:
         self.traffic = counts.Traffic(counts.over_vocabulary(size.vocab, size.width))
         self.kernels, self.products = counts.Kernels(), counts.Products(size.vocab)
         self.dtypes = counts.Dtypes()
-        self.waits, self.losses = {}, {}
+        self.waits = {}
 
     def begin(self, device):
         """From here on is counted."""
@@ -88,13 +88,16 @@ class Watch:
         else:
             rest = found - self.waits[f"{phase}, micro-batch"]
             self.waits.setdefault(f"{phase}, update", rest)
-            self.losses |= update.losses
 
     def sample(self, device, machine, process, precision, size):
+        """What two steps of the core's sampler wait for, and the dtypes in them."""
         before, student = device.waits.copy(), machine.networks["student"].backbone.eval()
+        distilling = _sorted(self.dtypes.modules)
+        self.dtypes.modules.clear()
         tempered = networks.made(sampler.Tempered, student, process != "mdlm", precision)
         sampler.sample(machine.process, tempered, (2, size.length), 2)
         self.waits["sampling of 2 steps"] = device.waits - before
+        return {"modules": distilling, "sampling_modules": _sorted(self.dtypes.modules)}
 
     def row(self, device, pairs):
         V, blocks, L, D = (getattr(self.size, k) for k in ("vocab", "blocks", "length", "width"))
@@ -105,7 +108,7 @@ class Watch:
             "mixed": _lines(device.mixed),
             "waits": {key: found.total() for key, found in self.waits.items()},
             "waits_at": {key: _lines(found) for key, found in self.waits.items()},
-            "modules": {key: sorted(found) for key, found in self.dtypes.modules.items()},
+            "modules": _sorted(self.dtypes.modules),
             "products": dict(self.dtypes.products),
             "logarithms": dict(self.dtypes.logarithms),
             "elementwise_bytes": moved[0].total() / (tokens * V),
@@ -114,13 +117,16 @@ class Watch:
             "kernels": self.kernels.count / pairs,
             "bodies": self.products.bodies / (tokens * blocks * (24 * D**2 + 4 * L * D)),
             "heads": self.products.heads / (tokens * 2 * V * D),
-            "losses": self.losses,
             "size": vars(self.size),
         }
+
+
+def _sorted(modules):
+    return {key: sorted(found) for key, found in modules.items()}
 
 
 def _lines(counter):
     return [[times, what, place] for (what, place), times in counter.most_common()]
 
 
-MEASUREMENTS = {"pair": pairs}
+MEASUREMENTS = {"pair": pairs, "blocks": memory.blocks, "state": memory.state}

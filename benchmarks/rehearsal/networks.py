@@ -99,13 +99,24 @@ def _configuration(process, size):
     )
 
 
+def average(root):
+    """The host's class of a moving average."""
+    folder = next(folder for folder in ("models", "model") if (Path(root) / folder).is_dir())
+    return _module("rehearsed_ema", Path(root) / folder / "ema.py").ExponentialMovingAverage
+
+
+def _module(name, path):
+    """A module of a host by its file, without the packages that its others import."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 def _import_duo(host, root):
-    if "rehearsed_dit" not in sys.modules:
-        _stand_in(host)
-        spec = importlib.util.spec_from_file_location("rehearsed_dit", root / "models" / "dit.py")
-        module = sys.modules["rehearsed_dit"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["rehearsed_dit"]
+    _stand_in(host)
+    return _module("rehearsed_dit", root / "models" / "dit.py")
 
 
 def _import_sedd(host, root):
@@ -118,6 +129,7 @@ def _import_sedd(host, root):
 
 
 def _stand_in(host):
+    """Hosts import flash-attn, which is no package for a CPU."""
     if host != "standalone" and importlib.util.find_spec("flash_attn") is None:
         core = Path(sys.modules["duo_ext"].__file__).parent
         sys.path.insert(0, str(core / "stand_ins" / "flash_attn"))
