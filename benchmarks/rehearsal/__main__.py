@@ -10,6 +10,7 @@ or DUO_ROOT, DUO_MAIN_ROOT, SEDD_ROOT name. --tree measures another checkout of 
 import argparse
 import dataclasses
 import fnmatch
+import itertools
 import json
 import os
 import subprocess
@@ -66,6 +67,7 @@ def arguments(given):
         default=["*"],
         help="such as standalone/mdlm, */sedd*",
     )
+    parser.add_argument("--pairs", type=int, default=2, help="counted after a first one")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of results")
     parser.add_argument(
         "--as",
@@ -80,9 +82,10 @@ def arguments(given):
 def main(given=None):
     options = arguments(given)
     try:
-        rows = list(measured(options))
-        if options.output:
-            report.write(options.output, options.when, rows)
+        for _, rows in itertools.groupby(measured(options), lambda row: row["host"]):
+            found = list(rows)
+            if options.output:
+                report.write(options.output, options.when, found)
     except Refused as error:
         sys.exit(f"benchmarks.rehearsal: {error}")
 
@@ -106,7 +109,7 @@ def measured(options):
                 "torch": torch.__version__,
                 "command": f"python -m benchmarks.rehearsal --only '{host}/*'",
             }
-            for row in child(library, options.tree, host, root, mine):
+            for row in child(library, options, host, root, mine):
                 print(report.printed(row), flush=True)
                 yield row | made
 
@@ -121,10 +124,11 @@ def chosen(patterns, known):
     return [s for s in known if any(fnmatch.fnmatch(s.name, p) for p in patterns)]
 
 
-def child(library, tree, host, root, wanted):
+def child(library, options, host, root, wanted):
     """The rows of one host, which has a process of its own."""
-    job = {"guard": str(library), "tree": str(tree.resolve()), "host": host}
-    job |= {"root": str(root.resolve()), "scenarios": [vars(s) | {"name": s.name} for s in wanted]}
+    job = {"guard": str(library), "tree": str(options.tree.resolve()), "pairs": options.pairs}
+    job |= {"host": host, "root": str(root.resolve())}
+    job |= {"scenarios": [vars(s) | {"name": s.name} for s in wanted]}
     command = [sys.executable, "-m", "benchmarks.rehearsal.child", json.dumps(job)]
     environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

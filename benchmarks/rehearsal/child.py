@@ -1,7 +1,8 @@
 """The measurements of one host in one checkout, in a process of its own: a JSON object a line.
 
 The only argument is a JSON object: ``guard``, the library of ``guard.build``; ``tree``, the
-checkout whose core is measured; ``host`` and ``root``, whose DIT; ``scenarios``.
+checkout whose core is measured; ``host`` and ``root``, whose DIT; ``pairs``, how many are counted;
+``scenarios``.
 """
 
 import ctypes

@@ -145,23 +145,28 @@ def _word(x):
 
 
 class Products:
-    """Floating point operations of products: ``heads`` has V among their dimensions."""
+    """Floating point operations of products, {(part, dtype): how many}."""
 
     def __init__(self, V):
-        self.V, self.bodies, self.heads = V, 0, 0
+        self.V, self.flops = V, collections.Counter()
 
     def __call__(self, function, args, kwargs, result):
+        if name(function) not in PRODUCTS:
+            return
+        found = tensors(args)
+        of_head = any(self.V in x.shape for x in [*found, *tensors(result)])
+        part = "head" if of_head else "body"
+        self.flops[part, _word(found[-1])] += self._flops(function, args, kwargs, result)
+
+    def _flops(self, function, args, kwargs, result):
         if function in (Attention.forward, Attention.backward):
             B, H, L, K = args[0].shape
-            self.bodies += (4 if function is Attention.forward else 8) * B * H * L * L * K
-        elif name(function) in PRODUCTS:
-            found = tensors(args)
-            if name(function) == "addmm_":
-                (M, K), (_, N) = found[1].shape, found[2].shape
-                flops = 2 * M * K * N
-            else:
-                flops = flop_registry[function.overloadpacket](*args, **kwargs, out_val=result)
-            if any(self.V in x.shape for x in [*found, *tensors(result)]):
-                self.heads += flops
-            else:
-                self.bodies += flops
+            return (4 if function is Attention.forward else 8) * B * H * L * L * K
+        if name(function) == "addmm_":
+            (M, K), (_, N) = args[1].shape, args[2].shape
+            return 2 * M * K * N
+        return flop_registry[function.overloadpacket](*args, **kwargs, out_val=result)
+
+    def passes(self, part, one):
+        """{dtype: forward passes} of a part, of which one takes so many operations."""
+        return {dtype: n / one for (of, dtype), n in self.flops.items() if of == part}

@@ -9,7 +9,7 @@ from benchmarks.rehearsal import counts, memory, networks
 from benchmarks.rehearsal.fakecuda import Device
 from duo_ext.core import sampler
 
-ACCUMULATE, WARM, MEASURED = 2, 1, 2  # micro-batches of an update, pairs
+ACCUMULATE, WARM = 2, 1  # micro-batches of an update, pairs before those that are counted
 OPTIONS = {"fake_warmup": 0, "shared_forward": True}
 MODULES = ("sigma_map", "vocab_embed", "blocks.0.norm1", "blocks.0.attn_qkv", "blocks.0")
 MODULES += ("output_layer.norm_final", "output_layer.linear")
@@ -53,12 +53,12 @@ def _pair(job, scenario, precision):
         for _ in range(WARM * steps):
             watch.step(device, machine, x0_BL, given_BL, autocast(host, process))
         watch.begin(device)
-        for _ in range(MEASURED * steps):
+        for _ in range(job["pairs"] * steps):
             watch.step(device, machine, x0_BL, given_BL, autocast(host, process))
         device.watchers, sampled = (), {}
         if options:
             sampled = watch.sample(device, machine, process, precision, size)
-    return watch.row(device, MEASURED) | sampled
+    return watch.row(device, job["pairs"]) | sampled
 
 
 class Watch:
@@ -94,7 +94,8 @@ class Watch:
         before, student = device.waits.copy(), machine.networks["student"].backbone.eval()
         distilling = _sorted(self.dtypes.modules)
         self.dtypes.modules.clear()
-        tempered = networks.made(sampler.Tempered, student, process != "mdlm", precision)
+        own, _ = networks.precisions()[precision]
+        tempered = networks.denoiser(sampler.Tempered, student, process, own)
         sampler.sample(machine.process, tempered, (2, size.length), 2)
         self.waits["sampling of 2 steps"] = device.waits - before
         return {"modules": distilling, "sampling_modules": _sorted(self.dtypes.modules)}
@@ -115,8 +116,8 @@ class Watch:
             "product_bytes": moved[1].total() / (tokens * V),
             "bytes_by_operator": {k: n / (tokens * V) for k, n in by_operator.most_common()},
             "kernels": self.kernels.count / pairs,
-            "bodies": self.products.bodies / (tokens * blocks * (24 * D**2 + 4 * L * D)),
-            "heads": self.products.heads / (tokens * 2 * V * D),
+            "bodies": self.products.passes("body", tokens * blocks * (24 * D**2 + 4 * L * D)),
+            "heads": self.products.passes("head", tokens * 2 * V * D),
             "size": vars(self.size),
         }
 

@@ -1,7 +1,7 @@
 """The networks of a tree on the fake device: its host's DIT, its core's pair of updates.
 
 The core is that of the checkout on the module path, which may be older or newer than this program:
-what differs between them is ``made``, ``precisions`` and ``share_chunks``.
+what differs between them is ``precisions``, ``denoiser`` and ``share_chunks``.
 """
 
 import copy
@@ -42,16 +42,20 @@ class Size:
         return self.batch * self.length
 
 
-def made(cls, backbone, time_conditioning, precision):
-    """A Denoiser, or a class of it, of that precision where the tree's knows any."""
-    given = {"precision": precision} if "precision" in inspect.signature(cls).parameters else {}
-    return cls(backbone, time_conditioning, **given)
-
-
 def precisions():
-    """Of the networks; a tree that knows none has what the host's DIT says, bf16 on a GPU."""
-    known = "precision" in inspect.signature(Denoiser).parameters
-    return ("float32", "bf16") if known else ("bf16",)
+    """{algo.precision: (of a network's own update, of teacher and fake where they are compared)}.
+
+    A tree that knows none has what the host's DIT says, bf16 on a GPU.
+    """
+    if importlib.util.find_spec("duo_ext.core.precision") is None:
+        return {"bf16": (None, None)}
+    return importlib.import_module("duo_ext.core.precision").PRECISIONS
+
+
+def denoiser(cls, backbone, process, precision):
+    """A Denoiser, or a class of it, in a precision or None for the host's own."""
+    known = "precision" in inspect.signature(cls).parameters
+    return cls(backbone, process != "mdlm", **({"precision": precision} if known else {}))
 
 
 def share_chunks(size):
@@ -144,14 +148,17 @@ def process_of(name, size, on_policy=0.0):
         "sedd": (processes.ScoreProcess, V - 1),
         "categorical": (processes.UniformProcess,),
     }
-    made, *mask = classes[name]
-    return made(V, *mask, on_policy=on_policy)
+    cls, *mask = classes[name]
+    return cls(V, *mask, on_policy=on_policy)
 
 
 def pair(network, process, size, precision, recipe, on_policy=0.0):
     """A Distiller of three copies of a network on the fake device."""
-    networks = [fakecuda.moved(copy.deepcopy(network)) for _ in range(3)]
-    student, fake, teacher = (made(Denoiser, n, process != "mdlm", precision) for n in networks)
+    own, compared = precisions()[precision]
+    student, fake, teacher = (
+        denoiser(Denoiser, fakecuda.moved(copy.deepcopy(network)), process, precision)
+        for precision in (own, own, compared)
+    )
     scheduler = types.SimpleNamespace(step=lambda: None, state_dict=dict)
     trained = [
         (denoiser, torch.optim.AdamW(denoiser.backbone.parameters(), lr=1e-4), scheduler)

@@ -28,8 +28,8 @@ def printed(row):
         "  bytes a token and entry of the vocabulary, in a pair: elementwise "
         f"{row['elementwise_bytes']:.1f}, of products {row['product_bytes']:.1f}",
         f"    {', '.join(operators)}",
-        f"  kernels of a pair {row['kernels']:.0f}; bodies {row['bodies']:.2f}, heads "
-        f"{row['heads']:.2f}",
+        f"  kernels of a pair {row['kernels']:.0f}; bodies {_passes(row['bodies'])}, heads "
+        f"{_passes(row['heads'])}",
     ]
     return "\n".join(lines)
 
@@ -79,12 +79,13 @@ HEAD = """# A rehearsal of the GPU, on a CPU
 Pairs of updates on tensors that claim to be on cuda and compute on the CPU. No number here was
 measured on a GPU. What is counted, and how, is in benchmarks/rehearsal/counts.py.
 
-**A pair.** "networks": their precision, bf16 being the host's own autocast. "mixed": operators
+**A pair.** "networks": algo.precision, before it existed the host's own bf16. "mixed": operators
 that got tensors of two devices. "waits": how often the host waits for the device, in a micro-batch
 of the fake's update and of the student's, and at the end of an update beyond that; results.json has
 their lines. "elementwise", "products": bytes that a pair moves of tensors over the vocabulary, for
 each token and entry of it. "kernels": of a pair of two micro-batches an update. "bodies", "heads":
-floating point operations of its matrix products in forward passes of the blocks and of the head.
+floating point operations of its matrix products, by their operands' dtype, in forward passes of the
+blocks and of the head.
 """
 
 OPTIONS = """
@@ -115,7 +116,7 @@ def _table(head, lines):
 
 def _pairs(found):
     head = ["DIT", "process", "", "networks", "mixed", "waits", "at an update", "elementwise"]
-    head += ["products", "kernels", "products' dtypes", "bodies", "heads"]
+    head += ["products", "kernels", "bodies", "heads"]
     return _table(head, [_pair(when, row) for when, row in select(found, "pair", options=False)])
 
 
@@ -126,9 +127,12 @@ def _pair(when, row):
         " and ".join(str(n) for key, n in waits.items() if "micro-batch" in key),
         max(n for key, n in waits.items() if "update" in key),
         *(f"{row[key]:.0f}" for key in ("elementwise_bytes", "product_bytes", "kernels")),
-        ", ".join(f"{n} {dtype}" for dtype, n in sorted(row["products"].items())),
-        *(f"{row[key]:.1f}" for key in ("bodies", "heads")),
+        *(_passes(row[key]) for key in ("bodies", "heads")),
     ]
+
+
+def _passes(by_dtype):
+    return " + ".join(f"{n:.1f} {dtype}" for dtype, n in sorted(by_dtype.items()))
 
 
 def _options(found):
