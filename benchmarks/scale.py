@@ -29,20 +29,27 @@ REACHED = 0.4  # of the peak of matrix products
 PEAK = {"bfloat16": 989e12, "float32": 494e12}
 BANDWIDTH, NVLINK, NETWORK, MEMORY = 3.35e12, 300e9, 50e9, 80e9
 
-MESSAGE, GRADIENT, COPIES = 4, 4, 2  # bytes of a parameter: DDP's flat copy, and autocast's in bf16
+# algo.precision: blocks of a network's own update, of teacher and fake in the student's
+BLOCKS = {
+    "mixed": ("bf16", "float32"),
+    "float32": ("float32", "float32"),
+    "bf16": ("bf16", "bf16"),
+}
+# bytes of a parameter: its gradient, the buckets of DDP, in which Lightning wraps the student on
+# one GPU too, the flat copy that is sent, and autocast's copies of weights in bf16
+GRADIENT, BUCKETS, MESSAGE, COPIES = 4, 4, 4, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """``name`` and ``host`` of its scenario in the rehearsal; passes of a pair: ``bodies`` and
-    ``heads`` of matrix products, forward and backward passes of the blocks."""
+    """``name`` and ``host`` of its scenario in the rehearsal; ``bodies`` and ``heads`` of matrix
+    products in a pair; how often teacher and fake run backward in the student's update."""
 
     name: str
     host: str
     bodies: int
     heads: float
-    forwards: int = 5
-    backwards: int = 2
+    backward_through: int = 0
 
     def counted(self, precision):
         """The rehearsal's row of it."""
@@ -56,10 +63,12 @@ PROCESSES = {
     "uniform, categorical": Process(
         "categorical", "duo main", 4 + 5, (1 / 2 + 1 + 3) + (1 / 2 + 3 + 2)
     ),
-    "uniform, Gaussian": Process("gaussian", "duo main", 4 + 7, (1 + 3) + (3 + 4), backwards=4),
+    "uniform, Gaussian": Process(
+        "gaussian", "duo main", 4 + 7, (1 + 3) + (3 + 4), backward_through=2
+    ),
     # embeddings of dense soft tokens are products over the vocabulary too
     "uniform, Gaussian, ch-1": Process(
-        "gaussian", "duo ch-1", 4 + 7, (1 + 3) + (3 + 4) + (1 + 2 + 2 + 4), backwards=4
+        "gaussian", "duo ch-1", 4 + 7, (1 + 3) + (3 + 4) + (1 + 2 + 2 + 4), backward_through=2
     ),
 }
 
@@ -73,13 +82,14 @@ def latest():
 
 def counted(what, host, precision, **wanted):
     wanted |= {"what": what, "host": host, "precision": precision}
-    (row,) = (r for r in latest()[1] if all(r[key] == value for key, value in wanted.items()))
+    (row,) = (r for r in latest()[1] if all(r.get(key) == value for key, value in wanted.items()))
     return row
 
 
 def precisions():
-    """Of networks in the latest rehearsal."""
-    return sorted({row["precision"] for row in latest()[1] if row["what"] == "pair"})
+    """Values of algo.precision in the latest rehearsal."""
+    known = {row["precision"] for row in latest()[1] if row["what"] == "pair"}
+    return [precision for precision in BLOCKS if precision in known]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +122,25 @@ class Model:
 
     def product_seconds(self, process, precision):
         """Of a pair's matrix products on one GPU, each at the rate of its dtype."""
-        modules = process.counted(precision)["modules"]
-        body, head = (
-            REACHED * PEAK[modules[name][0]]
-            for name in ("blocks.0.attn_qkv", "output_layer.linear")
+        row = process.counted(precision)
+        parts = (
+            (process.bodies * self.body_flops, row["bodies"]),
+            (process.heads * self.head_flops, row["heads"]),
         )
-        bodies, heads = process.bodies * self.body_flops, process.heads * self.head_flops
-        return BATCH * LENGTH * (bodies / body + heads / head)
+        return sum(
+            BATCH * LENGTH * flops * passes / sum(by_dtype.values()) / (REACHED * PEAK[dtype])
+            for flops, by_dtype in parts
+            for dtype, passes in by_dtype.items()
+        )
 
     def elementwise_seconds(self, process, precision):
-        """(over the vocabulary, in the blocks) of a pair on one GPU, if memory alone bounds them."""
-        block = counted("blocks", process.host, precision, dropout=0.1)
-        moved = process.forwards * block["forward"] + process.backwards * block["backward"]
+        """(over the vocabulary, in the blocks) of a pair on one GPU, bound by its memory alone."""
+        own, compared = (
+            counted("blocks", process.host, way, dropout=0.1) for way in BLOCKS[precision]
+        )
+        through = process.backward_through
+        moved = 3 * own["forward"] + 2 * own["backward"]
+        moved += 2 * compared["forward"] + through * compared["backward"]
         sizes = (
             VOCAB * process.counted(precision)["elementwise_bytes"],
             self.width * self.blocks * moved,
@@ -153,9 +170,10 @@ class Model:
 def state_of_a_parameter(gpus, sharded):
     row = counted("state", "duo main", precisions()[0])
     network, moments = row["networks"] / 3, row["moments"] / 2
-    student = network + moments + row["average"] + row["left_of_a_look"] + GRADIENT
+    student = network + moments + row["average"] + row["left_of_a_look"]
     others = 2 * network + moments
-    return student + (MESSAGE if gpus > 1 else 0) + others / (gpus if sharded else 1)
+    sent = GRADIENT + BUCKETS + (MESSAGE if gpus > 1 else 0)
+    return student + sent + others / (gpus if sharded else 1)
 
 
 MODELS = {"169M": Model(768, 12), "863M": Model(1536, 24), "8B": Model(4096, 38)}
@@ -163,8 +181,8 @@ MODELS = {"169M": Model(768, 12), "863M": Model(1536, 24), "8B": Model(4096, 38)
 
 # the tables ------------------------------------------------------------------------------------
 
-TIME = "| model | process | networks | pair / F | products | over V | in blocks | 1 GPU | 8 GPUs "
-TIME += "| 64 GPUs |"
+TIME = "| model | process | algo.precision | pair / F | products | over V | in blocks "
+TIME += "| 1 GPU | 8 GPUs | 64 GPUs |"
 SIZE = "| model | parameters | GPUs | DDP | teacher and fake sharded | activations, float32 "
 SIZE += "| activations, bf16 |"
 
@@ -211,8 +229,7 @@ def sentences():
     alone, several = (state_of_a_parameter(gpus, False) for gpus in (1, 2))
     most = (MEMORY - 10e9) / several
     return (
-        f"Counted {latest()[0]} item 18 of the issues: {alone:.0f} bytes a parameter on one GPU, "
-        f"{several:.0f} with DDP.\n"
+        f"State: {alone:.0f} bytes a parameter on one GPU, {several:.0f} with DDP.\n"
         f"One tensor of (B, L, V) in float32, B = {PER_DEVICE}: {logits / GB:.2f} GB.\n"
         f"DDP's state alone fills {MEMORY / GB:.0f} GB less 10 at {most / 1e9:.1f}B parameters.\n"
     )

@@ -132,7 +132,7 @@ def _pair(when, row):
 
 
 def _passes(by_dtype):
-    return " + ".join(f"{n:.1f} {dtype}" for dtype, n in sorted(by_dtype.items()))
+    return " + ".join(f"{n:.1f} {dtype}" for dtype, n in sorted(by_dtype.items()) if n >= 0.05)
 
 
 def _options(found):
