@@ -89,7 +89,7 @@ def counted(what, host, precision, **wanted):
 def precisions():
     """Values of algo.precision in the latest rehearsal."""
     known = {row["precision"] for row in latest()[1] if row["what"] == "pair"}
-    return [precision for precision in BLOCKS if precision in known]
+    return [precision for precision in report.PRECISIONS if precision in known]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,7 @@ def arguments(given):
         default=["*"],
         help="such as standalone/mdlm, */sedd*",
     )
+    parser.add_argument("--precision", choices=report.PRECISIONS, help="algo.precision; all")
     parser.add_argument("--pairs", type=int, default=2, help="counted after a first one")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of results")
     parser.add_argument(
@@ -127,7 +128,7 @@ def chosen(patterns, known):
 def child(library, options, host, root, wanted):
     """The rows of one host, which has a process of its own."""
     job = {"guard": str(library), "tree": str(options.tree.resolve()), "pairs": options.pairs}
-    job |= {"host": host, "root": str(root.resolve())}
+    job |= {"host": host, "root": str(root.resolve()), "precision": options.precision}
     job |= {"scenarios": [vars(s) | {"name": s.name} for s in wanted]}
     command = [sys.executable, "-m", "benchmarks.rehearsal.child", json.dumps(job)]
     environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}

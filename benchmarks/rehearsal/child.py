@@ -2,7 +2,7 @@
 
 The only argument is a JSON object: ``guard``, the library of ``guard.build``; ``tree``, the
 checkout whose core is measured; ``host`` and ``root``, whose DIT; ``pairs``, how many are counted;
-``scenarios``.
+``precision``, the one of algo.precision's that is measured, None for all; ``scenarios``.
 """
 
 import ctypes

@@ -29,7 +29,8 @@ def roots(job):
 def pairs(job, scenario):
     """A row of each precision: warm pairs of a process."""
     for precision in networks.precisions():
-        yield {"precision": precision, **_pair(job, scenario, precision)}
+        if job["precision"] in (None, precision):
+            yield {"precision": precision, **_pair(job, scenario, precision)}
 
 
 def _pair(job, scenario, precision):

@@ -7,6 +7,7 @@ from duo_ext import files, report
 TIMES = ("before", "after")
 KEY = ("name", "precision", "dropout")
 HOSTS = ("standalone", "duo ch-1", "duo main", "sedd")
+PRECISIONS = ("mixed", "float32", "bf16")
 PROCESSES = ("mdlm", "sedd", "categorical", "gaussian")
 
 
@@ -62,11 +63,16 @@ def select(found, what, **wanted):
         for row in found[when]
         if all(row[key] == value for key, value in ({"what": what} | wanted).items())
     ]
-    return sorted(chosen, key=lambda pair: (HOSTS.index(pair[1]["host"]), _place(pair[1])))
+    return sorted(chosen, key=_place)
 
 
-def _place(row):
-    return PROCESSES.index(row["process"]) if row["process"] else 0
+def _place(chosen):
+    when, row = chosen
+    process = PROCESSES.index(row["process"]) if row["process"] else 0
+    return (
+        *(HOSTS.index(row["host"]), process, row.get("dropout"), TIMES.index(when)),
+        PRECISIONS.index(row["precision"]),
+    )
 
 
 def as_markdown(found):

@@ -14,10 +14,10 @@ from benchmarks.rehearsal import __main__ as rehearsal
 from benchmarks.rehearsal import guard, report
 from duo_ext import Refused
 
-# of a micro-batch, and beyond it at the end of an update
-WAITS, UPDATE_WAITS = 14, 5
+# of a micro-batch; an update may add one
+WAITS = {"mdlm": 1, "sedd": 1, "categorical": 2, "gaussian": 6}
 # bytes a token and entry of the vocabulary that elementwise operations move in a pair
-BYTES = {"mdlm": 144, "sedd": 125, "categorical": 337, "gaussian": 784}
+BYTES = {"mdlm": 66, "sedd": 63, "categorical": 255, "gaussian": 775}
 # forward passes of body and head that a pair's matrix products are
 PASSES = {"mdlm": (9, 3.5), "sedd": (9, 3.5), "categorical": (9, 10), "gaussian": (11, 11)}
 
@@ -30,16 +30,20 @@ def library():
         pytest.skip(str(refused))
 
 
-@pytest.fixture(scope="session")
-def rows(library):
-    """{name: its row} of pairs in the standalone tree, in the precision that is the default."""
-    names = [f"standalone/{process}" for process in report.PROCESSES]
-    names += ["standalone/mdlm/options"]
-    options = rehearsal.arguments(["--pairs", "1", "--only", *names])
+def measured(names, precision):
+    """{name: its row} of a pair in the standalone tree."""
+    given = ["--pairs", "1", "--precision", precision, "--only", *names]
+    options = rehearsal.arguments(given)
     for key in ("duo", "duo_main", "sedd"):
         setattr(options, key, None)
-    found = list(rehearsal.measured(options))
-    return {row["name"]: row for row in reversed(found)}
+    return {row["name"]: row for row in rehearsal.measured(options)}
+
+
+@pytest.fixture(scope="session")
+def rows(library):
+    """Of all processes, in the precision that is the default."""
+    names = [f"standalone/{process}" for process in report.PROCESSES]
+    return measured([*names, "standalone/mdlm/options"], "mixed")
 
 
 def test_no_operator_gets_tensors_of_two_devices(rows):
@@ -50,7 +54,7 @@ def test_no_operator_gets_tensors_of_two_devices(rows):
 def test_the_host_seldom_waits_for_the_device(rows, process):
     row = rows[f"standalone/{process}"]
     for part, waits in row["waits"].items():
-        bound = UPDATE_WAITS if "update" in part else WAITS
+        bound = 1 if "update" in part else WAITS[process]
         assert waits <= bound, f"{part}: {row['waits_at'][part]}"
 
 
@@ -65,7 +69,14 @@ def test_a_pair_runs_the_passes_of_docs_scale(rows, process):
     row = rows[f"standalone/{process}"]
     bodies, heads = PASSES[process]
     assert sum(row["bodies"].values()) == pytest.approx(bodies, rel=0.06)  # embeddings, time too
-    assert sum(row["heads"].values()) == pytest.approx(heads, rel=0.03)
+    assert sum(row["heads"].values()) == pytest.approx(heads, rel=0.05)
+
+
+@pytest.mark.xfail(strict=True, reason="the backward pass runs inside the trainer's autocast")
+def test_networks_in_float32_have_no_product_in_bf16(library):
+    """Under the trainer's autocast to bf16, which lies around a step."""
+    row = measured(["standalone/mdlm"], "float32")["standalone/mdlm"]
+    assert row["products"].keys() == {"float32"}
 
 
 @pytest.fixture(scope="session")
