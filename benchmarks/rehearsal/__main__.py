@@ -23,10 +23,10 @@ from benchmarks.rehearsal import guard, report
 from duo_ext import Refused, trees
 
 HERE = Path(__file__).resolve().parents[2]
-ROOTS = {
-    "duo ch-1": ("--duo", "DUO_ROOT"),
-    "duo main": ("--duo-main", "DUO_MAIN_ROOT"),
-    "sedd": ("--sedd", "SEDD_ROOT"),
+ROOTS = {  # of checkouts: option, variable, where the DIT is
+    "duo ch-1": ("--duo", "DUO_ROOT", "models/dit.py"),
+    "duo main": ("--duo-main", "DUO_MAIN_ROOT", "models/dit.py"),
+    "sedd": ("--sedd", "SEDD_ROOT", "model/transformer.py"),
 }
 
 
@@ -55,7 +55,7 @@ def arguments(given):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for host, (option, variable) in ROOTS.items():
+    for host, (option, variable, _) in ROOTS.items():
         parser.add_argument(
             option, metavar="ROOT", default=os.environ.get(variable), help=f"a checkout of {host}"
         )
@@ -93,13 +93,11 @@ def main(given=None):
 
 def measured(options):
     """The rows of results, printed as they come."""
-    hosts = {"standalone": options.tree / "duo_ext" / "standalone"}
-    for host, (option, _) in ROOTS.items():
+    hosts = {"standalone": _having("--tree", options.tree, "duo_ext/standalone/models/dit.py")}
+    hosts["standalone"] /= "duo_ext/standalone"
+    for host, (option, _, file) in ROOTS.items():
         if root := getattr(options, option.removeprefix("--").replace("-", "_")):
-            hosts[host] = Path(root)
-    for name, root in {"--tree": options.tree / "duo_ext" / "core", **hosts}.items():
-        if not root.is_dir():
-            raise Refused(f"{ROOTS.get(name, (name,))[0]}: there is no folder '{root}'")
+            hosts[host] = _having(option, Path(root), file)
     wanted = chosen(options.only, list(scenarios(hosts)))
     library = guard.build()
     for host, root in hosts.items():
@@ -113,6 +111,13 @@ def measured(options):
             for row in child(library, options, host, root, mine):
                 print(report.printed(row), flush=True)
                 yield row | made
+
+
+def _having(option, root, file):
+    """The root of a checkout. Raises Refused if it lacks the file."""
+    if not (root / file).is_file():
+        raise Refused(f"{option} is '{root}', where there is no {file}")
+    return root
 
 
 def chosen(patterns, known):

@@ -4,6 +4,7 @@ Each child process serves one fake device; the tests skip where it cannot be bui
 """
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -208,9 +209,17 @@ def test_attention_and_gradients_are_those_of_the_cpu(counted):
     assert flops == (4 + 8 + 4) * 2 * 3 * 5 * 5 * 4
 
 
-def test_a_scenario_that_is_none_is_one_sentence(capsys):
-    with pytest.raises(SystemExit, match=r"--only is 'stand', which names none of standalone/mdlm"):
-        rehearsal.main(["--only", "stand"])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--only", "stand"], "--only is 'stand', which names none of standalone/mdlm"),
+        (["--sedd", "none"], "--sedd is 'none', where there is no model/transformer.py"),
+        (["--tree", "none"], "--tree is 'none', where there is no duo_ext/standalone/models/dit"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(given, sentence):
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
+        rehearsal.main(given)
 
 
 def test_without_a_compiler_it_is_one_sentence(monkeypatch):
