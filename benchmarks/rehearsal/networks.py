@@ -1,7 +1,7 @@
 """The networks of a tree on the fake device: its host's DIT, its core's pair of updates.
 
 The core is that of the checkout on the module path, which may be older or newer than this program:
-what differs between them is ``precisions``, ``denoiser`` and ``share_chunks``.
+what differs between them is ``precisions``, ``denoiser``, ``share_chunks`` and where a class is.
 """
 
 import copy
@@ -139,10 +139,17 @@ def _stand_in(host):
         sys.path.insert(0, str(core / "stand_ins" / "flash_attn"))
 
 
+def _gaussian_class():
+    """It has a module of its own in newer trees."""
+    newer = importlib.util.find_spec("duo_ext.core.gaussian") is not None
+    module = importlib.import_module("duo_ext.core.gaussian") if newer else processes
+    return module.GaussianUniformProcess
+
+
 def process_of(name, size, on_policy=0.0):
     V = size.vocab
     if name == "gaussian":
-        return processes.GaussianUniformProcess(V, schedules.GaussianSchedule(V, -3.55, -1.85))
+        return _gaussian_class()(V, schedules.GaussianSchedule(V, -3.55, -1.85))
     classes = {
         "mdlm": (processes.AbsorbingProcess, V - 1),
         "sedd": (processes.ScoreProcess, V - 1),
