@@ -1,28 +1,95 @@
-"""The arithmetic of docs/scale.md: python -m benchmarks.scale
+"""The tables of docs/scale.md: python -m benchmarks.scale [--write]
 
-Counts alone; nothing is run. A pair's cost in F comes from the rows at which each network's body
-and head run, forward 1 and backward 2 (1 where only the input's gradient is formed).
+Arithmetic on counts; nothing is run. A pair's matrix products come from the rows at which each
+network's body and head run, forward 1 and backward 2 (1 where only the input's gradient is formed);
+bytes that elementwise operations move, activations and the state of a parameter are those that
+``benchmarks.rehearsal`` counted (results/rehearsal/results.json), the latest that are there.
 """
 
+import argparse
 import dataclasses
+import functools
+import re
+from pathlib import Path
+
+from benchmarks.rehearsal import report
+from duo_ext import files
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE, RESULTS = REPOSITORY / "docs" / "scale.md", REPOSITORY / "results" / "rehearsal"
 
 GB = 1e9
 BATCH, LENGTH, VOCAB = 512, 1024, 50258
 PER_DEVICE = 8  # sequences at once on a GPU, the published setting
+REACHED = 0.4  # of the peak of matrix products
 
-# Of a GPU: dense bf16 FLOP/s that training reaches (40 % of 989e12), bytes/s of an all-reduce for
-# each GPU inside a machine of 8 and between machines (400 Gbit/s each), bytes of memory.
-RATE, NVLINK, NETWORK, MEMORY = 0.4 * 989e12, 300e9, 50e9, 80e9
+# Of an H100: dense FLOP/s of products by the dtype of their operands (float32 is TF32), bytes/s of
+# its memory, of an all-reduce for each GPU inside a machine of 8 and between machines (400 Gbit/s
+# each), bytes of memory.
+PEAK = {"bfloat16": 989e12, "float32": 494e12}
+BANDWIDTH, NVLINK, NETWORK, MEMORY = 3.35e12, 300e9, 50e9, 80e9
 
-# (bodies, heads) of a pair
-PASSES = {
-    "MDLM, SEDD": (4 + 5, (1 / 4 + 1 / 4 + 3 / 2) + (1 / 4 + 3 / 4 + 2 / 4)),
-    "uniform, categorical": (4 + 5, (1 / 2 + 1 + 3) + (1 / 2 + 3 + 2)),
-    "uniform, Gaussian": (4 + 7, (1 + 3) + (3 + 4)),
+# algo.precision: blocks of a network's own update, of teacher and fake in the student's
+BLOCKS = {
+    "mixed": ("bf16", "float32"),
+    "float32": ("float32", "float32"),
+    "bf16": ("bf16", "bf16"),
+}
+# bytes of a parameter: its gradient, the buckets of DDP, in which Lightning wraps the student on
+# one GPU too, the flat copy that is sent, and autocast's copies of weights in bf16
+GRADIENT, BUCKETS, MESSAGE, COPIES = 4, 4, 4, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """``name`` and ``host`` of its scenario in the rehearsal; ``bodies`` and ``heads`` of matrix
+    products in a pair; how often teacher and fake run backward in the student's update."""
+
+    name: str
+    host: str
+    bodies: int
+    heads: float
+    backward_through: int = 0
+
+    def counted(self, precision):
+        """The rehearsal's row of it."""
+        return counted("pair", self.host, precision, process=self.name, options=False)
+
+
+MASKED = (1 / 4 + 1 / 4 + 3 / 2) + (1 / 4 + 3 / 4 + 2 / 4)
+PROCESSES = {
+    "MDLM": Process("mdlm", "duo main", 4 + 5, MASKED),
+    "SEDD": Process("sedd", "sedd", 4 + 5, MASKED),
+    "uniform, categorical": Process(
+        "categorical", "duo main", 4 + 5, (1 / 2 + 1 + 3) + (1 / 2 + 3 + 2)
+    ),
+    "uniform, Gaussian": Process(
+        "gaussian", "duo main", 4 + 7, (1 + 3) + (3 + 4), backward_through=2
+    ),
+    # embeddings of dense soft tokens are products over the vocabulary too
+    "uniform, Gaussian, ch-1": Process(
+        "gaussian", "duo ch-1", 4 + 7, (1 + 3) + (3 + 4) + (1 + 2 + 2 + 4), backward_through=2
+    ),
 }
 
-# bytes of a parameter in float32: weights, EMA, AdamW's two moments
-STUDENT, FAKE, TEACHER, GRADIENT, MESSAGE = 4 + 4 + 8, 4 + 8, 4, 4, 4
+
+@functools.cache
+def latest():
+    """(which, the rows) of the latest rehearsal that is among the results."""
+    found = report.read(RESULTS)
+    return next((when, found[when]) for when in reversed(report.TIMES) if found[when])
+
+
+def counted(what, host, precision, **wanted):
+    wanted |= {"what": what, "host": host, "precision": precision}
+    (row,) = (r for r in latest()[1] if all(r.get(key) == value for key, value in wanted.items()))
+    return row
+
+
+def precisions():
+    """Values of algo.precision in the latest rehearsal."""
+    known = {row["precision"] for row in latest()[1] if row["what"] == "pair"}
+    return [precision for precision in report.PRECISIONS if precision in known]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,65 +117,138 @@ class Model:
         return 2 * self.head
 
     def pair_in_F(self, process):
-        bodies, heads = PASSES[process]
         F = self.body_flops + self.head_flops
-        return (bodies * self.body_flops + heads * self.head_flops) / F
+        return (process.bodies * self.body_flops + process.heads * self.head_flops) / F
 
-    def pair_seconds(self, process, gpus):
-        """(computing, all-reducing the two updates' gradients in float32)."""
-        F = self.body_flops + self.head_flops
-        compute = self.pair_in_F(process) * F * BATCH * LENGTH / (RATE * gpus)
+    def product_seconds(self, process, precision):
+        """Of a pair's matrix products on one GPU, each at the rate of its dtype."""
+        row = process.counted(precision)
+        parts = (
+            (process.bodies * self.body_flops, row["bodies"]),
+            (process.heads * self.head_flops, row["heads"]),
+        )
+        return sum(
+            BATCH * LENGTH * flops * passes / sum(by_dtype.values()) / (REACHED * PEAK[dtype])
+            for flops, by_dtype in parts
+            for dtype, passes in by_dtype.items()
+        )
+
+    def elementwise_seconds(self, process, precision):
+        """(over the vocabulary, in the blocks) of a pair on one GPU, bound by its memory alone."""
+        own, compared = (
+            counted("blocks", process.host, way, dropout=0.1) for way in BLOCKS[precision]
+        )
+        through = process.backward_through
+        moved = 3 * own["forward"] + 2 * own["backward"]
+        moved += 2 * compared["forward"] + through * compared["backward"]
+        sizes = (
+            VOCAB * process.counted(precision)["elementwise_bytes"],
+            self.width * self.blocks * moved,
+        )
+        return [BATCH * LENGTH * size / BANDWIDTH for size in sizes]
+
+    def message_seconds(self, gpus):
+        """Of all-reducing the gradients of the two updates in float32."""
         bandwidth = NVLINK if gpus <= 8 else NETWORK
-        message = 2 * 2 * GRADIENT * self.parameters / bandwidth * (gpus - 1) / gpus
-        return compute, message
+        return 2 * 2 * GRADIENT * self.parameters / bandwidth * (gpus - 1) / gpus
 
-    @property
-    def activations(self):
-        """Bytes kept for a backward pass: 34 a token, block and unit of width (bf16, flash)."""
-        return 34 * self.width * self.blocks * PER_DEVICE * LENGTH
+    def activations(self, precision):
+        """Bytes kept for a backward pass of one network, in the DIT that keeps most."""
+        kept = max(
+            row["kept"]
+            for row in latest()[1]
+            if row["what"] == "blocks" and row["precision"] == precision
+        )
+        copies = COPIES * self.parameters if precision == "bf16" else 0
+        return kept * self.width * self.blocks * PER_DEVICE * LENGTH + copies
 
     def state(self, gpus, sharded):
         """Bytes on each GPU; sharded: teacher, fake and its moments lie on all of them."""
-        share = gpus if sharded else 1
-        message = MESSAGE if gpus > 1 else 0  # the flat copy that is sent
-        own = STUDENT + GRADIENT + message
-        return self.parameters * (own + (FAKE + TEACHER) / share)
+        return self.parameters * state_of_a_parameter(gpus, sharded)
+
+
+def state_of_a_parameter(gpus, sharded):
+    row = counted("state", "duo main", precisions()[0])
+    network, moments = row["networks"] / 3, row["moments"] / 2
+    student = network + moments + row["average"] + row["left_of_a_look"]
+    others = 2 * network + moments
+    sent = GRADIENT + BUCKETS + (MESSAGE if gpus > 1 else 0)
+    return student + sent + others / (gpus if sharded else 1)
 
 
 MODELS = {"169M": Model(768, 12), "863M": Model(1536, 24), "8B": Model(4096, 38)}
 
 
-def tables():
-    lines = [
-        "| model | process | pair / F | 1 GPU | 8 GPUs | 64 GPUs |",
-        "|---|---|---|---|---|---|",
+# the tables ------------------------------------------------------------------------------------
+
+TIME = "| model | process | algo.precision | pair / F | products | over V | in blocks "
+TIME += "| 1 GPU | 8 GPUs | 64 GPUs |"
+SIZE = "| model | parameters | GPUs | DDP | teacher and fake sharded | activations, float32 "
+SIZE += "| activations, bf16 |"
+
+
+def table(head, lines):
+    rule = "|---" * (head.count("|") - 1) + "|"
+    return "\n".join([head, rule, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+
+
+def times():
+    return table(TIME, [_time(*case) for case in _cases()])
+
+
+def _cases():
+    for name in MODELS:
+        for process in PROCESSES:
+            for precision in precisions():
+                yield name, process, precision
+
+
+def _time(name, process, precision):
+    model, pair = MODELS[name], PROCESSES[process]
+    seconds = [model.product_seconds(pair, precision), *model.elementwise_seconds(pair, precision)]
+    whole = [
+        f"{sum(seconds) / gpus:.2f} + {model.message_seconds(gpus):.2f} s" for gpus in (1, 8, 64)
     ]
-    for name, model in MODELS.items():
-        for process in PASSES:
-            cells = [name, process, f"{model.pair_in_F(process):.1f}"]
-            for gpus in (1, 8, 64):
-                compute, message = model.pair_seconds(process, gpus)
-                cells.append(f"{compute:.2f} + {message:.2f} s")
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| model | parameters | GPUs | DDP | teacher and fake sharded | activations |",
-        "|---|---|---|---|---|---|",
-    ]
+    ratio = f"{model.pair_in_F(pair):.1f}"
+    return [name, process, precision, ratio, *(f"{part:.1f} s" for part in seconds), *whole]
+
+
+def sizes():
+    lines = []
     for name, model in MODELS.items():
         for gpus in (1, 8, 64):
-            sizes = [model.state(gpus, sharded) for sharded in (False, True)]
+            found = [model.state(gpus, sharded) for sharded in (False, True)]
+            found += [model.activations(precision) for precision in ("float32", "bf16")]
             cells = [name, f"{model.parameters / 1e6:.0f}M", str(gpus)]
-            cells += [f"{size / GB:.1f} GB" for size in [*sizes, model.activations]]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(cells + [f"{size / GB:.1f} GB" for size in found])
+    return table(SIZE, lines)
+
+
+def sentences():
     logits = 4 * PER_DEVICE * LENGTH * VOCAB
-    lines += ["", f"One tensor of (B, L, V) in float32, B = {PER_DEVICE}: {logits / GB:.2f} GB."]
-    most = (MEMORY - 10e9) / (STUDENT + FAKE + TEACHER + GRADIENT + MESSAGE)
-    lines += [
-        f"DDP's state alone fills {MEMORY / GB:.0f} GB less 10 at {most / 1e9:.1f}B parameters."
-    ]
-    return "\n".join(lines)
+    alone, several = (state_of_a_parameter(gpus, False) for gpus in (1, 2))
+    most = (MEMORY - 10e9) / several
+    return (
+        f"State: {alone:.0f} bytes a parameter on one GPU, {several:.0f} with DDP.\n"
+        f"One tensor of (B, L, V) in float32, B = {PER_DEVICE}: {logits / GB:.2f} GB.\n"
+        f"DDP's state alone fills {MEMORY / GB:.0f} GB less 10 at {most / 1e9:.1f}B parameters.\n"
+    )
+
+
+def page(text):
+    """The page with the tables of today."""
+    for head, new in ((TIME, times()), (SIZE, sizes())):
+        text = re.sub(rf"{re.escape(head)}\n(\|.*\n)*", lambda _, new=new: new, text)
+    return text
+
+
+def main(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
+    if parser.parse_args(given).write:
+        files.write_whole(str(PAGE), page(PAGE.read_text()).encode())
+    print(times(), sizes(), sentences(), sep="\n")
 
 
 if __name__ == "__main__":
-    print(tables())
+    main()

@@ -1,0 +1,68 @@
+"""docs/scale.md has the tables of benchmarks.scale, and these are of what was counted."""
+
+import pytest
+import torch
+
+from benchmarks import pair_cost, scale
+
+
+def test_the_page_has_the_tables_of_today(monkeypatch):
+    text = scale.PAGE.read_text()
+    assert scale.TIME in text and scale.SIZE in text
+    assert scale.page(text) == text, "python -m benchmarks.scale --write"
+    assert all(line in text for line in scale.sentences().splitlines())
+    monkeypatch.setattr(scale, "BANDWIDTH", 1e12)
+    assert scale.page(text) != text
+
+
+@pytest.mark.parametrize("name", scale.PROCESSES)
+def test_passes_are_those_that_were_counted(name):
+    """The body's count has embeddings of mixtures and time in it."""
+    process = scale.PROCESSES[name]
+    for precision in scale.precisions():
+        row = process.counted(precision)
+        assert sum(row["bodies"].values()) == pytest.approx(process.bodies, rel=0.06)
+        assert sum(row["heads"].values()) == pytest.approx(process.heads, rel=0.03)
+
+
+def test_an_update_takes_a_gradient_and_copies():
+    """Over the state; not all parameters are copied, and a few activations are there."""
+    row = scale.counted("state", "duo main", "bf16")
+    assert max(row["update"].values()) == pytest.approx(scale.GRADIENT + scale.COPIES, abs=0.4)
+
+
+def test_ddp_holds_a_copy_of_the_gradients(tmp_path):
+    network = torch.nn.Linear(256, 256)
+    held = []
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrap = torch.nn.parallel.DistributedDataParallel
+        changes = pair_cost.allocations(lambda: held.append(wrap(network)))
+    finally:
+        torch.distributed.destroy_process_group()
+    parameters = sum(p.numel() for p in network.parameters())
+    left = sum(size for _, size in changes) / parameters
+    assert left == pytest.approx(scale.BUCKETS, rel=0.02)
+
+
+def test_seconds_are_bytes_and_operations_over_rates(monkeypatch):
+    """By hand, of one block of width 1: rates of 1, one token."""
+    block = {"what": "blocks", "host": "sedd", "dropout": 0.1}
+    rows = [
+        {"what": "pair", "host": "sedd", "process": "sedd", "options": False, "precision": "mixed"}
+        | {"elementwise_bytes": 2.0, "bodies": {"float32": 1, "bfloat16": 3}}
+        | {"heads": {"float32": 5}},
+        block | {"precision": "bf16", "forward": 10.0, "backward": 100.0},
+        block | {"precision": "float32", "forward": 1000.0, "backward": 10000.0},
+    ]
+    constants = {"BATCH": 1, "LENGTH": 1, "VOCAB": 7, "BANDWIDTH": 1.0, "REACHED": 1.0}
+    constants |= {"PEAK": {"float32": 1.0, "bfloat16": 2.0}, "latest": lambda: ("after", rows)}
+    for key, value in constants.items():
+        monkeypatch.setattr(scale, key, value)
+    model = scale.Model(width=1, blocks=1)
+    process = scale.Process("sedd", "sedd", bodies=9, heads=3.5, backward_through=2)
+    products = 9 * 28 * (1 / 4 + 3 / 4 / 2) + 3.5 * 14
+    assert model.product_seconds(process, "mixed") == pytest.approx(products)
+    blocks = 3 * 10 + 2 * 100 + 2 * 1000 + 2 * 10000
+    assert model.elementwise_seconds(process, "mixed") == [7 * 2.0, blocks]
