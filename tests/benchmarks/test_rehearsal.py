@@ -73,7 +73,6 @@ def test_a_pair_runs_the_passes_of_docs_scale(rows, process):
     assert sum(row["heads"].values()) == pytest.approx(heads, rel=0.05)
 
 
-@pytest.mark.xfail(strict=True, reason="the backward pass runs inside the trainer's autocast")
 def test_networks_in_float32_have_no_product_in_bf16(library):
     """Under the trainer's autocast to bf16, which lies around a step."""
     row = measured(["standalone/mdlm"], "float32")["standalone/mdlm"]
