@@ -158,17 +158,17 @@ class NoJudge:
     def __init__(self, *_, key):
         pass
 
-    def score(self, texts):
+    def score(self, texts, ranks):
         return None
 
 
 def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_path):
     """Stopped after its first pair, it takes no other when it is started again."""
-    from duo_ext import metrics
+    from duo_ext import judge, metrics
 
     row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 9.0, "bigram_tv": 0.0}
     monkeypatch.setattr(metrics, "measure", lambda *_: row)
-    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
     stopped = distil("idlm", *LOOKS, "algo.guard.patience=1")
     assert stopped.distiller.pairs == 1 and len(stopped.seen) == 8
     stopped.trainer.save_checkpoint("last.ckpt")
@@ -178,7 +178,7 @@ def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_pat
 
 def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     """Two looks, one outside the bounds: best.ckpt is the other's student."""
-    from duo_ext import metrics
+    from duo_ext import judge, metrics
 
     entropies = iter([2.0, 2.01, 3.0])  # the teacher's, then the student's after 1 and 2 pairs
 
@@ -186,7 +186,7 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
         return {"genppl": 9.0, "entropy": next(entropies), "unigram_kl": 0.0, "bigram_tv": 0.0}
 
     monkeypatch.setattr(metrics, "measure", measure)
-    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
     model = distil("idlm", *LOOKS, save_after=8)
     assert model.watch.guard.kept == 1
     best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")

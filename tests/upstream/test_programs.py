@@ -140,7 +140,7 @@ def evaluated(checkout, path, precision, folder):
         given += ["--precision", precision, "--output", "unused"]
         options = evaluation.parse(evaluate.PROGRAM, given)
         subject = evaluate.load("student", path, options)
-        tokens, _, _ = evaluation.sample(subject, evaluation.Setting(3), options)
+        tokens, _, _ = evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
         json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
     """
     output = folder / "ours.json"
@@ -161,7 +161,7 @@ DRAWN = """if True:
     base, drawn = tree.module("trainer_base"), set()
     draw = base.sample_categorical
     base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
-    evaluation.sample(subject, evaluation.Setting(3), options)
+    evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
     print(*drawn)
 """
 
