@@ -1,5 +1,6 @@
 """duo_ext.evaluate on random checkpoints: the rows, their settings, the files, the errors."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -246,6 +247,45 @@ def test_both_samplers_are_rows_of_one_table(checkpoint, place):
     assert 1 < masked <= host_masked < 41 and host_uniform == uniform == 41
     for row in both:
         assert row["tokens_per_second"] == pytest.approx(6 * 16 / row["seconds"])
+
+
+def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
+    """The same texts and numbers; the host's sampler draws a row in one stream, the core's a batch
+    behind a seed of its own."""
+    given = ("--teacher", checkpoint("mdlm"), "--student", checkpoint("duo_base"), "--steps", 1, 3)
+    given += ("--sampler", "host", "rows")
+    alone, texts = timeless(run(*given)), (place / "out" / "samples.md").read_text()
+    shutil.rmtree(place / "out")
+    in_processes(3, lambda: evaluate.main([*SMALL, *map(str, given)]))
+    assert timeless(json.loads((place / "out" / "results.json").read_text())) == alone
+    assert (place / "out" / "samples.md").read_text() == texts
+
+
+def test_a_batch_of_the_cores_sampler_does_not_depend_on_those_before_it(checkpoint, options):
+    setting, name = evaluation.Setting(2, "rows"), checkpoint("duo_base")
+    found = {}
+    for samples in ("4", "10"):
+        given = options("--samples", samples)
+        subject = evaluate.load("student", name, given)
+        found[samples], *_ = evaluation.sample([(subject, setting)], given)[0]
+    assert torch.equal(found["10"][:4], found["4"])
+    assert not torch.equal(found["10"][4:8], found["4"])  # nor is it the first again
+
+
+def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options):
+    """64 of a small model, as ever: the tokens depend on it."""
+    given = options()
+    subject, setting = (
+        evaluate.load("student", checkpoint("duo_base"), given),
+        evaluation.Setting(2),
+    )
+    assert evaluation.batch_size(subject, setting, given) == 4  # as it is told
+    given.batch_size = None
+    assert evaluation.batch_size(subject, setting, given) == 64
+    large = dataclasses.replace(subject, length=1024, vocab_size=50258)
+    assert evaluation.batch_size(large, setting, given) == 6
+    rows = dataclasses.replace(setting, sampler="rows")
+    assert evaluation.batch_size(large, rows, given) == 64
 
 
 def test_a_noise_that_ours_does_not_know(checkpoint, options):
