@@ -162,6 +162,8 @@ def of_tree(tree, program):
     own = (("trainer.devices=1",), of_duo) if program == "duo" else ((), of_sedd)
     arguments = (lambda words: words) if program == "duo" else hydra_arguments
     for path in sorted((trees.overlays(program) / "experiment").glob("*.yaml")):
+        if path.stem == "sotu_sdtt" and tree.name != "standalone":
+            continue  # Duo's own trees have no algo=sdtt
         words = [f"+experiment={path.stem}", *own[0]]
         if program == "duo" and path.stem.startswith("owt") and tree.name == "standalone":
             words.append("data=sotu")
