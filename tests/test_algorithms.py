@@ -196,7 +196,8 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
     average = copy.deepcopy(model.backbone).eval()
     for parameter, shadow in zip(average.parameters(), model.ema.shadow_params, strict=True):
         parameter.data.copy_(shadow)
-    for network, found in ((model.opponents.teacher, seen[0]), (average, seen[-1])):
+    teacher = copy.deepcopy(model.opponents.teacher).eval()
+    for network, found in ((teacher, seen[0]), (average, seen[-1])):
         student, drawn = sampler.Tempered(network, model.time_conditioning), []
         for batch, size in enumerate((16, 4)):
             torch.manual_seed(model.config.seed + draws.STRIDE * batch)
