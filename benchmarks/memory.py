@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from benchmarks.scale import Model
 from duo_ext import batches, trees
 from duo_ext.core import rows
+from duo_ext.core.precision import PRECISIONS
 
 GB = 1e9
 LIMITS = {"owt": 24 * GB, "sotu_bpe": 24 * GB, "sotu": 4 * GB}
@@ -23,19 +24,22 @@ HUB_JUDGE_BYTES = 4 * 774e6
 # Bytes a parameter: student, average, moments; fake, moments; teacher; gradients; message of DDP.
 DISTILLED, TRAINED, SAMPLED = 16 + 12 + 4 + 4 + 4 + 4, 16 + 4 + 4, 4 + 4
 ACTIVATIONS = {True: 88, False: 170}  # a token, block and unit of width, in bf16 or not
+FROZEN = {True: 50, False: 80}  # the same where the gradient of the input alone is formed
 DENSE = 6  # whole (B, L, V) in float32 of a host's own loss; Gaussian noising keeps 4
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What decides its memory. ``micro_batch``: sequences of a forward pass; ``drawn``: texts at a
-    time in the host's own sampler, 0 for none; ``judged``: at a time, None for as many as fit."""
+    """What decides its memory. ``micro_batch``: sequences of a forward pass; ``bf16``: its own
+    network's blocks; ``compared_bf16``: teacher's and fake's in the student's update; ``drawn``:
+    texts at a time in the host's own sampler, 0 for none; ``judged``: None for as many as fit."""
 
     name: str
     model: Model
     length: int
     micro_batch: int = 0
     bf16: bool = True
+    compared_bf16: bool = False
     distils: bool = False
     gaussian: bool = False
     looks: bool = False
@@ -87,8 +91,10 @@ class Experiment:
     @property
     def training(self):
         chunk, piece = self.last_layer(self.micro_batch)
-        blocks = ACTIVATIONS[self.bf16] * self.model.blocks * self.model.width
-        found = blocks * self.micro_batch * self.length
+        kept = ACTIVATIONS[self.bf16]
+        if self.gaussian:  # the student's gradient passes through teacher and fake
+            kept += 2 * FROZEN[self.compared_bf16]
+        found = kept * self.model.blocks * self.model.width * self.micro_batch * self.length
         if not self.distils:
             return found + DENSE * self.dense(self.micro_batch)
         found += 3 * 4 * chunk + 10 * 4 * piece
@@ -117,6 +123,14 @@ def model_of(config):
     return Model(config.model.hidden_size, config.model.n_blocks, config.model.cond_dim)
 
 
+def precision_of(algo, distils, of_training):
+    """On a GPU, where the hosts' own networks run in bf16."""
+    if not distils:
+        return {"bf16": str(of_training).startswith("bf16")}
+    own, compared = PRECISIONS[algo.precision]
+    return {"bf16": own != "float32", "compared_bf16": compared == "bf16"}
+
+
 def of_duo(name, config):
     """An experiment of Duo's side, from its configuration."""
     trains, algo = config.mode == "train", config.algo
@@ -126,7 +140,7 @@ def of_duo(name, config):
         model_of(config),
         config.model.length,
         micro_batch=config.loader.batch_size if trains else 0,
-        bf16=str(algo.get("precision", config.trainer.precision)).startswith("bf16"),
+        **precision_of(algo, distils, config.trainer.precision),
         distils=distils,
         gaussian=algo.get("noising") == "gaussian",
         looks=distils and algo.guard.every > 0,
@@ -145,7 +159,7 @@ def of_sedd(name, config):
         found.model,
         found.length,
         micro_batch=training.micro_batch or training.batch_size // training.accum,
-        bf16=str(config.algo.get("precision", config.precision)) == "bf16",
+        **precision_of(config.algo, distils, config.precision),
         distils=distils,
         looks=distils and config.algo.guard.every > 0,
         drawn=min(config.eval.batch_size, fit) if training.snapshot_sampling else 0,

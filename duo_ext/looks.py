@@ -10,6 +10,7 @@ import dataloader
 
 from duo_ext import Refused, batches, draws, judge, metrics
 from duo_ext.core import sampler
+from duo_ext.core.precision import PRECISIONS
 from duo_ext.guard import Watch
 from duo_ext.ranks import Ranks
 
@@ -62,8 +63,9 @@ def make(model):
 def _sampler(model, steps, teacher):
     """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
     process, removal = process_of(model), model.config.sampling.noise_removal
+    precision, _ = PRECISIONS[model.config.algo.precision]
     with _network(model, teacher) as network:
-        drawn = sampler.Tempered(network, model.time_conditioning)
+        drawn = sampler.Tempered(network, model.time_conditioning, precision=precision)
         yield lambda size: sampler.sample(process, drawn, (size, model.num_tokens), steps, removal)
 
 

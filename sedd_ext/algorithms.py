@@ -200,9 +200,11 @@ class IDLM:
     def _sampler(self, steps, teacher):
         """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
         config, removal = self.parts.config, way_of_looks(self.parts.config)
+        precision, _ = PRECISIONS[config.algo.precision]
         process = make_process(self.parts, renormalised=config.sampling.renormalise)
         with self._network(teacher) as network:
-            drawn, length = sampler.Tempered(network, True), config.model.length
+            drawn = sampler.Tempered(network, True, precision=precision)
+            length = config.model.length
             yield lambda size: sampler.sample(process, drawn, (size, length), steps, removal)
 
     def _network(self, teacher):

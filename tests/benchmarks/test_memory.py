@@ -40,6 +40,7 @@ def test_every_shipped_experiment_fits(experiments, name):
     [
         ("owt_idlm_mdlm", {"drawn": 64}),  # the guard's texts, by the host's sampler
         ("owt_idlm_mdlm", {"drawn": 8}),
+        ("owt_idlm_duo", {"micro_batch": 8}),
         ("owt_idlm_sedd", {"drawn": 16}),  # a snapshot's
         ("owt_idlm_sedd", {"micro_batch": 512}),
         ("owt_idlm_sedd", {"judged": 64}),
