@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.pair_cost import Clock, Size, allocations, hardware, keep_memory, peak
 from duo_ext import corpus, evaluate, files, host, trees
-from duo_ext.evaluation import SAMPLERS, Setting
+from duo_ext.evaluation import Setting
+from duo_ext.options import SAMPLERS
 
 ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
 

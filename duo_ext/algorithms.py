@@ -11,19 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import algo
-import dataloader
 import hydra
 import omegaconf
 import torch
 import tqdm
 import trainer_base
 
-from duo_ext import Refused, checkpoints, metrics, pretrained
+from duo_ext import Refused, checkpoints, looks, pretrained
 from duo_ext.core import distiller, gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.files import sweep
-from duo_ext.guard import Watch, logged
+from duo_ext.guard import logged
 from duo_ext.order import ResumableLoader
 from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_whole
 from duo_ext.trainer import BEST, LAST
@@ -110,6 +109,8 @@ class IDLM(trainer_base.Diffusion):
         require_whole(config.trainer.get("precision"))
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, config.algo.on_policy)
+        if config.algo.guard.every:
+            looks.process_of(self)
         self.opponents = self.distiller = self.watch = self._resumed = None
 
     @property
@@ -266,48 +267,21 @@ class IDLM(trainer_base.Diffusion):
     # the guard -------------------------------------------------------------------------------
 
     def _make_watch(self):
-        config = self.config
-        if not config.algo.guard.every:
+        if not self.config.algo.guard.every:
             return None
-        _, valid = dataloader.get_dataloaders(config, self.tokenizer, skip_train=True)
-        held_out_NL = torch.cat([batch["input_ids"] for batch in valid])
-        watch = Watch(
-            settings=config.algo.guard,
-            draw=self._draw,
-            batch_size=config.loader.eval_batch_size,
-            decode=self.tokenizer.batch_decode,
-            judge=metrics.Judge(
-                config.eval.gen_ppl_eval_model_name_or_path,
-                self.device,
-                config.eval.perplexity_batch_size,
-                key="eval.gen_ppl_eval_model_name_or_path",
-            ),
-            reference=metrics.Reference(held_out_NL, self.vocab_size),
-            seed=config.seed,
-            show=self.trainer.is_global_zero,
-        )
-        return watch.begin(self._resumed and self._resumed["guard"])
-
-    def _draw(self, size, steps, teacher=False):
-        """Samples of the EMA student, or of the teacher in its place."""
-        self._eval_mode()
-        student = self.backbone
-        if teacher:
-            self.backbone = self.opponents.teacher
-        tokens_BL = self.generate_samples(size, num_steps=steps)
-        self.backbone = student
-        self._train_mode()
-        return tokens_BL
+        return looks.make(self).begin(self._resumed and self._resumed["guard"])
 
     def _look(self):
         pair = self.distiller.pairs
         rows, best, stop = self.watch.look(pair)
         self.log_dict(logged(rows))
-        self.watch.guard.write(self.file("guard.json"))
+        if self.trainer.is_global_zero:
+            self.watch.guard.write(self.file("guard.json"))
+            if stop:
+                tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
         if best:
             self.trainer.save_checkpoint(self.file(BEST))
         if stop:
-            tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
             self.trainer.should_stop = True
 
     # checkpoints -----------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import Refused, evaluation, metrics, texts
+from duo_ext import Refused, evaluation, texts
+from duo_ext.judge import Judge
 
 
 @dataclass
@@ -15,7 +16,7 @@ class Ceiling(evaluation.Subject):
     Raises Refused where its vocabulary is not that subject's, or it cannot be sampled so.
     """
 
-    judge: metrics.Judge
+    judge: Judge
     like: evaluation.Subject
 
     @classmethod
@@ -38,7 +39,8 @@ class Ceiling(evaluation.Subject):
         shared = {key: getattr(like, key) for key in ("tokenizer", "vocab_size", "length", "data")}
         found = cls("judge", given, "ar", "", **shared, judge=judge, like=like)
         try:
-            replace(found, length=3)._draw(1, 1.0, torch.float64, [])
+            with judge.on_device():
+                replace(found, length=3)._draw(1, 1.0, torch.float64, [])
         except Exception as error:  # what a model raises depends on its architecture
             raise Refused(
                 f"--ceiling: the judge {judge.name} cannot be sampled token by token with a cache "
@@ -57,7 +59,8 @@ class Ceiling(evaluation.Subject):
         def draw(size):
             return self._draw(size, setting.temperature, getattr(torch, precision), calls)
 
-        yield draw, calls
+        with self.judge.on_device():
+            yield draw, calls
 
     def _draw(self, size, temperature, dtype, calls):
         """Tokens (size, L); behind the judge's context stands its EOS."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused, checkpoints, evaluation, host, pretrained
+from duo_ext import Refused, checkpoints, draws, evaluation, host, metrics, pretrained
 from duo_ext.core import processes, sampler
 from duo_ext.evaluation import resolve
 
@@ -67,7 +67,7 @@ class Subject(evaluation.Subject):
     def held_out(self):
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
-        return torch.cat([batch["input_ids"] for batch in valid])
+        return metrics.first_blocks(batch["input_ids"] for batch in valid)
 
 
 def load(role, given, options):
@@ -91,8 +91,10 @@ def load(role, given, options):
     checkpoints.load(model.backbone, saved)
     model.ema = None
     process = family.noisings["categorical"](model)
-    if "rows" in options.sampler:
-        _check_noise(model, process, f"{key} is '{given}'")
+    if "rows" in options.sampler and not draws.is_log_linear(model.noise, process):
+        raise Refused(
+            f"{key} is '{given}'; its noise is not log-linear, which --sampler rows needs"
+        )
     return Subject(
         role=role,
         given=given,
@@ -106,13 +108,6 @@ def load(role, given, options):
         constructed=constructed,
         process=process,
     )
-
-
-def _check_noise(model, process, named):
-    times = torch.linspace(0, 1, 5)
-    alphas, _ = process.schedule(times)
-    if not torch.allclose(model.noise(times)[1].double(), alphas, atol=1e-6):
-        raise Refused(f"{named}; its noise is not log-linear, which --sampler rows needs")
 
 
 def _config(tree, saved, options, named):

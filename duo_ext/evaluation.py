@@ -4,14 +4,10 @@ A ``Subject`` is a checkpoint ready to sample; ``main`` samples every subject at
 of settings, from the same seed, and writes results.json, table.md, figure.png and samples.md.
 """
 
-import argparse
 import contextlib
 import itertools
-import math
 import os
 import platform
-import re
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -23,17 +19,16 @@ import torch
 import tqdm
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from duo_ext import Refused, corpus, metrics, report, trees
+from duo_ext import Refused, batches, corpus, draws, metrics, report, trees
 from duo_ext.core import sampler
 from duo_ext.files import is_url, located, write_whole
+from duo_ext.judge import Judge
 from duo_ext.line import hush, one_sentence
-from duo_ext.pretrained import FILE_ENDINGS
+from duo_ext.options import parse
+from duo_ext.ranks import ALONE, join
 
-SHIPPED_JUDGE = "${idlm_asset:judge}"
 READABLE_SAMPLES = 3
-OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
 WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
-SAMPLERS = ("host", "rows")
 
 
 @dataclass(frozen=True)
@@ -80,105 +75,6 @@ class Program:
     load: Callable
 
 
-def parse(program, arguments):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {program.module}",
-        usage="%(prog)s [options] [key=value ...]",
-        description="Sample checkpoints with their EMA weights, measure the samples, compare.",
-        epilog=f"key=value: {program.host}'s settings, for checkpoints that carry none. A word of "
-        "that look is no setting where it is the one value of an option, stands behind --names, or "
-        "behind --teacher or --student is the first, exists, or ends as checkpoints do "
-        f"({' '.join(FILE_ENDINGS)}).",
-        allow_abbrev=False,
-    )
-    paths = {"nargs": "+", "default": [], "metavar": "CKPT"}
-    parser.add_argument("--teacher", help="checkpoints to compare with", **paths)
-    parser.add_argument("--student", help="checkpoints to judge", **paths)
-    parser.add_argument("--names", nargs="+", help="what to call them, instead of their algo")
-    parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument(
-        "--sampler",
-        nargs="+",
-        choices=SAMPLERS,
-        default=["host"],
-        help="the host's own; or ours, which forms probabilities only where a token is drawn",
-    )
-    parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
-    program.add_options(parser)
-    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
-    parser.add_argument("--samples", type=int, default=1024, help="samples a row")
-    parser.add_argument("--batch-size", type=int, default=64, help="samples at a time")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")
-    parser.add_argument("--ceiling", action="store_true", help="the judge's own samples too")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", required=True, metavar="FOLDER")
-    parser.add_argument("--host", metavar="PATH", help=f"the {program.host} tree to sample in")
-    words, overrides = divided(arguments, parser)
-    options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
-    options.command = shlex.join(["python", "-m", program.module, *arguments])
-    _check(options)
-    return options
-
-
-def divided(arguments, parser):
-    """(the words of options, the host's settings) of a command line; see the help's last lines."""
-    actions = parser._option_string_actions
-    words, overrides, option, place = [], [], None, 0
-    for word in arguments:
-        name, equals, _ = word.partition("=")
-        if name in actions:
-            option, place = None if equals else actions[name], 0
-        elif OVERRIDE.match(word) and not _is_value(word, option, place):
-            overrides.append(word)
-            continue
-        else:
-            place += 1
-        words.append(word)
-    return words, overrides
-
-
-def _is_value(word, option, place):
-    """Whether a word that looks like a setting is an option's value, as that of this place."""
-    if option is None or option.dest == "names":
-        return option is not None
-    if option.dest in ("teacher", "student"):
-        return place == 0 or os.path.exists(word) or word.endswith(FILE_ENDINGS)
-    return option.nargs is None and place == 0
-
-
-def _check(options):
-    given = options.teacher + options.student
-    if not given:
-        raise Refused("nothing to evaluate: give --teacher or --student checkpoints")
-    if options.names and len(options.names) != len(given):
-        raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
-    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
-        values = getattr(options, name)
-        for value in values if isinstance(values, list) else [values]:
-            if value < least:
-                raise Refused(f"--{name.replace('_', '-')} is {value}; at least {least}")
-    for name in ("temperature", "nucleus"):
-        for value in getattr(options, name):
-            if not value > 0 or (name == "nucleus" and value > 1):
-                raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
-    if "rows" in options.sampler:
-        _check_rows(options)
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise Refused(f"--device is '{options.device}'; torch cannot use it here") from error
-
-
-def _check_rows(options):
-    for nucleus in options.nucleus:
-        if nucleus != 1:
-            raise Refused(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
-    if options.precision != "float64":
-        raise Refused(f"--precision is '{options.precision}'; --sampler rows draws in float64")
-
-
 def resolve(text):
     """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
     return omegaconf.OmegaConf.create({"path": text}).path
@@ -201,25 +97,84 @@ def by_rows(process, student, setting, length):
     return draw, student.calls
 
 
-def sample(subject, setting, options):
-    """(tokens (N, L) on the CPU, network evaluations of a sample, seconds)."""
-    subject.seed(options.seed)
-    start = time.perf_counter()
-    with subject.sampler(setting, options.precision) as (draw, calls):
-        tokens_NL = metrics.draw(draw, options.samples, options.batch_size)
-    batches = math.ceil(options.samples / options.batch_size)
-    return tokens_NL, round(len(calls) / batches), time.perf_counter() - start
+@dataclass(frozen=True)
+class Stream:
+    """Batches of a row that one stream of random numbers draws: the row's place among the rows, the
+    number of the first batch, how many texts each has."""
+
+    row: int
+    first: int
+    sizes: list
+
+    @classmethod
+    def of_row(cls, row, subject, setting, options):
+        """One for all, as in the host's own command; one a batch where the core's sampler draws."""
+        sizes = draws.sizes(options.samples, batch_size(subject, setting, options))
+        if setting.sampler == "host":
+            return [cls(row, 0, sizes)]
+        return [cls(row, place, [size]) for place, size in enumerate(sizes)]
+
+    @torch.no_grad()
+    def draw(self, subject, setting, options):
+        """(tokens of each batch, network evaluations, seconds)."""
+        subject.seed(options.seed)
+        if self.first:
+            draws.seed(options.seed, self.first)
+        start = time.perf_counter()
+        with subject.sampler(setting, options.precision) as (draw, calls):
+            tokens = [draw(size).cpu() for size in self.sizes]
+        return tokens, len(calls), time.perf_counter() - start
+
+
+def batch_size(subject, setting, options):
+    """How many texts are drawn at a time: as the user says, or as many as fit."""
+    if options.batch_size or setting.sampler == "rows":
+        return options.batch_size or batches.MOST
+    return batches.fitted(batches.of_hosts_sampler(subject.length, subject.vocab_size))
+
+
+def sample(wanted, options, ranks=ALONE):
+    """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)] of
+    [(subject, setting)].
+
+    The processes share the streams, the longest first. No stream depends on who draws it.
+    """
+    streams = [
+        s
+        for row, (subject, way) in enumerate(wanted)
+        for s in Stream.of_row(row, subject, way, options)
+    ]
+    streams.sort(key=lambda stream: -sum(stream.sizes) * wanted[stream.row][1].steps)
+    bar = tqdm.tqdm(total=len(streams), unit="stream", disable=not ranks.first)
+
+    def draw(stream):
+        subject, setting = wanted[stream.row]
+        found = stream.draw(subject, setting, options)
+        bar.update(min(ranks.world, bar.total - bar.n))
+        return found
+
+    with bar:
+        drawn = ranks.shared(streams, draw)
+    rows = [[] for _ in wanted]
+    for stream, found in sorted(zip(streams, drawn, strict=True), key=lambda pair: pair[0].first):
+        rows[stream.row].append(found)
+    return [_joined(*zip(*row, strict=True)) for row in rows]
+
+
+def _joined(tokens, evaluations, seconds):
+    tokens = list(itertools.chain(*tokens))
+    return torch.cat(tokens), round(sum(evaluations) / len(tokens)), sum(seconds)
 
 
 class HeldOut:
     """The validation text of a model's own data, what samples are compared with: its statistics,
     and the judge's ``scores`` of ``count`` texts of it."""
 
-    def __init__(self, subject, judge, count):
-        tokens_NL = subject.held_out()
+    def __init__(self, subject, judge, count, ranks=ALONE):
+        tokens_NL = ranks.in_turn(subject.held_out)
         self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
         spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
-        self.scores = judge.score(subject.tokenizer.batch_decode(tokens_NL[spread]))
+        self.scores = judge.score(subject.tokenizer.batch_decode(tokens_NL[spread]), ranks)
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
 
@@ -229,29 +184,35 @@ class HeldOut:
         return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
 
 
-def evaluate(program, tree, options):
-    """All rows of a results.json, and readable samples {heading: texts}."""
+def evaluate(program, tree, options, ranks=ALONE):
+    """All rows of a results.json, and readable samples {heading: texts}; of the first process."""
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
     subjects = [program.load(role, path, options) for role, path in given]
     names = options.names or _names(subjects)
     path = resolve(options.judge)
-    judge = metrics.Judge(path, options.device, options.batch_size, key="--judge")
+    judge = Judge(path, options.device, options.batch_size, key="--judge")
     models = {_data(subject): subject for subject in subjects}
-    held_out = {data: HeldOut(subject, judge, options.samples) for data, subject in models.items()}
-    _make_folder(options.output)
+    held_out = {
+        data: HeldOut(subject, judge, options.samples, ranks) for data, subject in models.items()
+    }
+    if ranks.first:
+        _make_folder(options.output)
     ways = itertools.product(*(getattr(options, way) for way in WAYS))
     settings = list(itertools.starmap(Setting, ways))
     parts = list(itertools.product(zip(names, subjects, strict=True), settings))
     if options.ceiling:
         parts += _ceiling(judge, subjects[0], options)
+    samples = sample([(subject, setting) for (_, subject), setting in parts], options, ranks)
     rows, readable = [], {}
-    bar = tqdm.tqdm(parts, unit="row")
-    for (name, subject), setting in bar:
-        bar.set_postfix_str(f"{name}, {setting.steps} steps")
-        tokens_NL, evaluations, seconds = sample(subject, setting, options)
+    bar = tqdm.tqdm(parts, "judged", unit="row", disable=not ranks.first)
+    for ((name, subject), setting), drawn in zip(bar, samples, strict=True):
+        tokens_NL, evaluations, seconds = drawn
         texts = subject.tokenizer.batch_decode(tokens_NL)
-        measured = held_out[_data(subject)].compare(tokens_NL, judge.score(texts), options.seed)
+        scores = judge.score(texts, ranks)
+        if not ranks.first:
+            continue
+        measured = held_out[_data(subject)].compare(tokens_NL, scores, options.seed)
         row = _row(name, subject, setting, options, evaluations, seconds)
         rows.append(row | {"host": tree.name} | measured)
         heading = f"{subject.role} {name} ({row['checkpoint']}), {setting.steps} steps"
@@ -341,10 +302,13 @@ def hardware(device):
 def main(program, arguments=None):
     with one_sentence():
         options = parse(program, sys.argv[1:] if arguments is None else arguments)
+        options.device, ranks = join(options.device, "--device")
         tree = program.activate(options.host)
         hush()
         corpus.register_resolvers()
-        results, readable = evaluate(program, tree, options)
+        results, readable = evaluate(program, tree, options, ranks)
+        if not ranks.first:
+            return
         report.save(results, options.output)
         report.render(options.output)
         write_whole(f"{options.output}/samples.md", report.samples_markdown(readable).encode())

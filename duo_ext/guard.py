@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-import torch
-
-from duo_ext import metrics
+from duo_ext import draws, metrics
 from duo_ext.files import write_whole
+from duo_ext.judge import Judge
 from duo_ext.progress import Bar
+from duo_ext.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,21 @@ class Guard:
 class Watch:
     """Samples the student of a running distillation, and asks the guard.
 
-    ``settings`` are a configuration's algo.guard; ``draw(size, steps)`` gives tokens (size, L) of
-    the EMA student, ``draw(size, steps, teacher=True)`` of the teacher. ``show``: whether a look
-    has a bar. ``took`` are the seconds of the last measurement: of a network evaluation, of
-    scoring the texts.
+    ``settings`` are a configuration's algo.guard; ``sampler(steps, teacher)`` is a context that
+    gives draw(size) -> tokens (size, L) of the EMA student, or of the teacher. ``ranks`` are the
+    processes of the run: they share texts and scores, which are the same for any number of them,
+    and the first one measures and decides for all. ``took`` are the seconds of the last
+    measurement: of a network evaluation, of scoring the texts.
     """
 
     settings: object
-    draw: Callable
+    sampler: Callable
     batch_size: int
     decode: Callable
-    judge: metrics.Judge
+    judge: Judge
     reference: metrics.Reference
     seed: int
-    show: bool = True
+    ranks: Ranks = ALONE
     took: tuple = (0.0, 0.0)
 
     def begin(self, saved=None):
@@ -111,10 +112,14 @@ class Watch:
         return pair % self.settings.every == 0
 
     def look(self, pair):
-        """({steps: metrics of the student}, best so far, stop)."""
+        """({steps: metrics of the student}, best so far, stop), the same in all processes."""
         with self._bar(f"look at the student of {pair} pairs", len(self.settings.steps)) as bar:
             rows = {steps: self._measure(bar, steps) for steps in self.settings.steps}
-        return rows, *self.guard.judge(pair, rows)
+        best, stop, history = self.ranks.agree(
+            lambda: (*self.guard.judge(pair, rows), self.guard.history)
+        )
+        self.guard.history = history
+        return rows, best, stop
 
     def seconds_to_come(self, pair, pairs):
         """What the looks between two numbers of pairs will take, by the last measurement."""
@@ -124,20 +129,24 @@ class Watch:
 
     def _bar(self, name, measurements):
         texts = measurements * self.settings.samples
-        return Bar(desc=name, total=texts, unit="text", leave=False, disable=not self.show)
+        return Bar(desc=name, total=texts, unit="text", leave=False, disable=not self.ranks.first)
 
     def _measure(self, bar, steps, teacher=False):
         def batch(size):
-            tokens_BL = self.draw(size, steps, teacher)
-            bar.update(size)
+            tokens_BL = draw(size)
+            bar.update(min(size * self.ranks.world, bar.total - bar.n))  # the others draw as well
             return tokens_BL
 
-        torch.manual_seed(self.seed)
         start = time.perf_counter()
-        tokens_NL = metrics.draw(batch, self.settings.samples, self.batch_size)
+        with self.sampler(steps, teacher) as draw:
+            tokens_NL = draws.shared(
+                batch, self.settings.samples, self.batch_size, self.seed, self.ranks
+            )
         drawn = time.perf_counter()
-        scores = self.judge.score(self.decode(tokens_NL))
-        measured = metrics.measure(tokens_NL, scores, self.reference, self.seed)
+        scores = self.judge.score(self.decode(tokens_NL), self.ranks)
+        measured = self.ranks.agree(
+            lambda: metrics.measure(tokens_NL, scores, self.reference, self.seed)
+        )
         self.took = ((drawn - start) / (steps + 1), time.perf_counter() - drawn)
         return measured
 

@@ -1,29 +1,20 @@
 """Quality of samples, measured in one place for the distillation guard and for evaluation.
 
-Shapes: N samples, L tokens a sample, V token values, K distinct bigrams, R bootstrap resamples,
-B texts a batch, T judge tokens a text. Tokens are integer tensors or arrays (N, L); all sums are
-float64; entropies and divergences are in nats.
+Shapes: N samples, L tokens a sample, V token values, K distinct bigrams, R bootstrap resamples.
+Tokens are integer tensors or arrays (N, L); all sums are float64; entropies and divergences are in
+nats.
 """
 
-import bisect
 import importlib.util
-from itertools import cycle, islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from duo_ext import Refused, texts
+from duo_ext import Refused
+from duo_ext.judge import Scores
 
-WANTED = (
-    "the name or the directory of a transformers causal language model: config.json, "
-    "model.safetensors and its tokenizer"
-)
-CONTEXTS = ("max_position_embeddings", "max_seq_len")  # what configurations call it
-TRIED = 1024  # tokens; tables of positions that end elsewhere than they say are shorter
+HELD_OUT = 4_000_000  # tokens
 
 
 class Interval(NamedTuple):
@@ -32,186 +23,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class Scores(NamedTuple):
-    """What a judge makes of N texts: negative log-likelihoods (nats) and numbers of predicted
-    tokens, (N,); its last layer at each text's last token, (N, D)."""
-
-    nll_N: np.ndarray
-    tokens_N: np.ndarray
-    features_ND: np.ndarray
-
-
-class Judge:
-    """An autoregressive language model that scores text.
-
-    ``name_or_path`` is what transformers loads: a name such as gpt2-large, or a directory with
-    config.json, model.safetensors and a tokenizer; ``key`` is the setting that named it. The
-    weights are read from safetensors only and run in float32 on ``device``, ``batch_size`` texts at
-    a time. ``name`` is the name to report, ``context`` the number of tokens that it reads.
-
-    Raises Refused when the model cannot be loaded whole or cannot score a text: all that can be
-    wrong with it is found here, before anything is sampled for it.
-    """
-
-    def __init__(
-        self, name_or_path: str, device: str | torch.device, batch_size: int = 8, key: str = "judge"
-    ):
-        self.given, self.key, self.batch_size = name_or_path, key, batch_size
-        self.model = _load_model(name_or_path, key).float().eval()
-        self.model.config.use_cache = False  # for generation; some architectures' fail without it
-        self.tokenizer = texts.tokenizer(name_or_path, key, WANTED)
-        directory = Path(name_or_path)
-        self.name = directory.resolve().name if directory.is_dir() else name_or_path
-        self.device = torch.device("cpu")  # where an index that is too large harms nothing
-        self.start, self.vocab_size = self._check_ids()
-        try:
-            self.context, self.width = self._try_lengths()
-            self._require_causal()
-        except Refused:
-            raise
-        except Exception as error:  # what a model raises depends on its architecture
-            raise self._refusal(f"it cannot score a text ({texts.reason(error)})") from error
-        self.model.to(device)
-        self.device = device
-
-    def score(self, given: list[str]) -> Scores:
-        """Negative log-likelihood, number of predicted tokens and features of each text.
-
-        A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
-        added, except the BOS at the start of a text that lacks it where the judge's config.json
-        says ``starts_with_bos``: such a judge has seen no text without. The first token is given,
-        not predicted. As in Duo, every other token counts except an end-of-text token (EOS) that
-        is not the text's first one. Unlike in Duo, padding never counts, so that a score does not
-        depend on the batch. A text of fewer than two tokens contributes (0, 0) and features of 0.
-        """
-        ids = [self._begun(row) for row in texts.encode(self.tokenizer, given, self.key)]
-        nll_N, tokens_N = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
-        features_ND = np.zeros((len(ids), self.width), dtype=np.float32)
-        scored = [n for n in range(len(ids)) if len(ids[n]) >= 2]
-        for start in range(0, len(scored), self.batch_size):
-            batch = scored[start : start + self.batch_size]
-            found = self._score([ids[n] for n in batch])
-            nll_N[batch], tokens_N[batch], features_ND[batch] = found
-        return Scores(nll_N, tokens_N, features_ND)
-
-    def nll(self, given: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The first two of ``score``."""
-        return self.score(given)[:2]
-
-    def _begun(self, ids: list[int]) -> list[int]:
-        ids = ids if ids[:1] == self.start else [*self.start, *ids]
-        return ids[: self.context]
-
-    @torch.no_grad()
-    def _score(self, ids: list[list[int]]) -> Scores:
-        """``score`` of one batch of token lists."""
-        ids_BT, real_BT = self._padded(ids)
-        logits_BTV, hidden_BTD = self._read(ids_BT, real_BT)
-        nll_BT = F.cross_entropy(
-            logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
-        ).double()
-        eos = self.tokenizer.eos_token_id
-        eos_BT = ids_BT == (-1 if eos is None else eos)
-        counted_BT = (real_BT.bool() & (~eos_BT | (eos_BT.cumsum(1) == 1)))[:, 1:]
-        nll_B = torch.where(counted_BT, nll_BT, 0.0).sum(1)
-        features_BD = hidden_BTD[torch.arange(len(ids), device=self.device), real_BT.sum(1) - 1]
-        return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
-
-    def _padded(self, ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token lists as one batch, padded on the right, and where it is not padding."""
-        rows = [torch.tensor(row, device=self.device) for row in ids]
-        real = [torch.ones_like(row) for row in rows]
-        return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
-
-    def _read(self, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Logits, and what the last layer makes them of; the other layers' output is not kept."""
-        seen = []
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        try:
-            return self.model(input_ids=ids_BT, attention_mask=real_BT).logits, seen[0]
-        finally:
-            hook.remove()
-
-    # before the first score ------------------------------------------------------------------
-
-    def _refusal(self, what: str) -> Refused:
-        return Refused(f"{self.key} is {self.given!r}: {what}; it must be {WANTED}")
-
-    def _check_ids(self) -> tuple[list[int], int]:
-        """What every text starts with, and the number of ids of the judge's tokenizer."""
-        config, vocab_size = self.model.config, max(self.tokenizer.get_vocab().values()) + 1
-        embedded = self.model.get_input_embeddings().weight.shape[0]
-        if vocab_size > embedded:
-            raise self._refusal(f"its tokenizer has {vocab_size} ids, its model {embedded}")
-        if not getattr(config, "starts_with_bos", False):
-            return [], vocab_size
-        if config.bos_token_id not in range(embedded):
-            raise self._refusal(
-                f"it starts_with_bos, but its bos_token_id is {config.bos_token_id}"
-            )
-        return [config.bos_token_id], vocab_size
-
-    def _ordinary(self, length: int) -> list[int]:
-        """Token ids of a text of this length without special tokens."""
-        return list(islice(cycle(texts.ordinary(self.tokenizer)), length))
-
-    def _try_lengths(self) -> tuple[int, int]:
-        """The longest text that the model reads, and the width of its features.
-
-        The first is what its configuration says, unless it fails at a text of that length, or of
-        ``TRIED`` tokens if that is less: RoBERTa's counts positions that no token can have.
-        """
-        said = [getattr(self.model.config, name, None) for name in CONTEXTS]
-        said = next(n for n in (*said, self.tokenizer.model_max_length) if n and n > 0)
-        tried = self._ordinary(min(said, TRIED))
-
-        def fails(length):
-            try:
-                self._score([tried[:length]])
-            except (IndexError, RuntimeError):
-                return True
-            return False
-
-        width = self._score([tried[:2]]).features_ND.shape[1]
-        if fails(len(tried)):
-            lengths = range(2, len(tried))
-            said = lengths[bisect.bisect_left(lengths, True, key=fails) - 1]
-        return said, width
-
-    @torch.no_grad()
-    def _require_causal(self):
-        """Raise Refused where what a token is given depends on the tokens behind it, or on padding:
-        encoders such as BERT load as causal language models too."""
-        long = self._ordinary(min(8, self.context))
-        short = long[: len(long) // 2]
-        both_BTV, _ = self._read(*self._padded([long, short]))
-        alone_BTV, _ = self._read(*self._padded([short]))
-        alone_BTV = alone_BTV.log_softmax(-1)[..., long]
-        both_BTV = both_BTV[:, : len(short)].log_softmax(-1)[..., long]
-        if not alone_BTV.isfinite().all():
-            raise self._refusal("its probabilities are not finite")
-        if (both_BTV - alone_BTV).abs().max() > 1e-3 * alone_BTV.std():
-            raise self._refusal("what it says of a token depends on the tokens behind it")
-
-
-def _load_model(name_or_path: str, key: str):
-    """The model; Refused unless it loads and every weight is in the checkpoint."""
-    import transformers
-
-    try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            name_or_path, use_safetensors=True, output_loading_info=True
-        )
-        if info["missing_keys"]:
-            raise Refused(f"the checkpoint lacks {min(info['missing_keys'])}")
-        return model
-    except Exception as error:  # transformers and safetensors each raise their own
-        raise Refused(
-            f"{key} is {name_or_path!r}; it must be {WANTED} ({texts.reason(error)})"
-        ) from error
 
 
 def gen_ppl(nll_N: np.ndarray, tokens_N: np.ndarray, seed: int, resamples: int = 1000) -> Interval:
@@ -269,6 +80,19 @@ class Reference:
         self.bigrams = _bigrams(tokens_NL, vocab_size)
 
 
+def first_blocks(parts, most=HELD_OUT) -> torch.Tensor:
+    """The first blocks (N, L) of parts (n, L), of ``most`` tokens, or all if they have less: what
+    counts unigrams and bigrams needs no more of a validation text."""
+    taken, tokens = [], 0
+    for part_NL in parts:
+        taken.append(part_NL)
+        tokens += part_NL.numel()
+        if tokens >= most:
+            break
+    blocks_NL = torch.cat(taken)
+    return blocks_NL[: max(1, most // blocks_NL.shape[1])]
+
+
 def unigram_kl(tokens_NL, reference: Reference) -> float:
     """KL(token frequencies of the samples || smoothed frequencies of the reference), in nats.
 
@@ -300,13 +124,6 @@ def distinct_n(tokens_NL, n: int) -> float:
     tokens_NL = _array(tokens_NL, length=n)
     grams = np.lib.stride_tricks.sliding_window_view(tokens_NL, n, axis=1).reshape(-1, n)
     return len(np.unique(grams, axis=0)) / len(grams)
-
-
-@torch.no_grad()
-def draw(batch, samples: int, batch_size: int) -> torch.Tensor:
-    """Tokens (``samples``, L) on the CPU from ``batch(size)``, ``batch_size`` or less at a time."""
-    sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
-    return torch.cat([batch(size).cpu() for size in sizes])
 
 
 def measure(tokens_NL, scores: Scores, reference: Reference, seed: int) -> dict[str, float]:

@@ -7,15 +7,15 @@ micro-batch and returns what a person would plot when it completes an update tha
 import contextlib
 import copy
 import itertools
-from dataclasses import replace
 
 import torch
 
-from duo_ext import Refused, checkpoints, metrics, pretrained
-from duo_ext.core import distiller, processes, schedules
+from duo_ext import Refused, batches, checkpoints, draws, metrics, pretrained
+from duo_ext.core import distiller, processes, sampler, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.guard import Watch
+from duo_ext.ranks import Ranks
 from duo_ext.settings import LASTING, check_idlm, chosen
 from sedd_ext import host, program, runs
 
@@ -96,7 +96,7 @@ class Score:
     def load_state_dict(self, state):
         """SEDD's checkpoint holds all."""
 
-    def begin(self, tokenizer):
+    def begin(self, tokenizer, valid):
         """No guard."""
 
     def look(self):
@@ -110,6 +110,8 @@ class IDLM:
 
     def __init__(self, parts, state, world):
         check_idlm(parts.config.algo, parts.config.model.length)
+        if parts.config.algo.guard.every:
+            way_of_looks(parts.config)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
         teacher, self.teacher_sha256 = load_teacher(parts)
@@ -176,28 +178,40 @@ class IDLM:
         """Whether a checkpoint would hold all: half an update of one process, not of several."""
         return self.world.world == 1 or self.distiller.micro == 0
 
-    def begin(self, tokenizer):
-        """Make the guard, where one is asked for: measure the teacher, or go on after a stop."""
+    def begin(self, tokenizer, valid):
+        """Make the guard, where one is asked for: measure the teacher, or go on after a stop.
+
+        ``valid`` are the blocks of the validation text.
+        """
         config, parts = self.parts.config, self.parts
         if config.algo.guard.every:
             self.watch = Watch(
                 settings=config.algo.guard,
-                draw=self._draw,
-                batch_size=config.eval.batch_size,
+                sampler=self._sampler,
+                batch_size=batches.of_a_look(config.model.length, config.model.hidden_size),
                 decode=tokenizer.batch_decode,
                 judge=program.judge(config, parts.device),
-                reference=metrics.Reference(program.held_out(config, tokenizer), parts.graph.dim),
+                reference=metrics.Reference(program.held_out(valid), parts.graph.dim),
                 seed=config.seed,
-                show=self.world.rank == 0,
+                ranks=Ranks(self.world.rank, self.world.world),
             ).begin(self.saved_guard)
 
-    def _draw(self, size, steps, teacher=False):
-        """Samples of the EMA student, or of the teacher."""
-        way = program.Way.configured(self.parts.config.sampling, steps)
+    @contextlib.contextmanager
+    def _sampler(self, steps, teacher):
+        """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
+        config, removal = self.parts.config, way_of_looks(self.parts.config)
+        precision, _ = PRECISIONS[config.algo.precision]
+        process = make_process(self.parts, renormalised=config.sampling.renormalise)
+        with self._network(teacher) as network:
+            drawn = sampler.Tempered(network, True, precision=precision)
+            length = config.model.length
+            yield lambda size: sampler.sample(process, drawn, (size, length), steps, removal)
+
+    def _network(self, teacher):
+        """The network to draw from, in evaluation."""
         if teacher:
-            return program.sampler(replace(self.parts, model=self.teacher), way)[0](size)
-        with averaged(self.parts.model, self.state["ema"]):
-            return program.sampler(self.parts, way)[0](size)
+            return contextlib.nullcontext(self.teacher.eval())
+        return averaged(self.parts.model, self.state["ema"])
 
     def look(self):
         """({steps: metrics}, best so far, stop) where the guard is due, else None."""
@@ -230,10 +244,21 @@ def averaged(model, ema):
     ema.copy_to(parameters)
     model.eval()
     try:
-        yield
+        yield model
     finally:
         ema.restore(parameters)
         model.train(training)
+
+
+def way_of_looks(config):
+    """noise_removal of the core's sampler, by which the guard draws.
+
+    Raises Refused for settings of sampling that it does not know. For log-linear noise SEDD's Euler
+    predictor is its analytic one.
+    """
+    known = ("analytic", "euler") if config.noise.type == "loglinear" else ("analytic",)
+    draws.require_of_guard("sampling.predictor", config.sampling.predictor, known)
+    return "ancestral" if config.sampling.noise_removal else "none"
 
 
 ALGORITHMS = {"sedd": Score, "idlm": IDLM}

@@ -52,7 +52,8 @@ class Subject(evaluation.Subject):
         return program.sampler(self.parts, way)
 
     def held_out(self):
-        return program.held_out(self.parts.config, self.tokenizer)
+        blocks = program.blocks(self.parts.config, "validation", self.tokenizer)
+        return program.held_out(blocks)
 
 
 def load(role, given, options):

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext import Refused, checkpoints, metrics, texts
+from duo_ext import Refused, batches, checkpoints, metrics, texts
+from duo_ext.judge import Judge
 from sedd_ext import host
 
 
@@ -74,15 +75,20 @@ def blocks(config, split, tokenizer):
         data.GPT2TokenizerFast = own
 
 
-def held_out(config, tokenizer):
-    """All blocks (N, L) of ``data.valid``."""
-    return torch.stack([block["input_ids"] for block in blocks(config, "validation", tokenizer)])
+def held_out(blocks):
+    """Blocks (N, L) of those of ``data.valid``, as many as statistics need."""
+    return metrics.first_blocks(block["input_ids"][None] for block in blocks)
 
 
 def judge(config, device):
     """``eval.judge``, ready to score texts."""
-    batch_size = config.eval.perplexity_batch_size
-    return metrics.Judge(config.eval.judge, device, batch_size, key="eval.judge")
+    return Judge(config.eval.judge, device, config.eval.perplexity_batch_size, key="eval.judge")
+
+
+def at_a_time(config, graph):
+    """``eval.batch_size``, or as many texts as fit a step of SEDD's own sampler if that is less."""
+    bytes_of_a_text = batches.of_hosts_sampler(config.model.length, graph.dim)
+    return min(config.eval.batch_size, batches.fitted(bytes_of_a_text, batches.BESIDE))
 
 
 @dataclass(frozen=True)

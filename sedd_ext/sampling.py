@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from duo_ext import Refused, checkpoints, metrics
+from duo_ext import Refused, checkpoints, draws, metrics
 from duo_ext.files import write_whole
 from sedd_ext import algorithms, host, processes, program
 
@@ -54,7 +54,8 @@ def sample(config, folder):
     draw, _ = program.sampler(parts, program.Way.configured(config.sampling), project)
     judge = program.judge(config, parts.device)
     torch.manual_seed(config.seed)
-    tokens_NL = metrics.draw(draw, config.sampling.samples, config.eval.batch_size)
+    at_a_time = program.at_a_time(config, parts.graph)
+    tokens_NL = draws.stream(draw, config.sampling.samples, at_a_time)
     texts = tokenizer.batch_decode(tokens_NL)
     ppl = metrics.gen_ppl(*judge.nll(texts), config.seed)
     entropy = metrics.sample_entropy(tokens_NL)
@@ -71,9 +72,8 @@ def bound(config, folder):
     loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
     torch.manual_seed(config.seed)
     total, count = 0.0, 0
-    loader = torch.utils.data.DataLoader(
-        program.blocks(config, "validation", tokenizer), config.eval.batch_size
-    )
+    blocks = program.blocks(config, "validation", tokenizer)
+    loader = torch.utils.data.DataLoader(blocks, program.at_a_time(config, parts.graph))
     for batch in loader:
         with torch.no_grad():
             x_BL = batch["input_ids"].to(parts.device)

@@ -18,12 +18,15 @@ PRECISIONS = ("32", "bf16")
 
 def check(config):
     """Raise Refused that names the first key whose value cannot work."""
-    make_whole(config, (*COUNTS, *ALWAYS, *TRAINING, "tokens", "optim.warmup"))
+    counts = (*COUNTS, *ALWAYS, *TRAINING, "training.micro_batch", "tokens", "optim.warmup")
+    make_whole(config, counts)
     require_positive(config, ALWAYS)
     check_model(config)
     if str(config.precision) not in PRECISIONS:
         raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
     if config.mode == "train":
+        if config.training.micro_batch is not None:
+            require_positive(config, ("training.micro_batch",))
         automatic = config.device == "auto" and not torch.cuda.is_available()
         machine.warn_of_bf16("cpu" if automatic else config.device, config.precision, "precision")
         require_positive(config, ("optim.lr", *TRAINING))

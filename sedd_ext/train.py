@@ -7,11 +7,12 @@ import os
 import torch
 import tqdm
 
-from duo_ext import Refused, checkpoints, guard
+from duo_ext import Refused, checkpoints, draws, guard
 from duo_ext.files import sweep, write_whole
 from duo_ext.interrupt import Interrupt
 from duo_ext.order import ResumableLoader
 from duo_ext.progress import Progress
+from duo_ext.ranks import Ranks
 from duo_ext.settings import chosen
 from sedd_ext import algorithms, host, processes, program, runs
 
@@ -26,45 +27,57 @@ def train(config, folder):
     Raises Refused for settings that cannot work and where a loss is not finite.
     """
     device, world = processes.join(config.device)
-    folder = processes.agree(folder)  # by default it is named by the time
+    ranks = Ranks(world.rank, world.world)
+    shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
     tokenizer = program.tokenizer_of(config)
     torch.manual_seed(config.seed)
     parts = program.build(config, device)
     state = algorithms.new_state(parts)
     trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
+
+    def blocks(split):
+        return ranks.in_turn(lambda: program.blocks(config, split, tokenizer))
+
     loader = ResumableLoader(
-        program.blocks(config, "train", tokenizer),
+        blocks("train"),
         batch_size,
         config.seed,
         world.rank,
         world.world,
         config.training.accum,
     )
-    run = Run(config, folder, parts, state, trained, loader, world, tokenizer)
+    valid = blocks("validation")
+    run = Run(config, shared, parts, state, trained, loader, world, tokenizer, valid)
     run.restore()
     run.begin()
     run.loop()
 
 
 def _batch_size(config, world):
-    parts = world.world * config.training.accum
-    if config.training.batch_size % parts:
+    """Of a micro-batch of this process; ``training.micro_batch``, where it is given, decides
+    ``training.accum``."""
+    settings, key, parts = config.training, "training.accum", config.training.accum
+    if settings.micro_batch is not None:
+        key, parts = "training.micro_batch", settings.micro_batch
+    if settings.batch_size % (parts * world.world):
         raise Refused(
-            f"training.batch_size is {config.training.batch_size}; it must be a multiple of "
-            f"training.accum x the number of processes = {parts}"
+            f"training.batch_size is {settings.batch_size}; it must be a multiple of "
+            f"{key} x the number of processes = {parts * world.world}"
         )
-    return config.training.batch_size // parts
+    share = settings.batch_size // world.world
+    if settings.micro_batch is not None:
+        settings.accum = share // settings.micro_batch
+    return share // settings.accum
 
 
 class Run:
     """A training with its files."""
 
-    def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer):
+    def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer, valid):
         self.config, self.folder, self.parts, self.state = config, folder, parts, state
         self.trained, self.loader, self.world = trained, loader, world
-        self.tokenizer, self.stopped = tokenizer, False
-        self.valid = program.blocks(config, "validation", tokenizer)
+        self.tokenizer, self.valid, self.stopped = tokenizer, valid, False
         self.log = _logger(folder, silent=world.rank > 0)
 
     @property
@@ -142,7 +155,7 @@ class Run:
 
     def begin(self):
         """Make the guard; a run that it has stopped stays so."""
-        self.trained.begin(self.tokenizer)
+        self.trained.begin(self.tokenizer, self.valid)
         self.stopped = bool(self.watch and self.watch.guard.stops)
 
     @property
@@ -203,11 +216,12 @@ class Run:
         self._log(guard.logged(rows))
         if self.world.rank == 0:
             self.watch.guard.write(f"{self.folder}/guard.json")
+            if stop:
+                told = f"the guard stops the distillation after {self.state['step']} pairs"
+                tqdm.tqdm.write(told)
         if best:
             self.save(f"{self.folder}/{runs.BEST}")
-        if stop:
-            self.stopped = True
-            tqdm.tqdm.write(f"the guard stops the distillation after {self.state['step']} pairs")
+        self.stopped = stop
 
     def _tell_kept(self):
         if self.watch and self.world.rank == 0:
@@ -225,8 +239,10 @@ class Run:
             return
         draw, _ = program.sampler(self.parts, program.Way.configured(self.config.sampling))
         torch.manual_seed(self.config.seed + self.world.rank)
-        with algorithms.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
-            texts = self.tokenizer.batch_decode(draw(self.config.eval.batch_size))
+        with algorithms.averaged(self.parts.model, self.state["ema"]):
+            at_a_time = program.at_a_time(self.config, self.parts.graph)
+            tokens_NL = draws.stream(draw, self.config.eval.batch_size, at_a_time)
+            texts = self.tokenizer.batch_decode(tokens_NL)
         place = f"{self.folder}/samples/iter_{self.state['step']}/sample_{self.world.rank}.txt"
         write_whole(place, "\n\n".join(texts).encode())
 

@@ -13,6 +13,7 @@ os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import contextlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -222,6 +223,32 @@ def networks(request, toy):
     """Student, fake and teacher over the tokens V and the length L of the test's module."""
     module = request.module
     return [toy(module.V, module.L, seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="session")
+def in_processes():
+    """``in_processes(world, do)``: [do() of each of so many processes], which are forked from this
+    one and have the variables of torchrun."""
+
+    def child(do, sender, **variables):
+        os.environ |= {name: str(value) for name, value in variables.items()}
+        sender.send(do())
+
+    def run(world, do):
+        context = torch.multiprocessing.get_context("fork")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        variables = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        receivers = []
+        for rank in range(world):
+            receiver, sender = context.Pipe(duplex=False)
+            own = variables | {"RANK": rank}
+            context.Process(target=child, args=(do, sender), kwargs=own, daemon=True).start()
+            sender.close()  # so that the end of the child ends the wait for its result
+            receivers.append(receiver)
+        return [receiver.recv() for receiver in receivers]
+
+    return run
 
 
 class SeddProgram:

@@ -1,10 +1,13 @@
 """IDLM in the standalone host: what is trained, saved and resumed."""
 
+import copy
+
 import lightning
 import pytest
 import torch
 
-from duo_ext import checkpoints
+from duo_ext import Refused, checkpoints, draws
+from duo_ext.core import sampler
 from duo_ext.trainer import manual_trainer
 
 TEACHERS = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "distillation"}
@@ -125,9 +128,9 @@ def test_checkpoint_is_the_students_and_samples_as_its_base(
         .load_from_checkpoint("middle.ckpt", config=config, tokenizer=tokenizer, weights_only=True)
     )
     samples = []
-    for sampler in (model, plain):
+    for drawn in (model, plain):
         torch.manual_seed(5)
-        samples.append(sampler.restore_model_and_sample(num_steps=3))
+        samples.append(drawn.restore_model_and_sample(num_steps=3))
     assert torch.equal(*samples)
 
 
@@ -158,17 +161,17 @@ class NoJudge:
     def __init__(self, *_, key):
         pass
 
-    def score(self, texts):
+    def score(self, texts, ranks):
         return None
 
 
 def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_path):
     """Stopped after its first pair, it takes no other when it is started again."""
-    from duo_ext import metrics
+    from duo_ext import judge, metrics
 
     row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 9.0, "bigram_tv": 0.0}
     monkeypatch.setattr(metrics, "measure", lambda *_: row)
-    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
     stopped = distil("idlm", *LOOKS, "algo.guard.patience=1")
     assert stopped.distiller.pairs == 1 and len(stopped.seen) == 8
     stopped.trainer.save_checkpoint("last.ckpt")
@@ -176,9 +179,64 @@ def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_pat
     assert again.distiller.pairs == 1 and again.seen == []
 
 
+@pytest.mark.parametrize("removal", ["ancestral", "greedy", "none"])
+@pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
+def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypatch, name, removal):
+    """In evaluation, as the teacher; the host's sampler is not called."""
+    from duo_ext import judge, metrics
+
+    seen = []
+    row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 0.0, "bigram_tv": 0.0}
+    monkeypatch.setattr(metrics, "measure", lambda tokens_NL, *_: seen.append(tokens_NL) or row)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
+    last = f"sampling.noise_removal={removal}"
+    model = distil(name, *LOOKS, "algo.guard.samples=20", last)
+    assert model.training and model.backbone.training
+    process = model.family.noisings["categorical"](model)
+    average = copy.deepcopy(model.backbone).eval()
+    for parameter, shadow in zip(average.parameters(), model.ema.shadow_params, strict=True):
+        parameter.data.copy_(shadow)
+    teacher = copy.deepcopy(model.opponents.teacher).eval()
+    for network, found in ((teacher, seen[0]), (average, seen[-1])):
+        student, drawn = sampler.Tempered(network, model.time_conditioning), []
+        for batch, size in enumerate((16, 4)):
+            torch.manual_seed(model.config.seed + draws.STRIDE * batch)
+            drawn.append(sampler.sample(process, student, (size, 16), 2, removal))
+        assert torch.equal(torch.cat(drawn), found)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    {
+        "sampling.p_nucleus=0.9": "sampling.p_nucleus is '0.9'; the guard .* it must be 1",
+        "sampling.use_float64=false": "sampling.use_float64 is 'False'; .* it must be True",
+        "sampling.predictor=analytic": "sampling.predictor is 'analytic'; .* ancestral or",
+    }.items(),
+)
+def test_sampling_that_the_guard_does_not_know_is_refused_at_once(tiny, tokenizer, setting, told):
+    from duo_ext import algorithms
+
+    config = tiny("algo=idlm_mdlm", "algo.teacher_path=none", setting)
+    assert algorithms.IDLM(config, tokenizer)  # without a guard
+    config.algo.guard.every = 10
+    with pytest.raises(Refused, match=told):
+        algorithms.IDLM(config, tokenizer)
+
+
+def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standalone, monkeypatch):
+    from duo_ext import algorithms
+
+    noise = standalone.module("trainer_base").LogLinear
+    monkeypatch.setattr(noise, "forward", lambda self, t: (-1, 1 - t**2))
+    with pytest.raises(Refused, match="noise is not log-linear, which the guard needs"):
+        algorithms.IDLM(
+            tiny("algo=idlm", "algo.teacher_path=none", "algo.guard.every=1"), tokenizer
+        )
+
+
 def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     """Two looks, one outside the bounds: best.ckpt is the other's student."""
-    from duo_ext import metrics
+    from duo_ext import judge, metrics
 
     entropies = iter([2.0, 2.01, 3.0])  # the teacher's, then the student's after 1 and 2 pairs
 
@@ -186,7 +244,7 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
         return {"genppl": 9.0, "entropy": next(entropies), "unigram_kl": 0.0, "bigram_tv": 0.0}
 
     monkeypatch.setattr(metrics, "measure", measure)
-    monkeypatch.setattr(metrics, "Judge", NoJudge)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
     model = distil("idlm", *LOOKS, save_after=8)
     assert model.watch.guard.kept == 1
     best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")

@@ -373,7 +373,7 @@ def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     assert subject.algo == "idlm"
     average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
-    tokens, evaluations, _ = evaluation.sample(subject, evaluation.Setting(2), options)
+    tokens, evaluations, _ = evaluation.sample([(subject, evaluation.Setting(2))], options)[0]
     assert tokens.shape == (3, 16) and evaluations == 3
 
 

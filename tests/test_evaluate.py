@@ -1,5 +1,6 @@
 """duo_ext.evaluate on random checkpoints: the rows, their settings, the files, the errors."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -15,8 +16,9 @@ import torch
 import transformers
 
 import duo_ext.__main__
-from duo_ext import checkpoints, corpus, evaluate, evaluation, host, metrics, pretrained, report
+from duo_ext import checkpoints, corpus, draws, evaluate, evaluation, host, pretrained, report
 from duo_ext.ceiling import Ceiling
+from duo_ext.judge import Judge
 
 SETTINGS = {
     "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
@@ -155,7 +157,7 @@ def ceiling(place):
     whose tokenizer has a PAD besides."""
 
     def make(**config):
-        judge = metrics.Judge(str(place / "judge"), "cpu")
+        judge = Judge(str(place / "judge"), "cpu")
         for key, value in config.items():
             setattr(judge.model.config, key, value)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place / "judge")
@@ -183,8 +185,8 @@ def test_a_judge_without_bos_or_eos_has_no_ceiling(ceiling, name):
 
 def test_a_judge_without_a_cache_has_no_ceiling(ceiling, monkeypatch):
     monkeypatch.setattr(transformers.GPT2LMHeadModel, "forward", lambda *a, **k: object())
-    monkeypatch.setattr(metrics.Judge, "_try_lengths", lambda self: (16, 1))
-    monkeypatch.setattr(metrics.Judge, "_require_causal", lambda self: None)
+    monkeypatch.setattr(Judge, "_try_lengths", lambda self: (16, 1))
+    monkeypatch.setattr(Judge, "_require_causal", lambda self: None)
     with pytest.raises(ValueError, match="cannot be sampled token by token with a cache"):
         ceiling()
 
@@ -247,12 +249,51 @@ def test_both_samplers_are_rows_of_one_table(checkpoint, place):
         assert row["tokens_per_second"] == pytest.approx(6 * 16 / row["seconds"])
 
 
+def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
+    """The same texts and numbers; the host's sampler draws a row in one stream, the core's a batch
+    behind a seed of its own."""
+    given = ("--teacher", checkpoint("mdlm"), "--student", checkpoint("duo_base"), "--steps", 1, 3)
+    given += ("--sampler", "host", "rows")
+    alone, texts = timeless(run(*given)), (place / "out" / "samples.md").read_text()
+    shutil.rmtree(place / "out")
+    in_processes(3, lambda: evaluate.main([*SMALL, *map(str, given)]))
+    assert timeless(json.loads((place / "out" / "results.json").read_text())) == alone
+    assert (place / "out" / "samples.md").read_text() == texts
+
+
+def test_a_batch_of_the_cores_sampler_does_not_depend_on_those_before_it(checkpoint, options):
+    setting, name = evaluation.Setting(2, "rows"), checkpoint("duo_base")
+    found = {}
+    for samples in ("4", "10"):
+        given = options("--samples", samples)
+        subject = evaluate.load("student", name, given)
+        found[samples], *_ = evaluation.sample([(subject, setting)], given)[0]
+    assert torch.equal(found["10"][:4], found["4"])
+    assert not torch.equal(found["10"][4:8], found["4"])  # nor is it the first again
+
+
+def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options):
+    """64 of a small model, as ever: the tokens depend on it."""
+    given = options()
+    subject, setting = (
+        evaluate.load("student", checkpoint("duo_base"), given),
+        evaluation.Setting(2),
+    )
+    assert evaluation.batch_size(subject, setting, given) == 4  # as it is told
+    given.batch_size = None
+    assert evaluation.batch_size(subject, setting, given) == 64
+    large = dataclasses.replace(subject, length=1024, vocab_size=50258)
+    assert evaluation.batch_size(large, setting, given) == 6
+    rows = dataclasses.replace(setting, sampler="rows")
+    assert evaluation.batch_size(large, rows, given) == 64
+
+
 def test_a_noise_that_ours_does_not_know(checkpoint, options):
     name, rows = checkpoint("mdlm"), options("--sampler", "rows")
     subject = evaluate.load("student", name, rows)
+    assert draws.is_log_linear(subject.model.noise, subject.process)
     subject.model.noise.eps = 0.1
-    with pytest.raises(ValueError, match="its noise is not log-linear, which --sampler rows needs"):
-        evaluate._check_noise(subject.model, subject.process, "x")
+    assert not draws.is_log_linear(subject.model.noise, subject.process)
 
 
 def test_an_output_folder_may_lie_elsewhere(checkpoint):
@@ -294,11 +335,11 @@ def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, optio
     model = subject.model
     torch.set_rng_state(subject.constructed)
     plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
-    tokens, evaluations, seconds = evaluation.sample(subject, evaluation.Setting(4), given)
+    tokens, evaluations, seconds = evaluation.sample([(subject, evaluation.Setting(4))], given)[0]
     assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0
     for temperature, nucleus in ((0.5, 1.0), (1.0, 0.5)):
         setting = evaluation.Setting(4, temperature=temperature, nucleus=nucleus)
-        assert not torch.equal(evaluation.sample(subject, setting, given)[0], plain)
+        assert not torch.equal(evaluation.sample([(subject, setting)], given)[0][0], plain)
     assert not model.backbone._forward_hooks
 
 
@@ -326,7 +367,7 @@ def test_the_samples_are_those_of_the_hosts_own_command(
     subject = evaluate.load("student", name, given)
     for steps in (2, 4):
         setting = evaluation.Setting(steps)
-        tokens, *_ = evaluation.sample(subject, setting, given)
+        tokens, *_ = evaluation.sample([(subject, setting)], given)[0]
     assert subject.model.tokenizer.batch_decode(tokens) == texts
 
 
@@ -451,7 +492,7 @@ def test_a_folder_is_sampled_as_the_checkpoint_that_it_was_made_of(checkpoint, o
     other = evaluate.load("student", "folder", options())
     assert other.algo == subject.algo
     assert other.sha256 == checkpoints.fingerprint(subject.model.backbone) != subject.sha256
-    samples = [evaluation.sample(s, setting, options())[0] for s in (subject, other)]
+    samples = [evaluation.sample([(s, setting)], options())[0][0] for s in (subject, other)]
     assert torch.equal(*samples)
 
 

@@ -1,15 +1,24 @@
 """duo_ext.guard: what is kept, when it stops, and the history that it writes."""
 
+import contextlib
+import itertools
 import json
 import math
 import random
 from pathlib import Path
 
 import fsspec
+import numpy
 import pytest
+import torch
 from fsspec.implementations.local import LocalFileSystem
+from omegaconf import OmegaConf
 
-from duo_ext.guard import Bounds, Guard
+from duo_ext import metrics
+from duo_ext.core import processes, sampler
+from duo_ext.guard import Bounds, Guard, Watch
+from duo_ext.judge import Scores
+from duo_ext.ranks import ALONE, join
 
 TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001}
 BOUNDS = Bounds(entropy=0.02, unigram_kl=0.02, patience=3)
@@ -155,3 +164,95 @@ def test_a_reader_never_sees_half_a_history(guard, tmp_path, monkeypatch):
     guard.judge(2, {8: row(8)})
     guard.write(str(path))
     assert seen == [2, 1] and len(json.loads(path.read_text())["history"]) == 2
+
+
+# the watch -----------------------------------------------------------------------------------
+
+V, L = 5, 6
+SETTINGS = OmegaConf.create(
+    {"every": 1, "steps": [2, 3], "samples": 7, "teacher_steps": 4, "patience": 1}
+    | {"entropy": 9.0, "unigram_kl": 9.0}
+)
+
+
+class Length:
+    """A judge of a text's letters, which looks at what the processes share."""
+
+    def score(self, texts, ranks):
+        nll_N = numpy.array(ranks.shared(texts, lambda text: float(len(set(text)))))
+        return Scores(nll_N, numpy.full(len(texts), L), numpy.zeros((len(texts), 1)))
+
+
+@pytest.fixture
+def watch(toy):
+    """``watch(ranks)`` and the list of the tokens that it measures."""
+    process, network = processes.AbsorbingProcess(V, V - 1), toy(V, L)
+
+    @contextlib.contextmanager
+    def drawing(steps, teacher):
+        yield lambda size: sampler.sample(process, network, (size, L), steps)
+
+    def make(ranks=ALONE):
+        seen = []
+
+        def decode(tokens_NL):
+            seen.append(tokens_NL.tolist())
+            return ["".join(map(str, row)) for row in tokens_NL.tolist()]
+
+        reference = metrics.Reference(torch.arange(V - 1).repeat(3, 2), V)
+        return Watch(SETTINGS, drawing, 2, decode, Length(), reference, seed=3, ranks=ranks), seen
+
+    return make
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_has_the_same_texts_and_the_same_guard(watch, in_processes, world):
+    def looks(ranks=ALONE):
+        own, seen = watch(ranks)
+        found = own.begin().look(5)
+        return seen, found, own.guard.state_dict()
+
+    alone = looks()
+    seen = alone[0]
+    assert len({str(row) for tokens in seen for row in tokens}) > 15  # no batch is another again
+    assert in_processes(world, lambda: looks(join("cpu")[1])) == [alone] * world
+
+
+def test_one_process_decides_where_another_would_not_agree(watch, in_processes, monkeypatch):
+    """A look of another GPU may differ in its last bit, and the save that follows is of all."""
+    measure = metrics.measure
+
+    def looks():
+        _, ranks = join("cpu")
+
+        def differing(*given):
+            """The second process would find each look a little better than the one before."""
+            found = measure(*given)
+            found["genppl"] *= 1 - ranks.rank * 1e-15 * next(count)
+            return found
+
+        count = itertools.count()
+        monkeypatch.setattr(metrics, "measure", differing)
+        own, _ = watch(ranks)
+        own.begin()
+        return [own.look(pair) for pair in (1, 2)], own.guard.state_dict(), own.guard.kept
+
+    first, second = in_processes(2, looks)
+    assert first == second
+    assert [best for _, best, _ in first[0]] == [True, False]  # the same student twice
+
+
+def test_a_guard_that_disagrees_takes_the_firsts_history(watch, in_processes):
+    """Whatever a process remembers: its decision is the first one's."""
+
+    def looks():
+        _, ranks = join("cpu")
+        own, _ = watch(ranks)
+        own.begin()
+        own.look(1)
+        if ranks.rank:
+            own.guard.history[-1]["score"] = 1e9
+        return own.look(2)[1:], own.guard.state_dict()
+
+    first, second = in_processes(2, looks)
+    assert first == second and first[0] == (False, False)

@@ -5,6 +5,7 @@ import math
 import torch
 import torchmetrics
 
+import duo_ext.judge
 import duo_ext.metrics
 
 
@@ -63,7 +64,7 @@ class Metrics:
 
     def load_judge(self, device="cpu"):
         """Load the judge, or raise Refused, before there are texts for it."""
-        self.judge = duo_ext.metrics.Judge(
+        self.judge = duo_ext.judge.Judge(
             self.judge_name, device, self.judge_batch_size, "eval.gen_ppl_eval_model_name_or_path"
         )
 

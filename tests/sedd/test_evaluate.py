@@ -33,6 +33,22 @@ def guarded(run, teacher, idlm):
     return folder
 
 
+def test_two_processes_share_a_look(run, guarded, idlm, tmp_path):
+    """The teacher's texts are those of one process, and so are the student's but for the rounding
+    of its gradient; ``training.micro_batch`` is the accumulation of one."""
+    two = tmp_path / "two"
+    shared = (*idlm, *LOOKS, "algo.guard.samples=20")
+    run(two, *shared, "training.micro_batch=2", processes=2)
+    run(tmp_path / "one", *shared, "training.micro_batch=2")
+    found, wanted = (
+        json.loads((folder / "guard.json").read_text()) for folder in (two, tmp_path / "one")
+    )
+    assert found["teacher"] == wanted["teacher"] and found["kept"] == wanted["kept"]
+    assert [look["pair"] for look in found["history"]] == [2, 4]
+    for weights in zip(run.weights(two), run.weights(guarded), strict=True):
+        torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
 def test_the_guard_keeps_a_student_and_is_resumed(run, student, guarded, idlm, tmp_path):
     """Looking changes nothing of the training; the best student's file is a checkpoint."""
     assert all(map(torch.equal, run.weights(guarded), run.weights(student)))

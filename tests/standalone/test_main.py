@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from duo_ext import checkpoints, corpus, host, metrics
+from duo_ext.judge import Judge
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
@@ -231,7 +232,7 @@ def test_samples_are_scored_and_written(main, configure, teacher, judge, tokeniz
     assert json.loads((tmp_path / "samples.json").read_text()) == result
     texts = result["generated_seqs"]
     assert [len(text) for text in texts] == [16] * 6  # a token is a character
-    nll, count = metrics.Judge(judge, "cpu").nll(texts)
+    nll, count = Judge(judge, "cpu").nll(texts)
     assert result["generative_ppl"] == pytest.approx(math.exp(nll.sum() / count.sum()), rel=1e-5)
     tokens = torch.tensor(tokenizer(texts).input_ids)
     assert result["entropy"] == pytest.approx(metrics.sample_entropy(tokens), rel=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 
 from duo_ext import evaluate
-from duo_ext.evaluation import SAMPLERS
+from duo_ext.options import SAMPLERS
 
 TOKENS, LENGTH = 4, 3
 PREDICTORS = {"mdlm": "ancestral_cache", "duo_base": "ancestral"}

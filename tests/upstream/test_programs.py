@@ -140,7 +140,7 @@ def evaluated(checkout, path, precision, folder):
         given += ["--precision", precision, "--output", "unused"]
         options = evaluation.parse(evaluate.PROGRAM, given)
         subject = evaluate.load("student", path, options)
-        tokens, _, _ = evaluation.sample(subject, evaluation.Setting(3), options)
+        tokens, _, _ = evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
         json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
     """
     output = folder / "ours.json"
@@ -161,7 +161,7 @@ DRAWN = """if True:
     base, drawn = tree.module("trainer_base"), set()
     draw = base.sample_categorical
     base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
-    evaluation.sample(subject, evaluation.Setting(3), options)
+    evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
     print(*drawn)
 """
 
@@ -294,3 +294,25 @@ def check_two_processes(run, program, own, folder):
     assert (folder / "two" / "train_ddp_process_1.log").exists()  # there were two
     for one, two in zip(student(folder / "one"), student(folder / "two"), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+LOOKS = ("algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=20")
+LOOKS += ("algo.guard.teacher_steps=3", "algo.guard.entropy=9", "algo.guard.unigram_kl=9")
+
+
+def test_two_processes_look_as_one_does(run, checkout, weights, algorithm, tmp_path):
+    """The teacher's texts are the same ones, in the standalone tree too."""
+    own = (f"algo={algorithm}", weights(algorithm), *LOOKS, "loader.batch_size=4")
+    program = f"-m duo_ext --host {checkout.root}"
+    run("-m duo_ext", *own, "trainer.devices=1", out="standalone")
+    run(program, *own, "trainer.devices=1", out="one")
+    run(program, *own, "trainer.devices=2", out="two")
+    standalone, one, two = (
+        json.loads((tmp_path / name / "guard.json").read_text())
+        for name in ("standalone", "one", "two")
+    )
+    assert two["teacher"] == one["teacher"]
+    assert one["teacher"]["entropy"] == pytest.approx(standalone["teacher"]["entropy"], rel=1e-3)
+    for found in (one, two):
+        assert [look["pair"] for look in found["history"]] == [1, 2] and found["kept"] in (1, 2)
+    assert (tmp_path / "two" / "checkpoints" / "best.ckpt").exists()

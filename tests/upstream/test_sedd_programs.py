@@ -253,6 +253,25 @@ def test_two_processes_are_one_with_accumulation(programs, trained, work, tmp_pa
     assert two == pytest.approx(one, rel=2e-5)
 
 
+def test_two_processes_look_as_one_does(programs, work, trained, tmp_path):
+    """The teacher's texts are the same ones, in the standalone tree too; the second process reads
+    the tokens that the first has kept."""
+    looks = ("algo.guard.every=2", "algo.guard.steps=[2]", "algo.guard.samples=20")
+    looks += ("algo.guard.teacher_steps=3", "algo.guard.entropy=9", "algo.guard.unigram_kl=9")
+    found = {}
+    for tree, processes in (("standalone", 1), ("sedd", 1), ("sedd", 2)):
+        folder, cache = tmp_path / f"{tree}-{processes}", tmp_path / f"tokens-{tree}-{processes}"
+        shared = (*own("student", work), *looks, f"data.cache_dir={cache}")
+        programs[tree](folder, *shared, "training.micro_batch=2", processes=processes)
+        guard = json.loads((folder / "guard.json").read_text())
+        found[tree, processes] = guard, len(list(cache.rglob("*.arrow")))
+    (one, kept), (two, kept_by_two) = found["sedd", 1], found["sedd", 2]
+    assert one["teacher"] == two["teacher"] and [e["pair"] for e in two["history"]] == [2, 4]
+    assert kept == kept_by_two > 0
+    standalone, _ = found["standalone", 1]
+    close(one["teacher"]["entropy"], standalone["teacher"]["entropy"], rtol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def sampled(programs, trained, work):
     """{(tree, predictor): the texts that mode=sample draws from SEDD's student}."""

@@ -1,0 +1,53 @@
+"""Texts in batches: one stream of random numbers, or a seed for each batch, so that the processes
+of a run share the batches and draw what one of them would."""
+
+import torch
+
+from duo_ext import Refused
+
+STRIDE = 1_000_003
+
+
+def sizes(samples, batch_size):
+    """How many texts each batch has."""
+    return [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
+
+
+@torch.no_grad()
+def stream(batch, samples, batch_size):
+    """Tokens (``samples``, L) on the CPU from ``batch(size)``, one batch after the other."""
+    return torch.cat([batch(size).cpu() for size in sizes(samples, batch_size)])
+
+
+def seed(number, batch):
+    """Seed torch for a batch, by its number; the first has the seed itself."""
+    torch.manual_seed(number + STRIDE * batch)
+
+
+@torch.no_grad()
+def shared(batch, samples, batch_size, number, ranks):
+    """Tokens (``samples``, L) on the CPU, the same for any number of processes; ``number`` is the
+    seed."""
+
+    def draw(place):
+        seed(number, place)
+        return batch(drawn[place]).cpu()
+
+    drawn = sizes(samples, batch_size)
+    return torch.cat(ranks.shared(range(len(drawn)), draw))
+
+
+def is_log_linear(noise, process):
+    """Whether a host's noise is that of the core's process."""
+    times = torch.linspace(0, 1, 5)
+    alphas, _ = process.schedule(times)
+    return torch.allclose(noise(times)[1].double(), alphas, atol=1e-6)
+
+
+def require_of_guard(key, value, values):
+    """Raise Refused unless a setting of sampling is one that the guard's draws follow."""
+    if value not in values:
+        raise Refused(
+            f"{key} is '{value}'; the guard draws by the core's sampler, for which it must be "
+            f"{' or '.join(map(str, values))} (algo.guard.every=0: no guard)"
+        )

@@ -1,0 +1,82 @@
+"""How a Duo run looks at its student: by the core's sampler, as ``evaluate --sampler rows`` does.
+
+A host's sampler forms several float64 (B, L, V), 26 GB each for 64 texts of OpenWebText; the core's
+forms none. Its texts have the same law, so what it cannot do is refused before the training.
+"""
+
+import contextlib
+
+import dataloader
+
+from duo_ext import Refused, batches, draws, judge, metrics
+from duo_ext.core import sampler
+from duo_ext.core.precision import PRECISIONS
+from duo_ext.guard import Watch
+from duo_ext.ranks import Ranks
+
+JUDGE = "eval.gen_ppl_eval_model_name_or_path"
+
+
+def process_of(model):
+    """The core's process of a model's family, which samples.
+
+    Raises Refused for settings of sampling that the core's sampler does not know.
+    """
+    process, sampling = model.family.noisings["categorical"](model), model.config.sampling
+    for key, values in (
+        ("predictor", ("ancestral", "ancestral_cache")),  # one law, and one sampler in the core
+        ("p_nucleus", (1,)),
+        ("use_float64", (True,)),
+        ("noise_removal", ("ancestral", "greedy", "none")),
+    ):
+        draws.require_of_guard(f"sampling.{key}", sampling[key], values)
+    if not draws.is_log_linear(model.noise, process):
+        raise Refused(
+            "noise is not log-linear, which the guard needs; algo.guard.every=0: no guard"
+        )
+    return process
+
+
+def make(model):
+    """The ``Watch`` of a running distillation, ready to begin."""
+    config, ranks = model.config, Ranks(model.trainer.global_rank, model.trainer.world_size)
+    _, valid = dataloader.get_dataloaders(config, model.tokenizer, skip_train=True)
+    held_out_NL = metrics.first_blocks(batch["input_ids"] for batch in valid)
+    return Watch(
+        settings=config.algo.guard,
+        sampler=lambda steps, teacher: _sampler(model, steps, teacher),
+        batch_size=batches.of_a_look(model.num_tokens, config.model.hidden_size),
+        decode=model.tokenizer.batch_decode,
+        judge=judge.Judge(
+            getattr(config.eval, JUDGE.removeprefix("eval.")),
+            model.device,
+            config.eval.perplexity_batch_size,
+            key=JUDGE,
+        ),
+        reference=metrics.Reference(held_out_NL, model.vocab_size),
+        seed=config.seed,
+        ranks=ranks,
+    )
+
+
+@contextlib.contextmanager
+def _sampler(model, steps, teacher):
+    """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
+    process, removal = process_of(model), model.config.sampling.noise_removal
+    precision, _ = PRECISIONS[model.config.algo.precision]
+    with _network(model, teacher) as network:
+        drawn = sampler.Tempered(network, model.time_conditioning, precision=precision)
+        yield lambda size: sampler.sample(process, drawn, (size, model.num_tokens), steps, removal)
+
+
+@contextlib.contextmanager
+def _network(model, teacher):
+    """The network to draw from, in evaluation."""
+    if teacher:
+        yield model.opponents.teacher.eval()
+        return
+    model._eval_mode()
+    try:
+        yield model.backbone
+    finally:
+        model._train_mode()

@@ -1,0 +1,113 @@
+"""The command line of ``evaluate``, Duo's and SEDD's: options, and between them the host's
+settings."""
+
+import argparse
+import os
+import re
+import shlex
+
+import torch
+
+from duo_ext import Refused
+from duo_ext.pretrained import FILE_ENDINGS
+
+SHIPPED_JUDGE = "${idlm_asset:judge}"
+OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
+SAMPLERS = ("host", "rows")
+
+
+def parse(program, arguments):
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program.module}",
+        usage="%(prog)s [options] [key=value ...]",
+        description="Sample checkpoints with their EMA weights, measure the samples, compare.",
+        epilog=f"key=value: {program.host}'s settings, for checkpoints that carry none. A word of "
+        "that look is no setting where it is the one value of an option, stands behind --names, or "
+        "behind --teacher or --student is the first, exists, or ends as checkpoints do "
+        f"({' '.join(FILE_ENDINGS)}).",
+        allow_abbrev=False,
+    )
+    paths = {"nargs": "+", "default": [], "metavar": "CKPT"}
+    parser.add_argument("--teacher", help="checkpoints to compare with", **paths)
+    parser.add_argument("--student", help="checkpoints to judge", **paths)
+    parser.add_argument("--names", nargs="+", help="what to call them, instead of their algo")
+    parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument(
+        "--sampler",
+        nargs="+",
+        choices=SAMPLERS,
+        default=["host"],
+        help="the host's own; or ours, which forms probabilities only where a token is drawn",
+    )
+    parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
+    program.add_options(parser)
+    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
+    parser.add_argument("--samples", type=int, default=1024, help="samples a row")
+    parser.add_argument(
+        "--batch-size", type=int, help="samples at a time; by default as many as fit, at most 64"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--judge", default=SHIPPED_JUDGE, help="a causal LM's folder or hub name")
+    parser.add_argument("--ceiling", action="store_true", help="the judge's own samples too")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--host", metavar="PATH", help=f"the {program.host} tree to sample in")
+    words, overrides = divided(arguments, parser)
+    options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
+    options.command = shlex.join(["python", "-m", program.module, *arguments])
+    _check(options)
+    return options
+
+
+def divided(arguments, parser):
+    """(the words of options, the host's settings) of a command line; see the help's last lines."""
+    actions = parser._option_string_actions
+    words, overrides, option, place = [], [], None, 0
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        if name in actions:
+            option, place = None if equals else actions[name], 0
+        elif OVERRIDE.match(word) and not _is_value(word, option, place):
+            overrides.append(word)
+            continue
+        else:
+            place += 1
+        words.append(word)
+    return words, overrides
+
+
+def _is_value(word, option, place):
+    """Whether a word that looks like a setting is an option's value, as that of this place."""
+    if option is None or option.dest == "names":
+        return option is not None
+    if option.dest in ("teacher", "student"):
+        return place == 0 or os.path.exists(word) or word.endswith(FILE_ENDINGS)
+    return option.nargs is None and place == 0
+
+
+def _check(options):
+    given = options.teacher + options.student
+    if not given:
+        raise Refused("nothing to evaluate: give --teacher or --student checkpoints")
+    if options.names and len(options.names) != len(given):
+        raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
+    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
+        values = getattr(options, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < least:
+                raise Refused(f"--{name.replace('_', '-')} is {value}; at least {least}")
+    for name in ("temperature", "nucleus"):
+        for value in getattr(options, name):
+            if not value > 0 or (name == "nucleus" and value > 1):
+                raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
+    if "rows" in options.sampler:
+        _check_rows(options)
+
+
+def _check_rows(options):
+    for nucleus in options.nucleus:
+        if nucleus != 1:
+            raise Refused(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
+    if options.precision != "float64":
+        raise Refused(f"--precision is '{options.precision}'; --sampler rows draws in float64")

@@ -1,0 +1,109 @@
+"""What the processes of a run, of one host or the other, say to each other besides gradients."""
+
+import datetime
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from duo_ext import Refused
+
+SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
+TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+PATIENCE = datetime.timedelta(days=1)  # the first process may tokenise a corpus for hours
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number among those of a run. Each method is called by all of them, in the same
+    order; values are of any type that can be pickled."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self):
+        return self.rank == 0
+
+    def gather(self, value):
+        """The values of all processes, in all of them."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def agree(self, make):
+        """``make()`` of the first process, in all of them."""
+        if self.world == 1:
+            return make()
+        values = [make() if self.first else None]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def shared(self, items, do):
+        """``[do(item) for item in items]``, each done by one process and known to all."""
+        items = list(items)
+        parts = self.gather([do(item) for item in items[self.rank :: self.world]])
+        return [parts[n % self.world][n // self.world] for n in range(len(items))]
+
+    def in_turn(self, make):
+        """``make()``: of the first process, then of the others, who find what it keeps in a
+        cache."""
+        found = make() if self.first else None
+        self.gather(None)
+        return found if self.first else make()
+
+
+ALONE = Ranks()
+
+
+def join(device_name, key="device"):
+    """(device, Ranks) of this process; under torchrun it joins the others, by gloo or nccl.
+
+    ``key`` is the setting that named the device: auto, cuda (torchrun's number of it) or another.
+    """
+    world, rank = (int(os.environ.get(name, default)) for name, default in SIZES)
+    device = _device(device_name, key)
+    if world > 1:
+        _require_torchrun(world)
+        signal.signal(signal.SIGTERM, _ended)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    return device, Ranks(rank, world)
+
+
+def _require_torchrun(world):
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if missing:
+        raise Refused(
+            f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set: several processes are "
+            "started by torchrun; unset WORLD_SIZE for one"
+        )
+
+
+def _ended(*_):
+    """torchrun sends it to those that are left when one dies, maybe before they meet that in a
+    collective."""
+    sys.exit(
+        "error: ended by SIGTERM, as when another process of this run has ended; the last "
+        "checkpoint is kept"
+    )
+
+
+def _device(name, key):
+    given = name
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise Refused(f"{key} is '{given}'; torch cannot use it here") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
