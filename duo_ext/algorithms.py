@@ -274,7 +274,7 @@ class IDLM(trainer_base.Diffusion):
     def _look(self):
         pair = self.distiller.pairs
         rows, best, stop = self.watch.look(pair)
-        self.log_dict(logged(rows))
+        self.log_dict(logged(rows, self.distiller))
         if self.trainer.is_global_zero:
             self.watch.guard.write(self.file("guard.json"))
             if stop:

@@ -151,7 +151,9 @@ class Watch:
         return measured
 
 
-def logged(rows):
-    """What a person would plot of a look at the student: {"guard/genppl_8": ...}."""
+def logged(rows, distiller):
+    """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
+    its gradient rounding leaves (``core.rounding``)."""
     keys = ("genppl", "entropy", "unigram_kl", "bigram_tv")
-    return {f"guard/{key}_{steps}": row[key] for steps, row in rows.items() for key in keys}
+    found = {f"guard/{key}_{steps}": row[key] for steps, row in rows.items() for key in keys}
+    return found | {"guard/gradient_cosine": distiller.gradient_cosine()}

@@ -213,7 +213,7 @@ class Run:
             return loss(self.parts.model, x_BL).mean().item()
 
     def _guard(self, rows, best, stop):
-        self._log(guard.logged(rows))
+        self._log(guard.logged(rows, self.trained.distiller))
         if self.world.rank == 0:
             self.watch.guard.write(f"{self.folder}/guard.json")
             if stop:
