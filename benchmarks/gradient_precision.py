@@ -19,7 +19,7 @@ import copy
 import functools
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,7 +58,8 @@ class Size:
     """A network and how it is measured.
 
     ``make`` gives the network for a case; ``note`` says where it is from; ``look`` are the texts of
-    the cheap measurement. A quarter of the micro-batches has it, and MORE of the precisions.
+    the cheap measurement; ``fake``: whether its gradient is compared too. A quarter of the
+    micro-batches has the cheap measurement, and MORE of the precisions.
     """
 
     make: callable
@@ -70,6 +71,7 @@ class Size:
     micro_batches: int = 16
     look: int = 8
     precisions: tuple = MAIN + MORE
+    fake: bool = True
 
 
 def shipped_teacher(case):
@@ -119,8 +121,8 @@ SIZES = {
         trained_here, "trained for 150 updates", ("mdlm",), FEW, length=64, micro_batches=8
     ),
     "170M": Size(
-        random_full_size, "random weights", ("mdlm",), FEWER, length=64, batch=2,
-        micro_batches=3, look=2, precisions=MAIN,
+        random_full_size, "random weights", ("mdlm",), FEWER, length=64, batch=1,
+        micro_batches=3, look=1, precisions=MAIN, fake=False,
     ),
 }  # fmt: skip
 
@@ -194,7 +196,7 @@ def walk(case, network, texts_NL, size, plan):
             done += step.ends_pair or plan.student == "moved"
         _zero(networks)
         looks = {distiller.STUDENT: compare}
-        if updates == plan.updates[-1]:
+        if size.fake and updates == plan.updates[-1]:
             looks[distiller.FAKE] = compare_fake
         for of, look in looks.items():
             for precision, numbers in look(process, networks, texts_NL, size).items():
@@ -258,9 +260,18 @@ def arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--cases", nargs="+", choices=shipped.CASES, default=list(shipped.CASES))
+    parser.add_argument("--updates", nargs="+", type=int, help="these of a walk's")
     parser.add_argument("--walks", nargs="+", type=int, help="these of a size's, from 0")
     parser.add_argument("--output", default="results/precision")
     return parser.parse_args(given)
+
+
+def _walks(size, options):
+    """What the command line leaves of a size's walks."""
+    for index, plan in enumerate(size.walks):
+        updates = [n for n in plan.updates if n in (options.updates or plan.updates)]
+        if updates and index in (options.walks or range(len(size.walks))):
+            yield replace(plan, updates=tuple(updates))
 
 
 def main(given=None):
@@ -276,7 +287,7 @@ def main(given=None):
         size = SIZES[name]
         make, texts_NL = functools.cache(size.make), shipped.texts(length=size.length)
         for case in (c for c in size.cases if c in options.cases):
-            for plan in [size.walks[i] for i in options.walks or range(len(size.walks))]:
+            for plan in _walks(size, options):
                 start = time.perf_counter()
                 for row in walk(case, make(case), texts_NL, size, plan):
                     about = {"size": name, "network": size.note, "length": size.length}

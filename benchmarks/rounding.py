@@ -59,16 +59,23 @@ def products(kind):
         if kind.startswith("TF32"):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # two products that are seen
             stack.enter_context(TF32Products(cut=kind == "TF32 cut"))
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"))
+        stack.enter_context(torch.autocast(**_autocast(kind)))
         yield
 
 
+def _autocast(kind):
+    return {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": kind == "bf16"}
+
+
 @contextlib.contextmanager
-def outside_autocast(*modules):
+def blocks_in(backbone, kind):
+    """Blocks and last layer under an autocast to bf16, if that is the kind."""
     with contextlib.ExitStack() as stack:
-        for module in modules:
-            plain = torch.autocast("cpu", enabled=False)(module.forward)
-            stack.enter_context(mock.patch.object(module, "forward", plain))
+        for module in (*backbone.blocks, backbone.output_layer):
+            cast = torch.autocast(**_autocast(kind))(module.forward)
+            stack.enter_context(mock.patch.object(module, "forward", cast))
+        if kind != "bf16":
+            stack.enter_context(products(kind))
         yield
 
 
@@ -110,21 +117,22 @@ class Precision:
 class Rounded(Denoiser):
     """A denoiser in a precision. The backward pass of the body is for the caller to run in it."""
 
-    def __init__(self, backbone, time_conditioning, precision):
+    def __init__(self, backbone, time_conditioning, kinds):
         super().__init__(backbone, time_conditioning)
-        self.precision = precision
+        self.kinds = kinds
 
     def features(self, x, alpha_B):
-        apart = outside_autocast(self.backbone.vocab_embed, self.backbone.sigma_map)
-        with products(self.precision.body), apart:
-            return super().features(x, alpha_B)
+        with blocks_in(self.backbone, self.kinds.body):
+            features_BLD = super().features(x, alpha_B)
+        self._autocast = _autocast(self.kinds.head)
+        return features_BLD
 
     def head(self, features):
-        with products(self.precision.head):
+        with products(self.kinds.head):
             return super().head(features.to(self._last_layer.weight.dtype))
 
     def head_backward(self, *arguments):
-        with products(self.precision.head):
+        with products(self.kinds.head):
             return super().head_backward(*arguments)
 
 

@@ -88,8 +88,8 @@ def test_a_head_has_a_precision_of_its_own(network):
 def test_opponents_have_a_precision_of_their_own(network):
     precision = Precision.of("bf16, opponents TF32")
     student, fake, teacher = precision.networks(network, network, network)
-    assert student.precision.body == "bf16"
-    assert fake.precision == teacher.precision == Precision("TF32", "TF32")
+    assert student.kinds.body == "bf16"
+    assert fake.kinds == teacher.kinds == Precision("TF32", "TF32")
 
 
 def test_float64_leaves_the_network_as_it_is(network):
