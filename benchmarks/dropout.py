@@ -32,7 +32,7 @@ from duo_ext.core import distiller, sampler
 
 DROPOUT = 0.1
 BATCH, WARMUP, PAIRS, EMA = 16, 20, 60, 0.98
-FIT, MICRO_BATCHES = 100, 24
+FIT, MICRO_BATCHES = 60, 16
 STEPS, SAMPLES = (8, 16), 256
 
 

@@ -2,16 +2,14 @@
 
 Gradient (10) is a difference of two nearly equal networks, so what rounds each of them may hide it.
 It is taken after n updates of a fake that began as the teacher, in several precisions
-(``rounding``) with the same times, noise, masks and x_s, and compared with float32's
-(``gradients``). The student is
+(``rounding``) of one sample, and compared with float32's (``gradients``). The student is
 
     moved      the teacher with noise of 1 % of each tensor's spread; only the fake is trained
     distilled  trained for n pairs like the fake, at the same learning rate
 
-AdamW, betas .9 and .999, no weight decay, no warm-up, in float32. After every number of updates the
-rows are written. "at the features": the cosine that ``feature_gradient`` finds, which needs no
-backward pass through the networks. After the last of the updates the fake's own gradient (9) is
-compared as well.
+AdamW, betas .9 and .999, no weight decay, no warm-up, in float32. "at the features": the cosine
+that ``feature_gradient`` finds, without a backward pass through the networks. After the last of the
+updates the fake's own gradient (9) is compared as well.
 """
 
 import argparse
