@@ -80,6 +80,7 @@ def flat(network):
 
 def cosine(a, b):
     """<a, b> / |a| |b|; 1 if both are 0, 0 if one is."""
+    a, b = a.double(), b.double()
     norms = (a.norm() * b.norm()).item()
     if norms == 0:
         return float(not a.any() and not b.any())
