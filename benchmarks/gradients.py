@@ -78,13 +78,18 @@ def flat(network):
     return torch.cat(found)
 
 
+def dot(a, b):
+    """<a, b> in float64, without a copy of either in it."""
+    pairs = zip(a.split(2**22), b.split(2**22), strict=True)
+    return sum(torch.dot(x.double(), y.double()).item() for x, y in pairs)
+
+
 def cosine(a, b):
     """<a, b> / |a| |b|; 1 if both are 0, 0 if one is."""
-    a, b = a.double(), b.double()
-    norms = (a.norm() * b.norm()).item()
+    norms = math.sqrt(dot(a, a) * dot(b, b))
     if norms == 0:
         return float(not a.any() and not b.any())
-    return torch.dot(a, b).item() / norms
+    return dot(a, b) / norms
 
 
 class Comparison:
@@ -95,25 +100,24 @@ class Comparison:
         self.sums, self.products = {}, {}
 
     def add(self, g, h):
-        g, h = g.double(), h.double()
         self.cosines.append(cosine(g, h))
-        self.ratios.append((h.norm() / g.norm()).item() if g.any() else 1.0)
-        for name, value in {"g": g, "h": h, "e": h - g}.items():
+        for name, value in {"g": g, "h": h}.items():
             self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
-            self._note(name, name, value, value)
-        self._note("g", "h", g, h)
+        now = {"gg": dot(g, g), "hh": dot(h, h), "gh": dot(g, h)}
+        self.ratios.append(math.sqrt(now["hh"] / now["gg"]) if now["gg"] else 1.0)
+        self.products = {ab: self.products.get(ab, 0.0) + value for ab, value in now.items()}
 
-    def _note(self, a, b, x, y):
-        self.products[a, b] = self.products.get((a, b), 0.0) + torch.dot(x, y).item()
-
-    def _apart(self, a, b):
-        """The mean of <a_i, b_j> over i != j: <E a, E b>."""
+    def _products(self):
+        """(mean of <a_i, b_i>, mean of <a_i, b_j> over i != j: <E a, E b>), {ab: ...} each."""
         K = len(self.cosines)
-        whole = torch.dot(self.sums[a], self.sums[b]).item()
-        return (whole - self.products[a, b]) / (K * (K - 1))
-
-    def _variance(self, a):
-        return self.products[a, a] / len(self.cosines) - self._apart(a, a)
+        own = {ab: value / K for ab, value in self.products.items()}
+        apart = {
+            (a + b): (dot(self.sums[a], self.sums[b]) - self.products[a + b]) / (K * (K - 1))
+            for a, b in own
+        }
+        for found in own, apart:
+            found["ee"] = found["hh"] - 2 * found["gh"] + found["gg"]
+        return own, apart
 
     def summary(self):
         """
@@ -125,20 +129,21 @@ class Comparison:
         """
         found = {
             "micro_batches": len(self.cosines),
-            "norm": math.sqrt(self.products["g", "g"] / len(self.cosines)),
+            "norm": math.sqrt(self.products["gg"] / len(self.cosines)),
             "cosine": statistics.fmean(self.cosines),
             "cosine_low": min(self.cosines),
             "cosine_high": max(self.cosines),
             "norm_ratio": statistics.fmean(self.ratios),
             "averaged": cosine(self.sums["g"], self.sums["h"]),
         }
-        if len(self.cosines) > 1 and self.products["g", "g"] > 0:
-            gg, hh, gh, ee = (self._apart(*ab) for ab in ("gg", "hh", "gh", "ee"))
+        if len(self.cosines) > 1 and self.products["gg"] > 0:
+            own, apart = self._products()
+            gg, hh, ee = apart["gg"], apart["hh"], apart["ee"]
             found |= {
-                "between": gg / (self.products["g", "g"] / len(self.cosines)),
-                "noise": self._variance("e") / self._variance("g"),
+                "between": gg / own["gg"],
+                "noise": (own["ee"] - ee) / (own["gg"] - gg),
                 "bias": math.copysign(math.sqrt(abs(ee / gg)), ee) if gg > 0 else None,
-                "limit": gh / math.sqrt(gg * hh) if gg > 0 and hh > 0 else None,
+                "limit": apart["gh"] / math.sqrt(gg * hh) if gg > 0 and hh > 0 else None,
             }
         return found
 
