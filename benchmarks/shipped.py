@@ -9,6 +9,7 @@ import transformers
 
 from duo_ext import checkpoints, corpus, host, pretrained
 from duo_ext.core import processes, schedules
+from duo_ext.core.gaussian import GaussianUniformProcess
 from duo_ext.core.networks import Denoiser
 
 LENGTH = 128
@@ -25,7 +26,7 @@ def categorical(V):
 
 def gaussian(V):
     schedule = schedules.GaussianSchedule.configured(V, None, None)
-    return processes.GaussianUniformProcess(V, schedule)
+    return GaussianUniformProcess(V, schedule)
 
 
 @dataclass(frozen=True)
