@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import gradients
 
-K, P = 4000, 20
+K, P = 50, 4000
 
 
 @pytest.mark.parametrize(("bias", "noise"), [(0.0, 0.5), (0.3, 0.0), (0.3, 0.5)])
