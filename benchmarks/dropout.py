@@ -3,9 +3,9 @@
 A pair runs the student twice, for the fake's update and for its own, and trains the fake; teacher
 and fake are without dropout where the student's loss (10) is taken. The rules differ in the rest:
 
-    now      the student in its own update, the fake in its own
+    none     nowhere, as the distiller has it
+    own      the student in its own update, the fake in its own
     fake     the fake in its own update alone
-    none     nowhere
     both     the student in both updates, the fake in its own
 
 "gradients": the student's gradient under each rule against "none", the student being the teacher
@@ -29,6 +29,7 @@ from benchmarks import gradients, shipped
 from benchmarks.pair_cost import hardware
 from duo_ext import corpus, files, host, metrics, trees
 from duo_ext.core import distiller, sampler
+from duo_ext.judge import Judge
 
 DROPOUT = 0.1
 BATCH, WARMUP, PAIRS, EMA = 16, 20, 60, 0.98
@@ -47,7 +48,7 @@ class Rule:
 
 RULES = {
     "none": Rule(False, False, False),
-    "now": Rule(False, True, True),
+    "own": Rule(False, True, True),
     "fake": Rule(False, False, True),
     "both": Rule(True, True, True),
 }
@@ -58,9 +59,9 @@ ON_POLICY = {"mdlm": {"on_policy": 0.5}, "categorical": {}}
 
 
 class Ruled(distiller.Distiller):
-    """A distiller with a rule of its own."""
+    """A distiller with a rule."""
 
-    rule = RULES["now"]
+    rule = RULES["none"]
 
     def _losses(self, phase, *batch):
         own = phase == (distiller.STUDENT,)
@@ -145,7 +146,7 @@ class Scored:
     """The shipped judge and held-out text."""
 
     def __init__(self, vocab):
-        self.judge = metrics.Judge(corpus.asset("judge"), "cpu", batch_size=64)
+        self.judge = Judge(corpus.asset("judge"), "cpu", batch_size=64)
         self.tokenizer = shipped.tokenizer()
         self.reference = metrics.Reference(shipped.texts("validation", every=1), vocab)
 
