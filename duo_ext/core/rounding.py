@@ -14,8 +14,8 @@ def gradient_cosine(process, student, fake, teacher, x0_BL, given_BL, seed):
     """Cosine of (10)'s gradient at the student's last features, with teacher and fake as they run,
     to that with both in float32 without TF32: 1.0 where nothing is rounded, 0.0 where all is.
 
-    Of one sample, which ``seed`` draws. Above .9 rounding is less than a quarter of the noise of a
-    micro-batch; below .5 the student learns rounding.
+    Of one sample, which ``seed`` draws. At .9 rounding has a quarter of the gradient's square, at
+    .5 three times that: the student learns rounding.
     """
     watched = _Watched(student)
     exact = [copy.copy(network) for network in (fake, teacher)]
