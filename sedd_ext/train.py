@@ -31,6 +31,7 @@ def train(config, folder):
     shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
     tokenizer = program.tokenizer_of(config)
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     torch.manual_seed(config.seed)
     parts = program.build(config, device)
     state = algorithms.new_state(parts)
