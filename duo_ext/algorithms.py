@@ -18,12 +18,14 @@ import tqdm
 import trainer_base
 
 from duo_ext import Refused, checkpoints, looks, pretrained
+from duo_ext.average import average
 from duo_ext.core import distiller, gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.files import sweep
 from duo_ext.guard import logged
 from duo_ext.order import ResumableLoader
+from duo_ext.recompute import recompute
 from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_whole
 from duo_ext.trainer import BEST, LAST
 
@@ -107,6 +109,8 @@ class IDLM(trainer_base.Diffusion):
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
         require_whole(config.trainer.get("precision"))
+        if config.algo.recompute_blocks:
+            recompute(self.backbone)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, config.algo.on_policy)
         if config.algo.guard.every:
@@ -142,6 +146,9 @@ class IDLM(trainer_base.Diffusion):
     def _order_blocks(self):
         """Give the host's data the order of ``duo_ext.order``, with which a resumed run goes on."""
         source, settings = self.trainer.fit_loop._data_source, self.config.loader
+        # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
+        cores = len(os.sched_getaffinity(0)) // self.trainer.num_devices
+        workers = min(settings.num_workers, max(1, cores))
         source.instance = ResumableLoader(
             source.instance.dataset,
             settings.batch_size,
@@ -149,9 +156,9 @@ class IDLM(trainer_base.Diffusion):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             accumulate=self.config.trainer.accumulate_grad_batches,
-            num_workers=settings.num_workers,
+            num_workers=workers,
             pin_memory=settings.pin_memory,
-            persistent_workers=settings.num_workers > 0,
+            persistent_workers=workers > 0,
         )
 
     def _load_teacher(self):
@@ -179,6 +186,7 @@ class IDLM(trainer_base.Diffusion):
         self.watch = self._make_watch()
         if self._resumed:
             self.distiller.load_state_dict(self._resumed["distiller"])
+        self._resumed = None  # a fake and its moments, which would stay in memory
         if self.watch and self.watch.guard.stops:  # before the run was started again
             self.trainer.should_stop = True
 
@@ -215,20 +223,10 @@ class IDLM(trainer_base.Diffusion):
             teacher=teacher,
             recipe=recipe,
             processes=distiller.Processes(
-                self.trainer.global_rank, self.trainer.world_size, self._average
+                self.trainer.global_rank, self.trainer.world_size, average
             ),
             backward=self.manual_backward,
         )
-
-    def _average(self, tensors):
-        """Make tensors their mean over the data-parallel processes, in one message."""
-        if self.trainer.world_size == 1:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
 
     # training --------------------------------------------------------------------------------
 
@@ -247,7 +245,8 @@ class IDLM(trainer_base.Diffusion):
         if self._pair_done and self.ema:
             self.ema.update(self._get_parameters())
 
-    def on_train_batch_end(self, outputs, batch, batch_idx):
+    def look_if_due(self):
+        """What is due of the guard after a micro-batch, before it is saved."""
         if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
             self._look()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import omegaconf
 import torch
 
-from duo_ext import Refused, files
+from duo_ext import Refused, files, saves
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
@@ -102,7 +102,7 @@ def read(path, key, trust=False):
             with torch.serialization.safe_globals(known_types(file)):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise Refused(f"{key} is '{path}'; {refusal(error, TRUST)}") from error
+            raise Refused(f"{key} is '{path}'; {refusal(error, TRUST, path)}") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict):
         raise Refused(f"{key} is '{path}'; it is no Duo checkpoint: it has no 'state_dict'")
@@ -128,12 +128,12 @@ TRUST = (
 )
 
 
-def refusal(error, rule):
+def refusal(error, rule, path):
     """Why torch.load refused a file, without torch's advice to load it all the same; ``rule`` says
     what is loaded."""
     unknown = re.search(r"GLOBAL (\S+)", str(error))
     if not unknown:
-        return "it is damaged, or no file of torch.save"
+        return f"it is damaged, or no file of torch.save{saves.spared(path)}"
     return f"it holds '{unknown[1]}', which could run code: {rule}"
 
 

@@ -6,6 +6,7 @@ import re
 import uuid
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from duo_ext import Refused
 
@@ -42,24 +43,68 @@ def opened(path):
         yield file
 
 
-def write_whole(path, content):
-    """Write bytes to a new name beside ``path``, then move it there: no reader sees half a file.
+def write_whole(path, content, previous=None):
+    """Write a new file beside ``path``, then move it there: no reader sees half a file.
 
-    Raises OSError, with what lay at ``path`` untouched, if that cannot be done.
+    ``content`` is bytes, or a function that writes to the open file it is given, so that no second
+    copy of what it writes is in memory. ``previous`` is another path, of the same file system,
+    where what lay at ``path`` is kept. Raises OSError, with what lay at ``path`` untouched, if
+    that cannot be done.
     """
+    with _replacing(path, previous) as (files, temporary):
+        if isinstance(content, bytes):
+            files.pipe_file(temporary, content)
+            return
+        with files.open(temporary, "wb") as file:
+            content(file)
+            if isinstance(files, LocalFileSystem):  # after a crash the new name has all of it
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def twin(source, path, previous=None):
+    """Let ``path`` hold what ``source`` does, on the same file system, in the way of
+    ``write_whole``: one file of two names where that can be, else a copy."""
+    with _replacing(path, previous) as (files, temporary):
+        _link(files, located(source)[1], temporary)
+
+
+@contextlib.contextmanager
+def _replacing(path, previous):
+    """(file system, a new name on it); at the end of the with block ``path`` is what lies there."""
     files, path = located(path)
+    try:
+        with _moved(files, path) as temporary:
+            yield files, temporary
+            if previous and files.exists(path):
+                with _moved(files, located(previous)[1]) as kept:
+                    _link(files, path, kept)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path} cannot be written: {reason}; what was there is kept") from error
+
+
+@contextlib.contextmanager
+def _moved(files, path):
+    """A new name beside ``path``: what a with block writes there is moved to ``path`` at its end,
+    or removed."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        files.pipe_file(temporary, content)
+        yield temporary
         files.mv(temporary, path)
-    except BaseException as error:
+    except BaseException:
         if files.exists(temporary):
             files.rm(temporary)
-        if not isinstance(error, OSError):
-            raise
-        reason = error.strerror or error
-        raise OSError(f"{path} cannot be written: {reason}; what was there is kept") from error
+        raise
+
+
+def _link(files, source, target):
+    """Give a file a second name, or a copy where it can have one alone."""
+    if isinstance(files, LocalFileSystem):
+        with contextlib.suppress(OSError):
+            return os.link(source, target)
+    files.cp_file(source, target)
 
 
 def sweep(folder):

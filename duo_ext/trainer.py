@@ -1,16 +1,15 @@
 """The Lightning trainer of a distillation: progress in pairs, a clean stop when asked for."""
 
-import io
+import functools
 import logging
 
 import lightning
-import torch
 import tqdm
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
-from duo_ext.files import write_whole
+from duo_ext import saves
 from duo_ext.interrupt import Interrupt
 from duo_ext.line import hush
 from duo_ext.progress import Progress
@@ -26,9 +25,27 @@ class WholeFile(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_whole(path, buffer.getvalue())
+        saves.write(path, checkpoint)
+
+
+def micro_batches(trainer):
+    """How many the training has seen, those before it was resumed among them."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+class Trainer(lightning.Trainer):
+    """Lightning's, except that nothing is written twice: at one step the regular save, one at the
+    epoch's end, the guard's best and the end of the training may fall together."""
+
+    def __init__(self, *given, **settings):
+        super().__init__(*given, **settings)
+        self.saves = saves.Saves()
+
+    def save_checkpoint(self, filepath, weights_only=None, storage_options=None):
+        write = functools.partial(super().save_checkpoint, filepath, weights_only, storage_options)
+        state = micro_batches(self), bool(weights_only)
+        self.saves.save(state, filepath, write, links=self.is_global_zero)
+        self.strategy.barrier()
 
 
 class LastStep(lightning.Callback):
@@ -37,8 +54,19 @@ class LastStep(lightning.Callback):
     def __init__(self, path):
         self.path = path
 
+    def on_train_start(self, trainer, pl_module):
+        self.start = micro_batches(trainer)
+
     def on_train_end(self, trainer, pl_module):
-        trainer.save_checkpoint(self.path)
+        if micro_batches(trainer) > self.start:
+            trainer.save_checkpoint(self.path)
+
+
+class Looks(lightning.Callback):
+    """The guard's looks come before what is saved at their step, which so holds what they found."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.look_if_due()
 
 
 class PairProgress(lightning.Callback):
@@ -139,7 +167,7 @@ def manual_trainer(
     plugins = [WholeFile()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    own = [CleanInterrupt(), PairProgress()]
-    trainer = lightning.Trainer(callbacks=[*callbacks, *own], plugins=plugins, **settings)
+    callbacks = [PairProgress(), Looks(), *callbacks, CleanInterrupt()]
+    trainer = Trainer(callbacks=callbacks, plugins=plugins, **settings)
     trainer._checkpoint_connector = OwnCheckpoints(trainer)
     return trainer

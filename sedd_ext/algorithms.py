@@ -16,6 +16,7 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.guard import Watch
 from duo_ext.ranks import Ranks
+from duo_ext.recompute import recompute
 from duo_ext.settings import LASTING, check_idlm, chosen
 from sedd_ext import host, program, runs
 
@@ -114,6 +115,8 @@ class IDLM:
             way_of_looks(parts.config)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
+        if parts.config.algo.recompute_blocks:
+            recompute(parts.model)  # the other networks are its copies
         teacher, self.teacher_sha256 = load_teacher(parts)
         self.teacher = teacher
         parts.model.load_state_dict(teacher.state_dict())

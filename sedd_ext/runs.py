@@ -1,8 +1,9 @@
 """Run folders and checkpoints in SEDD's layout.
 
-A run is a folder with .hydra/config.yaml, checkpoints-meta/checkpoint.pth (the last step),
-checkpoints/checkpoint_N.pth, samples and logs. A checkpoint is {optimizer, model, ema, step}, which
-SEDD's own load_model reads, and ``idlm`` where a distillation wrote it.
+A run is a folder with .hydra/config.yaml, checkpoints-meta/checkpoint.pth (the last step; beside
+it previous.pth, what was saved before), checkpoints/checkpoint_N.pth, samples and logs. A
+checkpoint is {optimizer, model, ema, step}, which SEDD's own load_model reads, and ``idlm`` where a
+distillation wrote it.
 """
 
 import io
@@ -15,7 +16,7 @@ import torch
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
-from duo_ext import Refused, checkpoints, files
+from duo_ext import Refused, checkpoints, files, saves
 from duo_ext.checkpoints import Saved
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
@@ -44,9 +45,7 @@ def save(path, state, extra=None):
         "ema": state["ema"].state_dict(),
         "step": state["step"],
     }
-    buffer = io.BytesIO()
-    torch.save(content | ({"idlm": extra} if extra else {}), buffer)
-    files.write_whole(path, buffer.getvalue())
+    saves.write(path, content | ({"idlm": extra} if extra else {}))
 
 
 TRUST = ", unless --trust-checkpoint says that you trust the file"
@@ -61,7 +60,8 @@ def read(path, key, trust=None):
             with torch.serialization.safe_globals(NUMPY_TYPES):
                 checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise Refused(f"{key} is '{path}'; {checkpoints.refusal(error, rule)}") from error
+            why = checkpoints.refusal(error, rule, path)
+            raise Refused(f"{key} is '{path}'; {why}") from error
     if not _is_sedds(checkpoint):
         raise Refused(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
     return checkpoint
@@ -81,6 +81,8 @@ def load(checkpoint, state, key):
     state["optimizer"].load_state_dict(checkpoint["optimizer"])
     state["model"].load_state_dict(checkpoint["model"])
     state["ema"].load_state_dict(checkpoint["ema"])
+    device = next(state["model"].parameters()).device  # SEDD reads its files to where its model is
+    state["ema"].shadow_params = [s.to(device) for s in state["ema"].shadow_params]
     state["step"] = checkpoint["step"]
 
 

@@ -1,6 +1,7 @@
 """The training loop: SEDD's keys and files, any device, one process or torchrun's."""
 
 import contextlib
+import functools
 import logging
 import os
 
@@ -13,6 +14,7 @@ from duo_ext.interrupt import Interrupt
 from duo_ext.order import ResumableLoader
 from duo_ext.progress import Progress
 from duo_ext.ranks import Ranks
+from duo_ext.saves import Saves
 from duo_ext.settings import chosen
 from sedd_ext import algorithms, host, processes, program, runs
 
@@ -78,7 +80,7 @@ class Run:
     def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer, valid):
         self.config, self.folder, self.parts, self.state = config, folder, parts, state
         self.trained, self.loader, self.world = trained, loader, world
-        self.tokenizer, self.valid, self.stopped = tokenizer, valid, False
+        self.tokenizer, self.valid, self.stopped, self.saves = tokenizer, valid, False, Saves()
         self.log = _logger(folder, silent=world.rank > 0)
 
     @property
@@ -103,6 +105,7 @@ class Run:
             runs.load(checkpoint, self.state, key)
             self.loader.load_state_dict(extra["loader"])
             self.trained.load_state_dict(extra["trained"])
+            self.saves.state, self.saves.path = self.loader.state_dict(), self.last
             self.log.info("resumed at step %d", self.state["step"])
 
     def _identity(self):
@@ -116,13 +119,17 @@ class Run:
 
     def save(self, path):
         if self.world.rank == 0:
-            extra = {
-                "format": checkpoints.FORMAT,
-                "run": self._identity(),
-                "loader": self.loader.state_dict(),
-                "trained": self.trained.state_dict(),
-            }
-            runs.save(path, self.state, extra)
+            write = functools.partial(self._write, path)
+            self.saves.save(self.loader.state_dict(), path, write)
+
+    def _write(self, path):
+        extra = {
+            "format": checkpoints.FORMAT,
+            "run": self._identity(),
+            "loader": self.loader.state_dict(),
+            "trained": self.trained.state_dict(),
+        }
+        runs.save(path, self.state, extra)
 
     def loop(self):
         with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:

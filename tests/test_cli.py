@@ -13,7 +13,6 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileSystem
 
 import duo_ext.__main__
 from duo_ext import Refused, checkpoints, compat, evaluate, evaluation, host
@@ -403,11 +402,18 @@ def test_a_run_folder_of_any_name(distil, tmp_path, run):
     assert not (tmp_path / "a").exists()
 
 
-def test_the_end_of_a_distillation_is_saved_in_the_one_last_checkpoint(distil):
+def test_the_last_two_of_a_distillation_are_kept_its_end_and_what_was_saved_before(distil):
     message, last = distil(3, "callbacks.checkpoint_every_n_steps.every_n_train_steps=2")
     assert message is None
-    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
-    assert checkpoints.read(str(last), "path")["global_step"] == 3
+    pairs = {p.name: checkpoints.read(str(p), "path")["global_step"] for p in last.parent.iterdir()}
+    assert pairs == {"last.ckpt": 3, "previous.ckpt": 2}
+    before = last.with_name("previous.ckpt")
+    ended = student(last)
+    last.write_bytes(b"spoiled")
+    message, _ = distil(3)
+    assert is_one_sentence(message, f"'{last}'; it is damaged", f"'{before}' is the one before it")
+    assert distil(3, f"checkpointing.resume_ckpt_path={before}")[0] is None
+    assert same(student(last), ended)
 
 
 @pytest.mark.parametrize(
@@ -524,17 +530,18 @@ def test_a_checkpoint_of_a_newer_format_is_named_and_left_alone(distil):
 def test_a_checkpoint_that_cannot_be_written_costs_no_other(distil, monkeypatch, error):
     """The run ends in one sentence with its checkpoint of two pairs, from which it goes on."""
     _, last = distil(2)
-    before, write = last.read_bytes(), LocalFileSystem.pipe_file
+    before = last.read_bytes()
 
-    def full(self, path, content, **options):
-        write(self, path, content[:1000], **options)
+    def full(content, file):
+        file.write(b"half")
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalFileSystem, "pipe_file", full)
+        patched.setattr(torch, "save", full)
         message, _ = distil(4)
     assert is_one_sentence(message, f"{last} cannot be written: {error.strerror}", "is kept")
-    assert last.read_bytes() == before and [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+    names = {path.name for path in last.parent.iterdir()}
+    assert last.read_bytes() == before and names == {"last.ckpt", "previous.ckpt"}
     assert distil(4)[0] is None
     assert same(student(last), student(distil(4, run="straight")[1]))
 

@@ -1,5 +1,6 @@
 """duo_ext.trainer: how a training ends, and what is saved of it."""
 
+import contextlib
 import signal
 import types
 
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module
 
 
 class Boring(boring_classes.ManualOptimBoringModel):
-    """A module that steps itself; ``before_step[n]()`` is called before step n."""
+    """A module that steps itself; ``before_step[n]()`` is called before step n,
+    ``before_step["look n"]()`` as a look of the guard after n steps."""
 
     val_dataloader = test_dataloader = watch = None
 
@@ -30,6 +32,9 @@ class Boring(boring_classes.ManualOptimBoringModel):
     def file(self, name):
         return str(self.path)
 
+    def look_if_due(self):
+        self.before_step.get(f"look {self.global_step}", int)()
+
     def training_step(self, batch, batch_idx):
         self.before_step.get(self.global_step, int)()
         self.distiller.updates = self.distiller.pairs = self.global_step + 1
@@ -38,7 +43,8 @@ class Boring(boring_classes.ManualOptimBoringModel):
 
 @pytest.fixture
 def fit(tmp_path):
-    """``fit(3)`` trains three steps, saving every second and the end; the path of last.ckpt."""
+    """``fit(3)`` trains three steps, saving every second and the end; the path of last.ckpt.
+    A checkpoint holds ``fit.found``."""
     path = tmp_path / "checkpoints" / "last.ckpt"
 
     def run(steps, before_step=None):
@@ -53,9 +59,12 @@ def fit(tmp_path):
         distiller = types.SimpleNamespace(
             updates=0, pairs=0, micro=0, phase="step", to_come=lambda pairs: {"step": pairs}
         )
-        trainer.fit(Boring(path, before_step or {}, distiller))
+        run.trainer, model = trainer, Boring(path, before_step or {}, distiller)
+        model.on_save_checkpoint = lambda checkpoint: checkpoint.update(found=[*run.found])
+        trainer.fit(model)
         return path
 
+    run.folder, run.found = path.parent, []
     return run
 
 
@@ -67,7 +76,40 @@ def step_of(path):
 def test_the_end_is_saved_whether_or_not_it_is_a_regular_step(fit, steps):
     path = fit(steps)
     assert step_of(path) == steps
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    before = step_of(path.with_name("previous.ckpt")) if steps > 2 else None
+    assert before == {1: None, 3: 2, 4: 2}[steps]
+    assert {file.name for file in path.parent.iterdir()} <= {"last.ckpt", "previous.ckpt"}
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The steps at which a checkpoint is written, each as often as it is."""
+    steps, save = [], torch.save
+    monkeypatch.setattr(
+        torch, "save", lambda given, file: steps.append(given["global_step"]) or save(given, file)
+    )
+    return steps
+
+
+def test_a_step_is_written_once_however_many_save_it(fit, written):
+    """Regularly, after a look of the guard, at the epoch's end and at the end of the training."""
+    best, last = fit.folder / "best.ckpt", fit.folder / "last.ckpt"
+    fit(64, {"look 63": lambda: fit.trainer.save_checkpoint(str(best))})
+    assert written == [*range(2, 63, 2), 63, 64]
+    fit(66, {f"look {n}": lambda: fit.trainer.save_checkpoint(str(best)) for n in (65, 66)})
+    assert written[-3:] == [64, 65, 66]
+    assert step_of(best) == step_of(last) == 66
+    assert best.samefile(last)
+
+
+def test_what_a_look_finds_is_in_the_checkpoint_of_its_step(fit):
+    """Also if the run is interrupted there."""
+    for steps, signals in ((2, {}), (9, {1: lambda: signal.raise_signal(signal.SIGTERM)})):
+        fit.found.clear()
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            fit(steps, {"look 2": lambda: fit.found.append("found"), **signals})
+        saved = torch.load(fit.folder / "last.ckpt", weights_only=True)
+        assert (saved["global_step"], saved["found"]) == (2, ["found"])
 
 
 def fail():

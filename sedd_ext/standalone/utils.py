@@ -1,6 +1,5 @@
 """Runs on disk: the configuration that Hydra wrote, and checkpoints in SEDD's layout."""
 
-import io
 import logging
 import os
 import re
@@ -8,8 +7,7 @@ import re
 import omegaconf
 import torch
 
-from duo_ext import Refused
-from duo_ext.files import write_whole
+from duo_ext import Refused, saves
 from sedd_ext.runs import NUMPY_TYPES
 
 LAYOUT = ("optimizer", "model", "ema", "step")
@@ -36,9 +34,7 @@ def save_checkpoint(ckpt_dir, state):
         "ema": state["ema"].state_dict(),
         "step": state["step"],
     }
-    content = io.BytesIO()
-    torch.save(saved, content)
-    write_whole(ckpt_dir, content.getvalue())
+    saves.write(ckpt_dir, saved)
 
 
 def read_checkpoint(path, device="cpu"):

@@ -1,0 +1,23 @@
+"""Less memory for more time: a DIT's blocks are computed again in the backward pass."""
+
+import functools
+
+import torch
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+
+def recompute(network):
+    """Keep of each block's forward pass its input alone, and let the backward pass repeat it.
+
+    It repeats to the last bit, with the dropout and the autocast of the first time. The blocks stay
+    the host's own, with their names; copies of the network do the same.
+    """
+    for block in network.blocks:
+        block.forward = functools.partial(_repeatable, block.forward)
+
+
+def _repeatable(forward, *given, **named):
+    if not torch.is_grad_enabled():
+        return forward(*given, **named)
+    with set_checkpoint_early_stop(False):  # it stops by an exception, which TorchScript swallows
+        return checkpoint(forward, *given, use_reentrant=False, **named)

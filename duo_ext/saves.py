@@ -1,0 +1,53 @@
+"""How a run is saved: each state once, with no copy of it in memory, and the last two are kept."""
+
+import torch
+
+from duo_ext import files
+
+# Beside the last checkpoint, in Duo's runs and in SEDD's: the one before it, for when that is lost.
+PREVIOUS = {"last.ckpt": "previous.ckpt", "checkpoint.pth": "previous.pth"}
+
+
+def previous(path):
+    """Where the checkpoint before that at ``path`` is kept; None if it is not."""
+    folder, _, name = str(path).rpartition("/")
+    return f"{folder}/{PREVIOUS[name]}" if name in PREVIOUS else None
+
+
+def spared(path):
+    """What to say of a checkpoint that is damaged: where the one before it is, if there is one."""
+    before = previous(path)
+    return f"; '{before}' is the one before it" if before and files.exists(before) else ""
+
+
+def write(path, checkpoint):
+    """Write a checkpoint, one tensor after the other, whole or not at all."""
+    files.write_whole(path, lambda file: _stream(checkpoint, file), previous(path))
+
+
+def _stream(checkpoint, file):
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides why a file could not be written
+            raise error.__context__ from None
+        raise
+
+
+class Saves:
+    """What a run has come to is written once, however many ask for it.
+
+    ``state`` tells one state of the run from another. What was saved of it under one path is linked
+    to the next.
+    """
+
+    state = path = None
+
+    def save(self, state, path, write, links=True):
+        """Call ``write()`` for a state that is not yet saved. Of several processes that write
+        together the one with ``links`` makes the links."""
+        if state != self.state:
+            write()
+        elif path != self.path and links:
+            files.twin(self.path, path, previous(path))
+        self.state, self.path = state, path
