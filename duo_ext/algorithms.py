@@ -24,6 +24,7 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.files import sweep
 from duo_ext.guard import logged
+from duo_ext.machine import cores
 from duo_ext.order import ResumableLoader
 from duo_ext.recompute import recompute
 from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_whole
@@ -147,8 +148,7 @@ class IDLM(trainer_base.Diffusion):
         """Give the host's data the order of ``duo_ext.order``, with which a resumed run goes on."""
         source, settings = self.trainer.fit_loop._data_source, self.config.loader
         # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
-        cores = len(os.sched_getaffinity(0)) // self.trainer.num_devices
-        workers = min(settings.num_workers, max(1, cores))
+        workers = min(settings.num_workers, max(1, cores() // self.trainer.num_devices))
         source.instance = ResumableLoader(
             source.instance.dataset,
             settings.batch_size,

@@ -1,7 +1,8 @@
-"""What this machine can do well: bf16 on a CPU, which many have no instructions for."""
+"""What this machine can do well: bf16 on a CPU, which many have no instructions for; its cores."""
 
 import functools
 import logging
+import os
 import time
 
 import torch
@@ -28,6 +29,11 @@ def _seconds(dtype, width=256, tries=7):
         torch.nn.functional.linear(x_BD, weight_DD)
         found.append(time.perf_counter() - start)
     return min(found)
+
+
+def cores():
+    """How many cores this process may use, as far as the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def cpu():

@@ -38,16 +38,20 @@ class Saves:
     """What a run has come to is written once, however many ask for it.
 
     ``state`` tells one state of the run from another. What was saved of it under one path is linked
-    to the next.
+    to the others.
     """
 
-    state = path = None
+    def __init__(self, state=None, path=None):
+        """``path`` is where ``state`` is saved already."""
+        self.state, self.paths = state, [path]
 
     def save(self, state, path, write, links=True):
         """Call ``write()`` for a state that is not yet saved. Of several processes that write
         together the one with ``links`` makes the links."""
         if state != self.state:
             write()
-        elif path != self.path and links:
-            files.twin(self.path, path, previous(path))
-        self.state, self.path = state, path
+            self.state, self.paths = state, [path]
+        elif path not in self.paths:
+            if links:
+                files.twin(self.paths[0], path, previous(path))
+            self.paths.append(path)

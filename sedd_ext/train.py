@@ -105,7 +105,7 @@ class Run:
             runs.load(checkpoint, self.state, key)
             self.loader.load_state_dict(extra["loader"])
             self.trained.load_state_dict(extra["trained"])
-            self.saves.state, self.saves.path = self.loader.state_dict(), self.last
+            self.saves = Saves(self.loader.state_dict(), self.last)
             self.log.info("resumed at step %d", self.state["step"])
 
     def _identity(self):

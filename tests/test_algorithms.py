@@ -1,6 +1,8 @@
 """IDLM in the standalone host: what is trained, saved and resumed."""
 
 import copy
+import gc
+import weakref
 
 import lightning
 import pytest
@@ -108,6 +110,56 @@ def test_resume_is_exact_in_every_phase(distil, recipe, after):
     assert all(map(torch.equal, resumed.seen, straight.seen[after:]))
     assert len(resumed.seen) == len(straight.seen) - after
     assert all(map(torch.equal, state(resumed), state(straight)))
+
+
+def test_a_checkpoint_that_was_resumed_is_given_back_before_training_begins(distil, monkeypatch):
+    """Of what it holds only the moments live on, as those of the optimizers."""
+    from duo_ext import algorithms
+
+    distil("idlm", save_after=5)
+    read, alive = [], []
+    load = algorithms.IDLM.on_load_checkpoint
+
+    def loaded(model, checkpoint):
+        saved = checkpoint["idlm"]["distiller"]
+        parts = (checkpoint["state_dict"], saved["fake"])
+        read.extend(weakref.ref(tensor) for part in parts for tensor in part.values())
+        load(model, checkpoint)
+
+    def step(model, batch, batch_idx):
+        gc.collect()
+        alive.extend(tensor() for tensor in read if tensor() is not None)
+        model.trainer.should_stop = True
+
+    monkeypatch.setattr(algorithms.IDLM, "on_load_checkpoint", loaded)
+    monkeypatch.setattr(algorithms.IDLM, "training_step", step)
+    model = distil("idlm", resume="middle.ckpt")
+    assert len(read) > 60 and not alive
+    assert model.trainer._checkpoint_connector._loaded_checkpoint == {}
+
+
+@pytest.mark.parametrize(("asked", "cores", "given"), [(8, 4, 4), (2, 4, 2), (0, 4, 0), (8, 0, 1)])
+def test_a_rank_has_no_more_workers_than_cores(distil, monkeypatch, asked, cores, given):
+    from duo_ext import algorithms
+
+    monkeypatch.setattr(algorithms, "cores", lambda: cores)
+    made = []
+
+    class Loader(algorithms.ResumableLoader):
+        def __init__(self, *parts, num_workers, persistent_workers, **options):
+            made.append((num_workers, persistent_workers))
+            super().__init__(*parts, **options)
+
+    monkeypatch.setattr(algorithms, "ResumableLoader", Loader)
+    distil("idlm", f"loader.num_workers={asked}", "trainer.max_steps=1")
+    assert made == [(given, given > 0)]
+
+
+def test_blocks_that_are_computed_again_train_the_same_student(distil):
+    plain, again = distil("idlm"), distil("idlm", "algo.recompute_blocks=true")
+    networks = (again.backbone, again.opponents.fake, again.opponents.teacher)
+    assert all("forward" in vars(block) for network in networks for block in network.blocks)
+    assert all(map(torch.equal, state(again), state(plain)))
 
 
 @pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])

@@ -69,7 +69,15 @@ def test_one_state_is_written_once_and_has_all_its_names(tmp_path, monkeypatch, 
     def save(state, path):
         kept.save(state, path, lambda: written.append(state) or saves.write(path, {"x": state}))
 
-    for state, path in ((1, last), (1, last), (2, best), (2, last), (2, best), (3, last)):
+    for state, path in (
+        (1, last),
+        (1, last),
+        (2, best),
+        (2, last),
+        (2, best),
+        (2, last),
+        (3, last),
+    ):
         save(state, path)
     assert written == [1, 2, 3]
     assert [value(path) for path in (last, f"{tmp_path}/previous.ckpt", best)] == [3, 2, 2]

@@ -58,6 +58,20 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
         assert f"holds a checkpoint of another run ({told})" in message
 
 
+def test_a_run_keeps_its_last_two_and_writes_a_step_once(run, student, idlm, tmp_path):
+    """Its numbered checkpoints are other names of the last; and blocks that are computed again
+    train the same student."""
+    saves = ("training.snapshot_freq_for_preemption=1", "training.snapshot_freq=2")
+    run(tmp_path / "run", *idlm, *saves, "algo.recompute_blocks=true")
+    run(tmp_path / "run", *idlm, *saves)  # there is no more to do, and nothing to save
+    folder = tmp_path / "run" / "checkpoints-meta"
+    last, before = folder / "checkpoint.pth", folder / "previous.pth"
+    assert [runs.read(str(path), "key")["step"] for path in (last, before)] == [4, 3]
+    assert {path.name for path in folder.iterdir()} == {last.name, before.name}
+    assert last.samefile(tmp_path / "run" / "checkpoints" / "checkpoint_2.pth")
+    same(run.state(tmp_path / "run"), run.state(student))
+
+
 def test_a_sweep_has_a_folder_for_each_of_its_runs(run, tmp_path):
     """One folder for all would let the second go on from the first one's end, and train nothing."""
     sweep = ("training.n_iters=1", "optim.lr=1e-2,1e-4", f"hydra.sweep.dir={tmp_path}/sweep", "-m")

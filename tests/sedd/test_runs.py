@@ -1,6 +1,7 @@
 """sedd_ext.runs: a run is found from any of its files, and told where it is damaged."""
 
 import os
+import types
 
 import pytest
 import torch
@@ -39,6 +40,28 @@ def test_a_run_is_found_from_its_folder_or_a_file_of_it_wherever_one_stands(fold
         saved = algorithms.read(path, "teacher")
         assert saved.config == {"algo": {"name": "idlm"}, "model": {"length": 16}}
         assert torch.equal(saved.weights["vocab_embed.embedding"], torch.ones(3, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_the_average_is_read_to_where_the_model_is():
+    """A file is read to the CPU; an update of an average there by weights on a GPU would fail."""
+    model = torch.nn.Linear(2, 2, device="meta")
+    state = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
+    average = types.SimpleNamespace()
+    average.load_state_dict = lambda saved: vars(average).update(saved)
+    weights = {name: torch.zeros(p.shape) for name, p in model.state_dict().items()}
+    weights["vocab_embed.embedding"] = torch.zeros(3, 2)
+    model.vocab_embed = torch.nn.Embedding(1, 1)
+    model.vocab_embed.embedding = torch.nn.Parameter(torch.zeros(3, 2, device="meta"))
+    del model.vocab_embed.weight
+    saved = {
+        "model": weights,
+        "ema": {"shadow_params": [torch.zeros(p.shape) for p in model.parameters()]},
+        "optimizer": state["optimizer"].state_dict(),
+        "step": 3,
+    }
+    runs.load(saved, state | {"ema": average}, "key")
+    assert [shadow.device.type for shadow in average.shadow_params] == ["meta"] * 3
 
 
 DAMAGED = (b"a: [1", b"- 1\n- 2\n", b"", b"\n", b"text", b"3", b"a: \xff", b"model: 3\n")

@@ -128,6 +128,27 @@ def test_a_student_is_trained_resumed_and_sampled_by_the_hosts_own_program(
     run(program, "mode=ppl_eval", f"algo={base}", sampler, f"eval.checkpoint_path={last}")
 
 
+def test_the_last_two_are_kept_and_blocks_can_be_computed_again(
+    run, checkout, weights, algorithm, tmp_path
+):
+    """A step that was written twice would be both of the two."""
+    program, own = f"-m duo_ext --host {checkout.root}", (f"algo={algorithm}", weights(algorithm))
+    every = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
+    own += ("model.dropout=0.1", every, "loader.batch_size=4")
+    looks = ("algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=4")
+    looks += ("algo.guard.teacher_steps=2", "algo.guard.entropy=9", "algo.guard.unigram_kl=99")
+    run(program, *own, *looks, "trainer.max_steps=3", "algo.recompute_blocks=true", out="again")
+    run(program, *own, *looks, "trainer.max_steps=4", "algo.recompute_blocks=true", out="again")
+    run(program, *own, "trainer.max_steps=4", out="plain")
+    steps = {
+        path.name: checkpoints.read(str(path), "path")["global_step"]
+        for path in (tmp_path / "again" / "checkpoints").iterdir()
+    }
+    assert 1 <= steps.pop("best.ckpt") <= 4
+    assert steps == {"last.ckpt": 4, "previous.ckpt": 3}
+    assert all(map(torch.equal, student(tmp_path / "again"), student(tmp_path / "plain")))
+
+
 def evaluated(checkout, path, precision, folder):
     """The texts that evaluate draws in a checkout, with the settings of ``sampling`` above."""
     script = """if True:
