@@ -37,8 +37,8 @@ class Trainer(lightning.Trainer):
     """Lightning's, except that nothing is written twice: at one step the regular save, one at the
     epoch's end, the guard's best and the end of the training may fall together."""
 
-    def __init__(self, *given, **settings):
-        super().__init__(*given, **settings)
+    def __init__(self, **settings):
+        super().__init__(**settings)
         self.saves = saves.Saves()
 
     def save_checkpoint(self, filepath, weights_only=None, storage_options=None):
