@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import processes, schedules
+from duo_ext.core import gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.recompute import recompute
 
@@ -14,7 +14,7 @@ V, B = 33, 2
 PROCESSES = {
     "absorbing": processes.AbsorbingProcess(V, V - 1),
     "uniform": processes.UniformProcess(V),
-    "gaussian": processes.GaussianUniformProcess(
+    "gaussian": gaussian.GaussianUniformProcess(
         V, schedules.GaussianSchedule(V, -2.0, 2.0), tau=0.1
     ),
 }
