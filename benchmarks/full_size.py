@@ -23,6 +23,7 @@ from benchmarks import published, stopwatch
 from duo_ext import corpus, host, trees
 from duo_ext.evaluation import hardware
 from duo_ext.files import write_whole
+from sedd_ext import host as sedd_host
 
 GB = 1e9
 PAIRS = 2  # of the first command; the second does one more
@@ -42,17 +43,13 @@ class Recipe:
 LOOK = ("every={pairs}", "samples=4", "steps=[1]", "teacher_steps=2")
 LOOK = tuple(f"algo.guard.{setting}" for setting in LOOK)
 DUO = (
-    *("data=sotu", "data.train={text}", "data.cache_dir={folder}/tokens"),
-    *("data.tokenizer_name_or_path={tokenizer}", "algo.teacher_path={teacher}"),
-    *("eval.gen_ppl_eval_model_name_or_path={judge}", "+machine=cpu"),
+    *(*published.DUO_PATHS, "hydra.run.dir={folder}/run", "+machine=cpu", *LOOK),
     *("loader.global_batch_size=1", "loader.batch_size=1", "loader.eval_batch_size=1"),
-    *("eval.perplexity_batch_size=1", *LOOK, "hydra.run.dir={folder}/run"),
+    "eval.perplexity_batch_size=1",
 )
 SEDD = (
-    *("data=sotu", "data.train={text}", "data.cache_dir={folder}/tokens"),
-    *("data.tokenizer={tokenizer}", "teacher={teacher}", "eval.judge={judge}", "+machine=cpu"),
+    *(*published.SEDD_PATHS, "hydra.run.dir={folder}/run", "+machine=cpu", *LOOK),
     *("training.batch_size=1", "eval.batch_size=1", "eval.perplexity_batch_size=1"),
-    *(*LOOK, "hydra.run.dir={folder}/run"),
 )
 RECIPES = {
     "owt_idlm_mdlm": Recipe("duo_ext", "mdlm-owt", DUO, "trainer.max_steps"),
@@ -60,7 +57,7 @@ RECIPES = {
     "owt_idlm_dcd": Recipe("duo_ext", "duo-dcd.ckpt", DUO, "trainer.max_steps"),
     "owt_idlm_sedd": Recipe("sedd_ext", "sedd-small", SEDD, "training.n_iters"),
 }
-DONE = {"fake update": 1, "student update": 1}
+PAIR = ("fake update", "student update")
 EXPECTED = {
     "first": {"fake update": PAIRS, "student update": PAIRS, "look": 1, "the teacher's samples": 1},
     "resumed": {"fake update": 1, "student update": 1, "look": 0},
@@ -81,7 +78,8 @@ judge of two layers of width 64; machine=cpu (float32 where the recipes say bf16
 {pairs} pairs and one more; looks at 4 samples, the teacher's at 2 steps, the student's at 1, a text
 at a time. A pair is of one text: the published one is of 512.
 
-Seconds of each phase, in brackets the most memory that the process held in it (resource.getrusage),
+Seconds on the wall of each phase (results.json: CPU seconds too, which other work on the machine
+does not lengthen), in brackets the most memory that the process held in it (resource.getrusage),
 GB. Set-up: imports, text, networks; resumed: with the checkpoint read.
 
 | recipe | host | commit | set-up | {columns} | resumed: set-up | pair | save | most memory |
@@ -113,13 +111,19 @@ class Runner:
         self.shape = published.SMALL if options.small else published.Shape()
         self.rows = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
 
-    def done(self, recipe, tree):
+    def done(self, name):
         """Whether this commit has measured it, at this size."""
-        made = self._identity(recipe, tree) | {"commit": trees.own_commit()}
+        made = self._identity(name) | {"commit": trees.own_commit()}
         return any(made.items() <= row.items() and not row["error"] for row in self.rows)
 
-    def _identity(self, recipe, tree):
-        return {"recipe": recipe, "host": tree, "small": self.options.small}
+    def _identity(self, name):
+        tree = self._tree(RECIPES[name]).name
+        return {"recipe": name, "host": tree, "small": self.options.small}
+
+    def _tree(self, recipe):
+        """The tree in which a recipe runs."""
+        finder = sedd_host if recipe.program == "sedd_ext" else host
+        return finder.find(self.options.host or finder.STANDALONE)
 
     def run(self, name):
         """Measure a recipe; its row, which holds an error where it failed."""
@@ -128,7 +132,7 @@ class Runner:
         place.mkdir(parents=True)
         paths = published.make_common(self.folder) | {"folder": place}
         paths["teacher"] = published.make_teacher(self.folder, recipe.teacher, self.shape)
-        row = self._identity(name, self._tree(recipe)) | self._made() | {"error": None}
+        row = self._identity(name) | self._made() | {"error": None}
         for part, pairs in (("first", PAIRS), ("resumed", PAIRS + 1)):
             if not row["error"]:
                 row |= self._command(name, part, pairs, paths)
@@ -137,21 +141,11 @@ class Runner:
             _remove(paths["teacher"])
         return row
 
-    def _tree(self, recipe):
-        """The name of the host, as the program itself finds it."""
-        command = [sys.executable, "-m", recipe.program, *self._host(), "--check"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return told.partition("\n")[0].removeprefix("host: ").partition(" in ")[0].split(",")[0]
-
-    def _host(self):
-        return ["--host", self.options.host] if self.options.host else []
-
     def _made(self):
         return {
             "commit": trees.own_commit(),
             "hardware": hardware("cpu"),
             "torch": torch.__version__,
-            "parameters": None,
         }
 
     def _command(self, name, part, pairs, paths):
@@ -161,7 +155,8 @@ class Runner:
         words = [word.format(pairs=PAIRS if "every" in word else pairs, **paths) for word in words]
         words += self.shape.words if self.options.small else []
         watched, printed = paths["folder"] / f"{part}.jsonl", paths["folder"] / f"{part}.printed"
-        command = ["-m", "benchmarks.stopwatch", str(watched), recipe.program, *self._host()]
+        command = ["-m", "benchmarks.stopwatch", str(watched), recipe.program]
+        command += ["--host", str(self._tree(recipe).root)]
         print(f"{name}, {part}: {shlex.join(words)}", flush=True)
         environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | os.environ
         with printed.open("wb") as output:
@@ -183,12 +178,14 @@ class Runner:
 
 
 def _phases(laps):
-    """{phase: times, seconds of one on average, most bytes}."""
+    """{phase: how often, seconds of all, most bytes}."""
     phases = {}
     for lap in laps:
-        phase = phases.setdefault(lap["phase"], {"times": 0, "seconds": 0.0, "peak_bytes": 0})
+        nothing = {"times": 0, "seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0}
+        phase = phases.setdefault(lap["phase"], nothing)
         phase["times"] += 1
         phase["seconds"] += lap["seconds"]
+        phase["cpu_seconds"] += lap["cpu_seconds"]
         phase["peak_bytes"] = max(phase["peak_bytes"], lap["peak_bytes"])
     return phases
 
@@ -231,7 +228,7 @@ def _line(row):
         return f"| {' | '.join([*cells, row['error'].splitlines()[-1][:150]])} |\n"
     first, resumed = row["first"]["phases"], row["resumed"]["phases"]
     cells += [_cell(first, stopwatch.SETUP), *(_cell(first, phase) for phase in PHASES)]
-    cells += [_cell(resumed, stopwatch.SETUP), _cell(resumed, *DONE), _cell(resumed, "save")]
+    cells += [_cell(resumed, stopwatch.SETUP), _cell(resumed, *PAIR), _cell(resumed, "save")]
     most = max(p["peak_bytes"] for p in (*first.values(), *resumed.values()))
     return f"| {' | '.join(cells)} | {most / GB:.1f} |\n"
 
@@ -249,7 +246,7 @@ def main(arguments=None):
     corpus.register_resolvers()
     runner, failed = Runner(options), 0
     for name in options.only:
-        if not options.again and runner.done(name, runner._tree(RECIPES[name])):
+        if not options.again and runner.done(name):
             print(f"{name}: measured")
             continue
         row = runner.run(name)

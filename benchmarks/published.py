@@ -20,8 +20,18 @@ from duo_ext import corpus, host
 
 TOKENS = 50257
 END_OF_TEXT = "<|endoftext|>"
-KINDS = ("mdlm-owt", "duo.ckpt", "duo-dcd.ckpt", "sedd-small")
-TRAIN_LINES, VALIDATION_LINES = 12, 2  # addresses of some thousands of tokens each
+FEW = 12  # addresses of some thousands of tokens each
+
+# What of a recipe is on the hub, as overrides in which {name} stands for a path.
+DUO_PATHS = (
+    *("data=sotu", "data.train={text}", "data.cache_dir={folder}/tokens"),
+    *("data.tokenizer_name_or_path={tokenizer}", "algo.teacher_path={teacher}"),
+    "eval.gen_ppl_eval_model_name_or_path={judge}",
+)
+SEDD_PATHS = (
+    *("data=sotu", "data.train={text}", "data.cache_dir={folder}/tokens"),
+    *("data.tokenizer={tokenizer}", "teacher={teacher}", "eval.judge={judge}"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +53,25 @@ class Shape:
 SMALL = Shape(hidden_size=32, cond_dim=16, length=64, n_blocks=2, n_heads=2)
 
 
-def make_common(folder):
-    """{name: path} of a text, a tokenizer and a judge, made in ``folder`` where they are not."""
+def make_common(folder, addresses=FEW):
+    """{name: path} of a text, a tokenizer and a judge, made in ``folder`` where they are not.
+
+    ``addresses``: of how many the text is, None for all.
+    """
     folder = Path(folder).absolute()
     made = {name: folder / name for name in ("text", "tokenizer", "judge")}
     if not made["text"].exists():
-        _write_text(made["text"])
+        _write_text(made["text"], addresses)
     if not made["tokenizer"].exists():
         tokenizer().save_pretrained(made["tokenizer"])
     if not made["judge"].exists():
-        _write_judge(made["judge"], made["tokenizer"])
+        make_judge(made["judge"], made["tokenizer"], {"n_embd": 64, "n_layer": 2, "n_head": 2})
     return made
 
 
-def _write_text(folder):
+def _write_text(folder, count):
     training, held_out = corpus.split(corpus.addresses())
-    parts = {"train": training[:TRAIN_LINES], "validation": held_out[:VALIDATION_LINES]}
+    parts = {"train": training[:count], "validation": held_out[:2]}
     folder.mkdir(parents=True)
     for name, addresses in parts.items():
         lines = "".join(f"{corpus.tidy(address.text)}\n" for address in addresses)
@@ -87,10 +100,11 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **ends)
 
 
-def _write_judge(folder, tokenizer):
+def make_judge(folder, tokenizer, sizes):
+    """A GPT-2 of random weights and these sizes, with a tokenizer's folder beside it."""
     torch.manual_seed(0)
-    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": TOKENS}
-    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(folder)
+    config = transformers.GPT2Config(**sizes, vocab_size=TOKENS)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 

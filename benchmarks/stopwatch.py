@@ -1,9 +1,10 @@
-"""Seconds and peak memory of the phases of a run: python -m benchmarks.stopwatch FILE PROGRAM WORD ...
+"""Seconds and peak memory of a run's phases: python -m benchmarks.stopwatch FILE PROGRAM WORD ...
 
 Is ``python -m PROGRAM WORD ...``, of duo_ext or sedd_ext, and writes a line of JSON to FILE at the
 end of each phase: a micro-batch, a measurement of the teacher, a look at the student, a save, and
 what lies between them. Peak memory is resource.getrusage's, which Linux lets begin anew at each
-phase; elsewhere it is the largest so far.
+phase; elsewhere it is the largest so far. On a GPU the most that torch has allocated there is told
+too.
 """
 
 import functools
@@ -19,19 +20,22 @@ TEACHER, LOOK = "the teacher's samples", "look"
 
 
 class Stopwatch:
-    """Writes {"phase", "seconds", "peak_bytes", "logs"} of each phase as it ends."""
+    """Writes {"phase", "seconds", "cpu_seconds", "peak_bytes", "gpu_bytes", "logs"} of each phase
+    as it ends."""
 
     def __init__(self, file):
-        self.file, self.start = file, time.perf_counter()
+        self.file, self.start = file, _clocks()
         _forget_peak()
 
     def lap(self, phase, logs=None):
         """End a phase, which began where the one before ended."""
-        now, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        row = {"phase": phase, "seconds": now - self.start, "peak_bytes": peak, "logs": logs}
+        seconds, cpu = (now - then for now, then in zip(_clocks(), self.start, strict=True))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        row = {"phase": phase, "seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak}
+        row |= {"gpu_bytes": _gpu_peak(), "logs": logs}
         print(json.dumps(row), file=self.file, flush=True)
         _forget_peak()
-        self.start = time.perf_counter()
+        self.start = _clocks()
 
     def watch(self, owner, name, phase):
         """Let each call of owner.name be a phase, which ``phase(object)`` names before it."""
@@ -74,9 +78,24 @@ class Stopwatch:
             self.watch(sys.modules["lightning"].Trainer, "save_checkpoint", lambda this: SAVE)
 
 
+def _clocks():
+    """Seconds on the wall, and of this process's threads."""
+    return time.perf_counter(), time.process_time()
+
+
 def _forget_peak():
     with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
+
+
+def _gpu_peak():
+    """The most of a GPU since this was asked before; None where torch uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def main():

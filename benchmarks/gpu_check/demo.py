@@ -1,0 +1,76 @@
+"""The demo's teachers and students, sampled in float32 and in bf16, beside results/demo.
+
+Students are taken where the setting's folder has demo-mdlm and demo-duo, as make demo leaves them:
+checkpoints/best.ckpt or the folder that duo_ext.export makes of it; the teachers are shipped.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from benchmarks.gpu_check.autocast import networks_in
+from benchmarks.gpu_check.harness import REPOSITORY
+from duo_ext import corpus, evaluate, evaluation, host, metrics
+
+NAMES = ("mdlm", "duo")
+PRECISIONS = ("float32", "bf16")
+STEPS, SAMPLES = (4, 16), 256
+DRY_STEPS, DRY_SAMPLES = (1,), 8
+
+
+def run(report, setting):
+    host.find(host.STANDALONE).activate()
+    corpus.register_resolvers()
+    steps, samples = (DRY_STEPS, DRY_SAMPLES) if setting.dry else (STEPS, SAMPLES)
+    rows = []
+    for role, name, path in subjects(setting.students):
+        given = [f"--{role}", path, "--samples", str(samples), "--output", "unused"]
+        options = evaluation.parse(evaluate.PROGRAM, [*given, "--device", setting.device])
+        subject = evaluate.load(role, path, options)
+        judge = metrics.Judge(evaluation.resolve(options.judge), setting.device)
+        held_out = evaluation.HeldOut(subject, judge, samples)
+        for count in steps:
+            for precision in PRECISIONS:
+                with networks_in(precision, setting.device):
+                    way = evaluation.Setting(count)
+                    tokens_NL, _, seconds = evaluation.sample(subject, way, options)
+                texts = subject.tokenizer.batch_decode(tokens_NL)
+                found = held_out.compare(tokens_NL, judge.score(texts), options.seed)
+                row = {"role": role, "name": name, "steps": count, "precision": precision}
+                rows.append(_beside(row | {"seconds": seconds}, found))
+                report.note(rows=rows, **_furthest(rows))
+
+
+def subjects(students):
+    """(role, name, path) of the shipped teachers and of the students that are there."""
+    found = [("teacher", name, f"${{idlm_asset:teachers/{name}.ckpt}}") for name in NAMES]
+    for name in NAMES:
+        folder = Path(students) / f"demo-{name}"
+        best = folder / "checkpoints" / "best.ckpt"
+        if best.exists() or (folder / "config.json").exists():
+            found.append(("student", name, str(best if best.exists() else folder)))
+    return found
+
+
+def recorded(role, name, steps):
+    """The row of results/demo."""
+    path = REPOSITORY / "results" / "demo" / name / "results.json"
+    rows = json.loads(path.read_text())["rows"]
+    return next(row for row in rows if row["model"] == role and row["steps"] == steps)
+
+
+def _beside(row, found):
+    before = recorded(*(row[key] for key in ("role", "name", "steps")))
+    keys = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl")
+    row |= {key: found[key] for key in keys} | {f"recorded_{key}": before[key] for key in keys}
+    row["log_ratio"] = math.log(found["genppl"] / before["genppl"])
+    return row | {"entropy_difference": found["entropy"] - before["entropy"]}
+
+
+def _furthest(rows):
+    """Of the float32 rows, the largest |log of the GenPPLs' ratio| and difference of entropies."""
+    rows = [row for row in rows if row["precision"] == "float32"]
+    return {
+        "furthest_genppl": max(abs(row["log_ratio"]) for row in rows),
+        "furthest_entropy": max(abs(row["entropy_difference"]) for row in rows),
+    }

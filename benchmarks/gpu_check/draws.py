@@ -1,0 +1,19 @@
+"""The same random numbers on every device: they are drawn on the CPU and moved."""
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+FRESH = {torch.rand, torch.randn, torch.randint, torch.randperm}
+LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
+
+
+class FromCPU(TorchFunctionMode):
+    def __torch_function__(self, function, types, arguments=(), settings=None):
+        settings = settings or {}
+        if function in FRESH and settings.get("device") is not None:
+            return function(*arguments, **settings | {"device": "cpu"}).to(settings["device"])
+        if function in LIKE:
+            like, *others = arguments
+            drawn = function(torch.empty_like(like, device="cpu"), *others, **settings)
+            return drawn.to(like.device)
+        return function(*arguments, **settings)

@@ -1,0 +1,72 @@
+"""A pair of 170 million parameters in this process: seconds, MFU, memory, where the time goes."""
+
+import statistics
+
+import torch
+
+from benchmarks import pair_cost, scale
+from duo_ext import host
+
+CASES = {
+    "mdlm": "MDLM, SEDD",
+    "categorical": "uniform, categorical",
+    "gaussian": "uniform, Gaussian",
+}
+BATCHES, PROFILED = (4, 8, 16), 8
+SMALL = pair_cost.Size(vocab=512, length=32, blocks=1, width=64)
+FULL = pair_cost.Size(vocab=scale.VOCAB, length=scale.LENGTH, blocks=12, width=768)
+DENSE_BF16 = scale.RATE / 0.4  # FLOP/s of an H100
+REPEATS, LINES, COLUMNS = 3, 25, 40
+
+
+def run(report, setting):
+    host.find(host.STANDALONE).activate()
+    device = torch.device(setting.device)
+    for batch in BATCHES[:2] if setting.dry else BATCHES:
+        for case, process in CASES.items():
+            size = SMALL if setting.dry else FULL
+            size = pair_cost.dataclasses.replace(size, batch=batch)
+            try:
+                report.note(**_measured(case, process, size, device))
+            except torch.OutOfMemoryError as error:  # the smaller batches still count
+                report.note(**{f"{case}_error_{batch}": str(error)[:200]})
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _measured(case, process, size, device):
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    pair = pair_cost.Pair(case, pair_cost.CORE, size, device)
+    pair.run()
+    parts = [pair.run() for _ in range(REPEATS)]
+    seconds = statistics.median(sum(wall for wall, _ in part.values()) for part in parts)
+    F = statistics.median(pair.forward()[0] for _ in range(REPEATS))
+    model = scale.Model(size.width, size.blocks)
+    flops = model.pair_in_F(process) * (model.body_flops + model.head_flops) * size.tokens
+    found = {
+        "seconds": seconds,
+        "seconds_of_512": seconds * scale.BATCH / size.batch,
+        "seconds_of_F": F,
+        "mfu": flops / seconds / DENSE_BF16,
+        "parts": {name: [part[name][0] for part in parts] for name in parts[0]},
+    }
+    if device.type == "cuda":
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    found = {f"{case}_{key}_{size.batch}": value for key, value in found.items()}
+    if size.batch == PROFILED:
+        found[f"{case}_profile_{size.batch}"] = profile(pair, device)
+    return found
+
+
+def profile(pair, device):
+    """torch.profiler's table of one pair, its lines."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    key = "self_cpu_time_total"
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        key = "self_device_time_total"
+    with torch.profiler.profile(activities=activities) as watch:
+        pair.run()
+    table = watch.key_averages().table(sort_by=key, row_limit=LINES, max_name_column_width=COLUMNS)
+    return table.splitlines()
