@@ -188,7 +188,7 @@ class ToyDenoiser(Denoiser):
     """Three matrices in float64: embedding, mixing of positions, head. Counts its head's rows."""
 
     def __init__(self, vocab_size, length, width=8, seed=0):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
         def weight(*shape):
             value = torch.randn(*shape, generator=generator, dtype=torch.float64)

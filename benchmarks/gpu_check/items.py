@@ -52,6 +52,7 @@ THIRD = (
     _item(
         "commands",
         150,
+        Bound("stopped_amid", "==", True, dry=True),
         Bound("resumed_differs_by", "==", 0.0, dry=True),
         Bound("weights_equal", "==", True, dry=True),
         name="resume",

@@ -1,9 +1,13 @@
 """Enumerated spaces."""
 
 import itertools
+import os
 
 import pytest
 import torch
+
+if DEVICE := os.environ.get("IDLM_TEST_DEVICE"):  # benchmarks.gpu_check says cuda
+    torch.set_default_device(DEVICE)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ GIVEN = torch.zeros(4, L, dtype=torch.bool)
 
 
 def batches(n):
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(7)
     return [torch.randint(0, V - 1, (4, L), generator=generator) for _ in range(n)]
 
 

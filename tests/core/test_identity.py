@@ -15,7 +15,8 @@ SIZES = [(2, 1), (3, 1), (2, 2), (3, 2), (2, 3), (3, 3)]
 
 
 def random_distribution(V, N, seed):
-    logits = torch.randn(V**N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
+    logits = torch.randn(V**N, generator=generator, dtype=torch.float64)
     return logits.softmax(0)
 
 

@@ -58,7 +58,8 @@ def test_the_loss_is_zero_at_the_true_scores_and_positive_elsewhere():
     at_truth = loss((r[:, None] * f).log().nan_to_num(neginf=0.0))
     torch.testing.assert_close(at_truth, entropy)  # what a relaxed token leaves
     for seed in range(5):
-        noise = torch.randn(2, V, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
+        noise = torch.randn(2, V, generator=generator)
         assert (loss((r[:, None] * f).log().nan_to_num(neginf=0.0) + noise) > at_truth).all()
 
 
