@@ -65,10 +65,10 @@ THIRD = (
         name="distributed",
         function="distributed",
     ),
-    _item("commands", 120, Bound("looks", "==", 1, dry=True), name="look", function="look"),
+    _item("commands", 140, Bound("looks", "==", 1, dry=True), name="look", function="look"),
     _item(
         "commands",
-        220,
+        200,
         Bound("pairs", "==", 200),
         Bound("finite", "==", True, dry=True),
         name="sotu_bpe",

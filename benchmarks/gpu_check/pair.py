@@ -1,5 +1,7 @@
 """A pair of 170 million parameters in this process: seconds, MFU, memory, where the time goes."""
 
+import dataclasses
+import gc
 import statistics
 
 import torch
@@ -25,11 +27,12 @@ def run(report, setting):
     for batch in BATCHES[:2] if setting.dry else BATCHES:
         for case, process in CASES.items():
             size = SMALL if setting.dry else FULL
-            size = pair_cost.dataclasses.replace(size, batch=batch)
+            size = dataclasses.replace(size, batch=batch)
             try:
                 report.note(**_measured(case, process, size, device))
             except torch.OutOfMemoryError as error:  # the smaller batches still count
                 report.note(**{f"{case}_error_{batch}": str(error)[:200]})
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
