@@ -1,4 +1,4 @@
-"""The student's gradient in tf32 and bf16 beside float32, the fake 0 to 1000 updates away.
+"""The student's gradient in each algo.precision beside float32, the fake 0 to 1000 updates away.
 
 Teacher minus fake is a difference of nearly equal networks, so the precision that training the
 teacher needed says nothing about this one. Student and fake begin as the teacher's copies, the
@@ -12,9 +12,10 @@ import torch
 import transformers
 
 from benchmarks.gpu_check import networks
-from benchmarks.gpu_check.autocast import PRODUCTS, networks_in
+from benchmarks.gpu_check.autocast import networks_in
 from duo_ext import checkpoints, corpus, host, pretrained
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.precision import PRECISIONS
 
 RATES, MARKS = (1e-6, 1e-4), (0, 1, 10, 100, 1000)
 SEEDS = 4  # micro-batches that are averaged
@@ -85,7 +86,7 @@ def measured(case, rate, device):
             yield {"updates": updates, **_gradients(process, student, fake, teacher, case.draw)}
             fake.backbone.requires_grad_(True)
         torch.manual_seed(updates)
-        with networks_in("tf32", device):
+        with networks_in("tf32", device):  # alike for all that is compared
             student.backbone.requires_grad_(False)
             process.fake_loss(student, fake, *case.draw(device)).backward()
             student.backbone.requires_grad_(True)
@@ -94,17 +95,22 @@ def measured(case, rate, device):
 
 
 def _gradients(process, student, fake, teacher, draw):
+    """Of each algo.precision beside float32 without TF32."""
     device = next(student.backbone.parameters()).device.type
-    found = {}
-    for precision in PRODUCTS:
-        with networks_in(precision, device):
-            for seed in range(SEEDS):
-                torch.manual_seed(1000 + seed)
-                process.student_loss(student, fake, teacher, *draw(device)).backward()
-        found[precision] = networks.gradient(student.backbone)
-    exact = found.pop("float32")
+
+    def gradient(own=None, compared=None):
+        precisions = zip((student, fake, teacher), (own, compared, compared), strict=True)
+        parts = [Denoiser(part.backbone, False, precision) for part, precision in precisions]
+        for seed in range(SEEDS):
+            torch.manual_seed(1000 + seed)
+            process.student_loss(*parts, *draw(device)).backward()
+        return networks.gradient(student.backbone)
+
+    with networks_in("float32", device):
+        exact = gradient()
     row = {"norm": exact.norm().item()}
-    for precision, gradient in found.items():
-        row[f"{precision}_cosine"] = networks.cosine(exact, gradient)
-        row[f"{precision}_norm"] = gradient.norm().item()
+    for name, pair in PRECISIONS.items():
+        found = gradient(*pair)
+        row[f"{name}_cosine"] = networks.cosine(exact, found)
+        row[f"{name}_norm"] = found.norm().item()
     return row
