@@ -49,7 +49,8 @@ DUO = (
 )
 SEDD = (
     *(*published.SEDD_PATHS, "hydra.run.dir={folder}/run", "+machine=cpu", *LOOK),
-    *("training.batch_size=1", "eval.batch_size=1", "eval.perplexity_batch_size=1"),
+    *("training.batch_size=1", "++training.micro_batch=1", "eval.batch_size=1"),
+    "eval.perplexity_batch_size=1",
 )
 RECIPES = {
     "owt_idlm_mdlm": Recipe("duo_ext", "mdlm-owt", DUO, "trainer.max_steps"),
@@ -193,7 +194,7 @@ def _phases(laps):
 def _wrong(code, phases, part, printed):
     """What went wrong in a command, or None."""
     if code:
-        return f"{part}: exit code {code}: {printed.read_text(errors='replace')[-1500:]}"
+        return f"{part}: exit code {code}\n{printed.read_text(errors='replace')[-1500:]}"
     counts = {name: phases.get(name, {"times": 0})["times"] for name in EXPECTED[part]}
     if counts != EXPECTED[part] or stopwatch.SAVE not in phases:
         return f"{part}: {counts}, wanted {EXPECTED[part]} and a save"
@@ -225,7 +226,8 @@ FULL = "12 blocks of width 768, V = 50258, L = 1024: 170 million parameters"
 def _line(row):
     cells = [row["recipe"], row["host"], row["commit"][:7]]
     if row["error"]:
-        return f"| {' | '.join([*cells, row['error'].splitlines()[-1][:150]])} |\n"
+        told = row["error"].strip().splitlines()
+        return f"| {' | '.join([*cells, f'{told[0]}: {told[-1][:100]}'])} |\n"
     first, resumed = row["first"]["phases"], row["resumed"]["phases"]
     cells += [_cell(first, stopwatch.SETUP), *(_cell(first, phase) for phase in PHASES)]
     cells += [_cell(resumed, stopwatch.SETUP), _cell(resumed, *PAIR), _cell(resumed, "save")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.harness import REPOSITORY
-from duo_ext import corpus, evaluate, evaluation, host, metrics
+from duo_ext import corpus, evaluate, evaluation, host
 
 NAMES = ("mdlm", "duo")
 PRECISIONS = ("float32", "bf16")
@@ -19,26 +19,20 @@ DRY_STEPS, DRY_SAMPLES = (1,), 8
 
 
 def run(report, setting):
-    host.find(host.STANDALONE).activate()
+    tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     steps, samples = (DRY_STEPS, DRY_SAMPLES) if setting.dry else (STEPS, SAMPLES)
     rows = []
     for role, name, path in subjects(setting.students):
-        given = [f"--{role}", path, "--samples", str(samples), "--output", "unused"]
-        options = evaluation.parse(evaluate.PROGRAM, [*given, "--device", setting.device])
-        subject = evaluate.load(role, path, options)
-        judge = metrics.Judge(evaluation.resolve(options.judge), setting.device)
-        held_out = evaluation.HeldOut(subject, judge, samples)
-        for count in steps:
-            for precision in PRECISIONS:
-                with networks_in(precision, setting.device):
-                    way = evaluation.Setting(count)
-                    tokens_NL, _, seconds = evaluation.sample(subject, way, options)
-                texts = subject.tokenizer.batch_decode(tokens_NL)
-                found = held_out.compare(tokens_NL, judge.score(texts), options.seed)
-                row = {"role": role, "name": name, "steps": count, "precision": precision}
-                rows.append(_beside(row | {"seconds": seconds}, found))
-                report.note(rows=rows, **_furthest(rows))
+        given = [f"--{role}", path, "--steps", *map(str, steps), "--samples", str(samples)]
+        given += ["--device", setting.device, "--output", f"{setting.runs}/demo"]
+        options = evaluation.parse(evaluate.PROGRAM, given)
+        for precision in PRECISIONS:
+            with networks_in(precision, setting.device):
+                results, _ = evaluation.evaluate(evaluate.PROGRAM, tree, options)
+            about = {"role": role, "name": name, "precision": precision}
+            rows += [_beside(about, found) for found in results["rows"]]
+            report.note(rows=rows, **_furthest(rows))
 
 
 def subjects(students):
@@ -60,8 +54,9 @@ def recorded(role, name, steps):
 
 
 def _beside(row, found):
-    before = recorded(*(row[key] for key in ("role", "name", "steps")))
+    before = recorded(row["role"], row["name"], found["steps"])
     keys = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl")
+    row = row | {"steps": found["steps"], "seconds": found["seconds"]}
     row |= {key: found[key] for key in keys} | {f"recorded_{key}": before[key] for key in keys}
     row["log_ratio"] = math.log(found["genppl"] / before["genppl"])
     return row | {"entropy_difference": found["entropy"] - before["entropy"]}

@@ -65,5 +65,6 @@ def test_what_goes_wrong_is_in_the_row(tmp_path):
 
 def test_a_failed_row_is_a_line_of_the_table():
     row = types.SimpleNamespace(recipe="owt_idlm_mdlm", host="duo main", commit="0123456789")
-    line = full_size._line(vars(row) | {"error": "first: exit code 1: x\nerror: a sentence"})
-    assert line == "| owt_idlm_mdlm | duo main | 0123456 | error: a sentence |\n"
+    line = full_size._line(vars(row) | {"error": "first: exit code 1\nx\nerror: a sentence\n"})
+    told = "first: exit code 1: error: a sentence"
+    assert line == f"| owt_idlm_mdlm | duo main | 0123456 | {told} |\n"
