@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.autocast import networks_in
-from benchmarks.gpu_check.draws import FromCPU
+from benchmarks.gpu_check.draws import same_everywhere
 from duo_ext import host
 
 SMALL = {"V": 64, "length": 16, "width": 64, "blocks": 2, "batch": 2}
@@ -46,7 +46,7 @@ def compare(make, name, size, device):
     config = networks.config_of(*(size[key] for key in ("V", "length", "width", "blocks")))
     network = networks.randomise(make(config, size["V"]))
     places = {"cpu": "cpu", "device": device}
-    with networks_in("float32", device), FromCPU():
+    with networks_in("float32", device), same_everywhere():
         for place, kind in places.items():
             found[place] = _losses(process, network, time_conditioning, size, kind)
     row = {}

@@ -1,10 +1,24 @@
-"""The same random numbers on every device: they are drawn on the CPU and moved."""
+"""The same random numbers on every device: they are drawn on the CPU and moved, for as many rows at
+a time as on a CPU."""
+
+import contextlib
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from duo_ext.core import rows
+
 FRESH = {torch.rand, torch.randn, torch.randint, torch.randperm}
 LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
+
+
+@contextlib.contextmanager
+def same_everywhere():
+    with FromCPU(), contextlib.ExitStack() as stack:
+        for sizes in (rows.CHUNK, rows.PIECE):
+            stack.enter_context(mock.patch.dict(sizes, cuda=sizes["cpu"]))
+        yield
 
 
 class FromCPU(TorchFunctionMode):

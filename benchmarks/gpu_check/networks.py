@@ -6,12 +6,12 @@ from pathlib import Path
 import omegaconf
 import torch
 
-from duo_ext.core import processes, schedules
+from duo_ext.core import gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
 
 
 def _gaussian(V):
-    return processes.GaussianUniformProcess(V, schedules.GaussianSchedule.configured(V, None, None))
+    return gaussian.GaussianUniformProcess(V, schedules.GaussianSchedule.configured(V, None, None))
 
 
 # name: (process of a vocabulary, whether its networks are conditioned on time)

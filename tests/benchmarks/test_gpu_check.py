@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import command_lines, harness, items, networks
+from benchmarks.gpu_check import agreement, command_lines, harness, items, networks
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.draws import FromCPU
 from benchmarks.gpu_check.harness import Bound, Item
@@ -189,6 +189,15 @@ def test_numbers_are_drawn_on_the_cpu():
     torch.manual_seed(1)
     expected = torch.rand(9).split(3)
     assert torch.equal(drawn[0], expected[0]) and torch.equal(drawn[1], expected[2])
+
+
+@pytest.mark.parametrize("name", networks.PROCESSES)
+def test_a_process_agrees_with_itself(standalone, name):
+    """Twice the CPU: cosines of 1 and the same losses, of gradients that are not 0."""
+    _, make = networks.tree_of(standalone.root)
+    row = agreement.compare(make, name, agreement.SMALL, "cpu")
+    assert min(row["fake_cosine"], row["student_cosine"]) > 1 - 1e-9
+    assert row["fake_loss_difference"] == row["student_loss_difference"] == 0
 
 
 def test_cosine_of_nothing_is_none():
