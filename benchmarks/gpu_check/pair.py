@@ -10,14 +10,13 @@ from benchmarks import pair_cost, scale
 from duo_ext import host
 
 CASES = {
-    "mdlm": "MDLM, SEDD",
+    "mdlm": "MDLM",
     "categorical": "uniform, categorical",
     "gaussian": "uniform, Gaussian",
 }
 BATCHES, PROFILED = (4, 8, 16), 8
 SMALL = pair_cost.Size(vocab=512, length=32, blocks=1, width=64)
 FULL = pair_cost.Size(vocab=scale.VOCAB, length=scale.LENGTH, blocks=12, width=768)
-DENSE_BF16 = scale.RATE / 0.4  # FLOP/s of an H100
 REPEATS, LINES, COLUMNS = 3, 25, 40
 
 
@@ -46,12 +45,16 @@ def _measured(case, process, size, device):
     seconds = statistics.median(sum(wall for wall, _ in part.values()) for part in parts)
     F = statistics.median(pair.forward()[0] for _ in range(REPEATS))
     model = scale.Model(size.width, size.blocks)
-    flops = model.pair_in_F(process) * (model.body_flops + model.head_flops) * size.tokens
+    flops = (
+        model.pair_in_F(scale.PROCESSES[process])
+        * (model.body_flops + model.head_flops)
+        * size.tokens
+    )
     found = {
         "seconds": seconds,
         "seconds_of_512": seconds * scale.BATCH / size.batch,
         "seconds_of_F": F,
-        "mfu": flops / seconds / DENSE_BF16,
+        "mfu": flops / seconds / scale.PEAK["bfloat16"],
         "parts": {name: [part[name][0] for part in parts] for name in parts[0]},
     }
     if device.type == "cuda":

@@ -1,6 +1,7 @@
 """The harness of gpu_check: what fails, what takes too long, what misses its bound; and the small
 parts that its items are made of."""
 
+import dataclasses
 import json
 import math
 import zipfile
@@ -8,8 +9,9 @@ import zipfile
 import pytest
 import torch
 
+from benchmarks import scale
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import agreement, command_lines, harness, items, networks
+from benchmarks.gpu_check import agreement, command_lines, harness, items, networks, pair
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.draws import FromCPU
 from benchmarks.gpu_check.harness import Bound, Item
@@ -198,6 +200,16 @@ def test_a_process_agrees_with_itself(standalone, name):
     row = agreement.compare(make, name, agreement.SMALL, "cpu")
     assert min(row["fake_cosine"], row["student_cosine"]) > 1 - 1e-9
     assert row["fake_loss_difference"] == row["student_loss_difference"] == 0
+
+
+def test_a_pair_is_measured_and_profiled(standalone, monkeypatch):
+    monkeypatch.setattr(pair, "PROFILED", 2)
+    size = dataclasses.replace(pair.SMALL, batch=2)
+    found = pair._measured("mdlm", pair.CASES["mdlm"], size, torch.device("cpu"))
+    assert 0 < found["mdlm_mfu_2"] < 1
+    assert found["mdlm_seconds_of_512_2"] == pytest.approx(256 * found["mdlm_seconds_2"])
+    assert any("aten::" in line for line in found["mdlm_profile_2"])
+    assert set(pair.CASES.values()) <= set(scale.PROCESSES)
 
 
 def test_cosine_of_nothing_is_none():
