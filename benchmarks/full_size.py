@@ -79,9 +79,10 @@ judge of two layers of width 64; machine=cpu (float32 where the recipes say bf16
 {pairs} pairs and one more; looks at 4 samples, the teacher's at 2 steps, the student's at 1, a text
 at a time. A pair is of one text: the published one is of 512.
 
-Seconds on the wall of each phase (results.json: CPU seconds too, which other work on the machine
-does not lengthen), in brackets the most memory that the process held in it (resource.getrusage),
-GB. Set-up: imports, text, networks; resumed: with the checkpoint read.
+Seconds on the wall of each phase; other work on the machine lengthens them, but not the CPU seconds
+that results.json has beside them (not of the first rows). In brackets the most memory that the
+process held in it (resource.getrusage), GB. Set-up: imports, text, networks; resumed: with the
+checkpoint read.
 
 | recipe | host | commit | set-up | {columns} | resumed: set-up | pair | save | most memory |
 |---|---|---|---:|{rules}---:|---:|---:|---:|
@@ -227,7 +228,7 @@ def _line(row):
     cells = [row["recipe"], row["host"], row["commit"][:7]]
     if row["error"]:
         told = row["error"].strip().splitlines()
-        return f"| {' | '.join([*cells, f'{told[0]}: {told[-1][:100]}'])} |\n"
+        return f"| {' | '.join([*cells, f'{told[0]}: {told[-1][:150]}'])} |\n"
     first, resumed = row["first"]["phases"], row["resumed"]["phases"]
     cells += [_cell(first, stopwatch.SETUP), *(_cell(first, phase) for phase in PHASES)]
     cells += [_cell(resumed, stopwatch.SETUP), _cell(resumed, *PAIR), _cell(resumed, "save")]
