@@ -80,3 +80,5 @@ def _network(model, teacher):
         yield model.backbone
     finally:
         model._train_mode()
+        if model.ema:
+            model.ema.collected_params = []  # the hosts' averages keep a copy of the weights here

@@ -250,6 +250,7 @@ def averaged(model, ema):
         yield model
     finally:
         ema.restore(parameters)
+        ema.collected_params = []  # SEDD's average keeps a copy of the weights here
         model.train(training)
 
 

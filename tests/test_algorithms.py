@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import types
 import weakref
 
 import lightning
@@ -304,3 +305,16 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     pairs = zip(best["ema"]["shadow_params"], middle["ema"]["shadow_params"], strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert (tmp_path / "guard.json").exists()
+
+
+def test_no_copy_of_the_weights_stays_behind_a_look(standalone):
+    """The hosts' averages keep what they have stored."""
+    from duo_ext import looks
+
+    ema = types.SimpleNamespace(collected_params=["weights"])
+    model = types.SimpleNamespace(
+        ema=ema, backbone="student", _eval_mode=lambda: None, _train_mode=lambda: None
+    )
+    with looks._network(model, teacher=False) as network:
+        assert network == "student"
+    assert ema.collected_params == []
