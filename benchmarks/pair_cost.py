@@ -78,12 +78,10 @@ CASES = {
     "categorical": _forms(processes.UniformProcess, dense.Uniform),
     "gaussian": {
         CORE: _gaussian(gaussian.GaussianUniformProcess),
-        TEXTBOOK: _gaussian(dense.Gaussian, top=schedules.DUO_VOCAB),
+        TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
     },
     # on a host whose network takes no mixtures; the textbook has no other inputs
-    "gaussian, dense inputs": {
-        CORE: _gaussian(gaussian.GaussianUniformProcess, top=schedules.DUO_VOCAB)
-    },
+    "gaussian, dense inputs": {CORE: _gaussian(gaussian.GaussianUniformProcess, mixtures=False)},
 }
 
 

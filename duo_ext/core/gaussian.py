@@ -5,11 +5,13 @@ inside teacher and fake too.
 
 softmax(w_s / tau) has few tokens that count. A network that takes mixtures gets the K largest, if
 the rest is at most 1e-8 of it at every position; otherwise all V. Where w_t is noise on a token
-these K are drawn without the other V - K (``largest_normals``).
+these K are drawn without the other V - K (``largest_normals``), which are drawn only if they are
+needed, from numbers of their own: all else is the same on every host.
 
 Shapes: B batch, L length, N = B L positions, V vocabulary, R positions that are not given, K.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,16 +25,18 @@ NEGLIGIBLE = 1e-8  # of a sum of 1; float32 rounds at 6e-8
 
 @dataclass
 class GaussianUniformProcess(UniformProcess):
-    """``schedule`` is the GaussianSchedule of the argmax; ``top`` is K."""
+    """``schedule`` is the GaussianSchedule of the argmax; ``top`` is K; without ``mixtures`` every
+    network gets all V."""
 
     tau: float = 1e-3
     top: int = 16
+    mixtures: bool = True
 
     def _sample(self, student, x0_BL, given_BL):
         t_B, s_B = self._times(x0_BL)
         (free,) = rows.positions(~given_BL)
         levels_t, levels_s = (self._levels(times_B, x0_BL, free) for times_B in (t_B, s_B))
-        mixed = student.takes_mixtures and self.top < self.vocab_size
+        mixed = self.mixtures and student.takes_mixtures and self.top < self.vocab_size
         z = self._noised_tokens(x0_BL, free, levels_t, mixed)
         features_RD = student.features(z, self.schedule(t_B)[0]).flatten(0, 1)[free]
         p_RV, x, z_BL = self._noised(student.head(features_RD), x0_BL, free, levels_s, mixed)
@@ -51,16 +55,14 @@ class GaussianUniformProcess(UniformProcess):
 
     def _noised_tokens(self, x0_BL, free, levels, mixed):
         """The student's input: noise on tokens of the data."""
-        a_R1, s_R1 = levels
-        x0_R, V = x0_BL.flatten()[free], self.vocab_size
-        if not mixed:
-            w_RV = torch.randn(len(free), V, device=x0_BL.device).mul_(s_R1)
-            return self._soft(x0_BL, free, w_RV.scatter_add_(1, x0_R[:, None], a_R1))
+        (a_R1, s_R1), V = levels, self.vocab_size
+        x0_R = x0_BL.flatten()[free]
         w_RK, tokens_RK = largest_noised(x0_R, V, self.top, a_R1, s_R1)
-        if not self._suffices(w_RK):
-            p_RV = torch.zeros(len(free), V, device=x0_BL.device).scatter_(1, x0_R[:, None], 1.0)
-            return self._soft(x0_BL, free, completed(p_RV, w_RK, tokens_RK, a_R1, s_R1))
-        return self._mixture(x0_BL, free, w_RK, tokens_RK)
+        seed = _own_seed()
+        if mixed and self._suffices(w_RK):
+            return self._mixture(x0_BL, free, w_RK, tokens_RK)
+        p_RV = torch.zeros(len(free), V, device=x0_BL.device).scatter_(1, x0_R[:, None], 1.0)
+        return self._soft(x0_BL, free, completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, seed))
 
     def _noised(self, logits_RV, x0_BL, free, levels, mixed):
         """p, x_s with its gradient, and the tokens of its argmax (B, L)."""
@@ -76,7 +78,8 @@ class GaussianUniformProcess(UniformProcess):
         if self._suffices(w_RK):
             x = self._mixture(x0_BL, free, w_RK, tokens_RK)
         else:
-            x = self._soft(x0_BL, free, completed(p_RV, w_RK, tokens_RK, a_R1, s_R1))
+            w_RV = completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, _own_seed())
+            x = self._soft(x0_BL, free, w_RV)
         return p_RV, x, z_N.view_as(x0_BL)
 
     def _suffices(self, w_RK):
@@ -170,12 +173,19 @@ def different(R, n, K, device):
     return torch.stack(places, 1)
 
 
-def completed(p_RV, w_RK, tokens_RK, a_R1, s_R1):
+def completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, seed):
     """All of w = a p + s eps (R, V), of which the K largest are known: the others are normals that
-    stay below. With the gradient of p."""
-    fixed_RV, below_R1 = p_RV.detach().double(), w_RK.detach()[:, -1:].double()
-    highest_RV = torch.special.ndtr((below_R1 - a_R1 * fixed_RV) / s_R1)
-    eps_RV = torch.special.ndtri((1 - torch.rand_like(highest_RV)) * highest_RV)
-    known_RK = (w_RK.detach() - a_R1 * fixed_RV.gather(1, tokens_RK)) / s_R1
-    eps_RV = eps_RV.scatter_(1, tokens_RK, known_RK).to(p_RV.dtype)
+    stay below, drawn by ``seed``. With the gradient of p."""
+    fixed_RV, w_RK = a_R1 * p_RV.detach(), w_RK.detach()
+    below_RV = torch.special.ndtr((w_RK[:, -1:] - fixed_RV) / s_R1)
+    generator = torch.Generator(p_RV.device).manual_seed(seed)
+    u_RV = 1 - torch.rand(p_RV.shape, generator=generator, device=p_RV.device)
+    eps_RV = math.sqrt(2) * torch.erfinv(2 * u_RV * below_RV - 1)
+    known_RK = (w_RK - fixed_RV.gather(1, tokens_RK)) / s_R1
+    eps_RV = eps_RV.to(p_RV.dtype).scatter_(1, tokens_RK, known_RK.to(p_RV.dtype))
     return torch.addcmul(eps_RV * s_R1, p_RV, a_R1)
+
+
+def _own_seed():
+    """Drawn on the CPU, where nothing waits for it."""
+    return torch.randint(2**31, (), device="cpu").item()
