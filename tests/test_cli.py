@@ -432,8 +432,7 @@ def test_the_last_two_of_a_distillation_are_kept_its_end_and_what_was_saved_befo
         ("training.ema=0.8", "its training.ema is 0.9, this run's 0.8"),
         ("trainer.gradient_clip_val=2", "its trainer.gradient_clip_val is 1.0, this run's 2"),
         ("+trainer.gradient_clip_algorithm=value", "this run's value"),
-        ("trainer.precision=bf16", "its trainer.precision is 32, this run's bf16"),
-        ("model.dropout=0.5", "its model.dropout is 0.0, this run's 0.5"),
+        ("algo.precision=bf16", "its algo.precision is mixed, this run's bf16"),
         ("model.n_blocks=1", "model.n_blocks"),
     ],
 )
