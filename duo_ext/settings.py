@@ -102,9 +102,10 @@ def check(config):
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
     if config.mode in ("train", "ppl_eval"):
-        keys = ("algo.precision", "trainer.precision")  # of a distillation, of another training
-        (key, precision), *_ = ((k, v) for k, v in chosen(config, keys).items() if v is not None)
-        machine.warn_of_bf16(config.trainer.accelerator, str(precision), key)
+        own = omegaconf.OmegaConf.select(config, "algo.precision") is not None  # a distillation's
+        key = "algo.precision" if own else "trainer.precision"
+        precision = str(omegaconf.OmegaConf.select(config, key))
+        machine.warn_of_bf16(config.trainer.accelerator, precision, key)
     if config.mode == "train":
         _check_batch(config.loader, config.trainer)
 

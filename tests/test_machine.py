@@ -40,6 +40,15 @@ def test_a_bf16_that_was_asked_for_is_warned_of_once_with_the_factor(imitating, 
     assert "trainer.precision is bf16" in message and "6.6 times as long" in message
 
 
+def test_a_distillation_is_asked_for_its_own_precision(imitating, tiny, caplog):
+    given = ("algo=idlm", "algo.teacher_path=x", "trainer.precision=bf16")
+    settings.check(tiny(*given))
+    assert not told(caplog)
+    settings.check(tiny(*given, "algo.precision=bf16"))
+    (message,) = told(caplog)
+    assert "algo.precision is bf16" in message
+
+
 @pytest.mark.parametrize(
     "given", [["trainer.precision=32"], ["mode=sample_eval", "trainer.precision=bf16"]]
 )
@@ -64,7 +73,7 @@ def test_sedd_warns_too(imitating, caplog, device):
             "eval": {"batch_size": 1, "perplexity_batch_size": 1},
             "training": dict.fromkeys(
                 ("batch_size", "accum", "n_iters", "log_freq", "eval_freq", "snapshot_freq",
-                 "snapshot_freq_for_preemption"), 1),
+                 "snapshot_freq_for_preemption"), 1) | {"micro_batch": None},
         }
     )  # fmt: skip
     sedd_settings.check(config)
