@@ -178,8 +178,9 @@ def completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, seed):
     stay below, drawn by ``seed``. With the gradient of p."""
     fixed_RV, w_RK = a_R1 * p_RV.detach(), w_RK.detach()
     below_RV = torch.special.ndtr((w_RK[:, -1:] - fixed_RV) / s_R1)
-    generator = torch.Generator(p_RV.device).manual_seed(seed)
-    u_RV = 1 - torch.rand(p_RV.shape, generator=generator, device=p_RV.device)
+    with torch.random.fork_rng([p_RV.device] if p_RV.is_cuda else []):
+        torch.manual_seed(seed)
+        u_RV = 1 - torch.rand_like(p_RV, dtype=torch.float32)
     eps_RV = math.sqrt(2) * torch.erfinv(2 * u_RV * below_RV - 1)
     known_RK = (w_RK - fixed_RV.gather(1, tokens_RK)) / s_R1
     eps_RV = eps_RV.to(p_RV.dtype).scatter_(1, tokens_RK, known_RK.to(p_RV.dtype))
