@@ -36,8 +36,10 @@ BLOCKS = {
     "bf16": ("bf16", "bf16"),
 }
 # bytes of a parameter: its gradient, the buckets of DDP, in which Lightning wraps the student on
-# one GPU too, the flat copy that is sent, and autocast's copies of weights in bf16
-GRADIENT, BUCKETS, MESSAGE, COPIES = 4, 4, 4, 2
+# one GPU too, and autocast's copies of weights in bf16. What is sent goes through 64 MB.
+GRADIENT, BUCKETS, COPIES = 4, 4, 2
+# bytes a token, block and unit of width that algo.recompute_blocks keeps: a block's input
+INPUT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,28 +154,29 @@ class Model:
         bandwidth = NVLINK if gpus <= 8 else NETWORK
         return 2 * 2 * GRADIENT * self.parameters / bandwidth * (gpus - 1) / gpus
 
-    def activations(self, precision):
-        """Bytes kept for a backward pass of one network, in the DIT that keeps most."""
+    def activations(self, precision, recomputed=False):
+        """Bytes kept for a backward pass of one network, in the DIT that keeps most; recomputed:
+        all blocks' inputs, and what one block keeps."""
         kept = max(
             row["kept"]
             for row in latest()[1]
             if row["what"] == "blocks" and row["precision"] == precision
         )
+        blocks = kept * self.blocks if not recomputed else INPUT * self.blocks + kept
         copies = COPIES * self.parameters if precision == "bf16" else 0
-        return kept * self.width * self.blocks * PER_DEVICE * LENGTH + copies
+        return blocks * self.width * PER_DEVICE * LENGTH + copies
 
-    def state(self, gpus, sharded):
-        """Bytes on each GPU; sharded: teacher, fake and its moments lie on all of them."""
-        return self.parameters * state_of_a_parameter(gpus, sharded)
+    def state(self, gpus=1):
+        """Bytes on each GPU, where teacher, fake and its moments lie on so many of them."""
+        return self.parameters * state_of_a_parameter(gpus)
 
 
-def state_of_a_parameter(gpus, sharded):
+def state_of_a_parameter(gpus=1):
     row = counted("state", "duo main", precisions()[0])
     network, moments = row["networks"] / 3, row["moments"] / 2
-    student = network + moments + row["average"] + row["left_of_a_look"]
+    student = network + moments + row["average"]
     others = 2 * network + moments
-    sent = GRADIENT + BUCKETS + (MESSAGE if gpus > 1 else 0)
-    return student + sent + others / (gpus if sharded else 1)
+    return student + GRADIENT + BUCKETS + others / gpus
 
 
 MODELS = {"169M": Model(768, 12), "863M": Model(1536, 24), "8B": Model(4096, 38)}
@@ -183,8 +186,8 @@ MODELS = {"169M": Model(768, 12), "863M": Model(1536, 24), "8B": Model(4096, 38)
 
 TIME = "| model | process | algo.precision | pair / F | products | over V | in blocks "
 TIME += "| 1 GPU | 8 GPUs | 64 GPUs |"
-SIZE = "| model | parameters | GPUs | DDP | teacher and fake sharded | activations, float32 "
-SIZE += "| activations, bf16 |"
+SIZE = "| model | parameters | DDP | teacher and fake on 8 GPUs | on 64 "
+SIZE += "| activations, float32 | bf16 | bf16, blocks recomputed |"
 
 
 def table(head, lines):
@@ -216,20 +219,20 @@ def _time(name, process, precision):
 def sizes():
     lines = []
     for name, model in MODELS.items():
-        for gpus in (1, 8, 64):
-            found = [model.state(gpus, sharded) for sharded in (False, True)]
-            found += [model.activations(precision) for precision in ("float32", "bf16")]
-            cells = [name, f"{model.parameters / 1e6:.0f}M", str(gpus)]
-            lines.append(cells + [f"{size / GB:.1f} GB" for size in found])
+        found = [model.state(gpus) for gpus in (1, 8, 64)]
+        found += [model.activations(precision) for precision in ("float32", "bf16")]
+        found.append(model.activations("bf16", recomputed=True))
+        cells = [name, f"{model.parameters / 1e6:.0f}M"]
+        lines.append(cells + [f"{size / GB:.1f} GB" for size in found])
     return table(SIZE, lines)
 
 
 def sentences():
     logits = 4 * PER_DEVICE * LENGTH * VOCAB
-    alone, several = (state_of_a_parameter(gpus, False) for gpus in (1, 2))
-    most = (MEMORY - 10e9) / several
+    state = state_of_a_parameter()
+    most = (MEMORY - 10e9) / state
     return (
-        f"State: {alone:.0f} bytes a parameter on one GPU, {several:.0f} with DDP.\n"
+        f"State: {state:.0f} bytes a parameter.\n"
         f"One tensor of (B, L, V) in float32, B = {PER_DEVICE}: {logits / GB:.2f} GB.\n"
         f"DDP's state alone fills {MEMORY / GB:.0f} GB less 10 at {most / 1e9:.1f}B parameters.\n"
     )

@@ -18,7 +18,7 @@ from duo_ext import Refused
 # of a micro-batch; an update may add one
 WAITS = {"mdlm": 1, "sedd": 1, "categorical": 2, "gaussian": 3}
 # bytes a token and entry of the vocabulary that elementwise operations move in a pair
-BYTES = {"mdlm": 66, "sedd": 63, "categorical": 255, "gaussian": 445}
+BYTES = {"mdlm": 50, "sedd": 50, "categorical": 230, "gaussian": 445}
 # forward passes of body and head that a pair's matrix products are
 PASSES = {"mdlm": (9, 3.5), "sedd": (9, 3.5), "categorical": (9, 10), "gaussian": (11, 11)}
 
