@@ -55,23 +55,13 @@ def uniform_loss(fbar, xbar, z, alpha, dalpha):
     carries the gradient to xhat. fbar = mix(f), xbar = mix(xhat): of V alpha times these the first
     term alone takes more than ratios. z, alpha, dalpha (R,).
     """
-    cross = _cross(fbar.log(), xbar, z, alpha)
-    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) + cross)
-
-
-def uniform_difference(fbar, other, xbar, z, alpha, dalpha):
-    """``uniform_loss`` of fbar minus that of another, (R,), by one logarithm."""
-    cross = _cross((fbar / other).log(), xbar, z, alpha)
-    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) - 1 / _at(other, z) + cross)
+    log_fbar = fbar.log()  # alpha sum_j xbar_j = 1
+    cross = _at(log_fbar, z) - alpha * torch.linalg.vecdot(xbar, log_fbar)
+    return _weight(alpha, dalpha, fbar) * (1 / _at(fbar, z) + cross / _at(xbar, z))
 
 
 def _weight(alpha, dalpha, fbar):
     return -dalpha / (fbar.shape[-1] * alpha**2)
-
-
-def _cross(log_fbar, xbar, z, alpha):
-    """alpha sum_j r_j log(fbar_z / fbar_j); alpha sum_j xbar_j = 1."""
-    return (_at(log_fbar, z) - alpha * torch.linalg.vecdot(xbar, log_fbar)) / _at(xbar, z)
 
 
 def _at(values_RV, z_R):
@@ -83,7 +73,7 @@ def _at(values_RV, z_R):
 
 def absorbing_soft(student_RV, logits_RV, weight_R, mask):
     """(5) with MDLM's network: w <p, log q>. For the network, w (p - q)."""
-    p, log_q = _probs(student_RV, mask), _log_probs(logits_RV, mask)
+    p, log_q = probs(student_RV, mask), _log_probs(logits_RV, mask)
     log_q[:, mask].fill_(0.0)
     loss_R = weight_R * torch.linalg.vecdot(p, log_q)
     torch.sub(p, log_q.exp_(), out=logits_RV)
@@ -108,7 +98,7 @@ def absorbing_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
 def score_soft(student_RV, logits_RV, weight_R, log_r_R, shift_R, mask):
     """(4) with SEDD's network: w [<p, log s> - sum_y s_y / r - log r + 1], log s = logits + shift.
     For the network, w (p - s / r)."""
-    p, share = _probs(student_RV, mask), wide(logits_RV)
+    p, share = probs(student_RV, mask), wide(logits_RV)
     share[:, mask].fill_(0.0)
     cross_R = torch.linalg.vecdot(p, share) + shift_R
     share, total_R = _shares(share, log_r_R, shift_R, mask)
@@ -155,8 +145,8 @@ def relaxed_soft(p_RV, logits_RV, z_R, alpha_R, dalpha_R):
 
 
 def relaxed_ratio(p_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
-    """``uniform_difference`` of teacher and fake, with xbar = mix(p). For teacher and fake, their
-    gradient in ``relaxed_soft`` and minus it; for p, with d and c as in ``uniform_ratio``,
+    """``uniform_loss`` of teacher minus that of fake, with xbar = mix(p). For teacher and fake,
+    their gradient in ``relaxed_soft`` and minus it; for p, with d and c as in ``uniform_ratio``,
     k (d + e_z c / (alpha xbar_z))."""
     q, f = softmax(teacher_RV), softmax(fake_RV)
     rest_R = _rest(alpha_R, q)
@@ -183,7 +173,7 @@ def _ratio_gradient(q, rho, fbar_z, z_R, alpha_R, out):
 
 
 def uniform_ratio(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
-    """``uniform_difference`` of teacher and fake. For the student, with d_j the logarithm of
+    """``uniform_loss`` of teacher minus that of fake. For the student, with d_j the logarithm of
     tbar_j / fbar_j and c = d_z - alpha sum_j xbar_j d_j,
 
     k p (g - <p, g>),  g = d + e_z c / (alpha xbar_z),  k = dalpha / (V alpha xbar_z).
@@ -208,7 +198,7 @@ def uniform_ratio(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
 def _expected(student_RV, values_RV, weight_R, mask):
     """w <p, values>, with its gradient for the student's logits in their place."""
     values_RV[:, mask].fill_(0.0)
-    p = _probs(student_RV, mask)
+    p = probs(student_RV, mask)
     return weight_R * through_softmax(p, values_RV, out=student_RV), weight_R
 
 
@@ -220,9 +210,10 @@ def through_softmax(p, g, out):
     return mean_R
 
 
-def _probs(logits_RV, mask):
-    logits_RV[:, mask].fill_(-torch.inf)
-    return softmax(logits_RV)
+def probs(logits, mask):
+    """softmax over the tokens other than the mask, whose logit is overwritten."""
+    logits[..., mask].fill_(-torch.inf)
+    return softmax(logits)
 
 
 def _log_probs(logits_RV, mask):

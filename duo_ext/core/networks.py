@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from duo_ext.core.losses import wide
 from duo_ext.core.precision import running_in
 
 
@@ -41,8 +42,7 @@ class Denoiser:
 
     def __call__(self, x, alpha_B):
         """Logits (B, L, V), at least float32."""
-        logits = self.head(self.features(x, alpha_B))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return wide(self.head(self.features(x, alpha_B)))
 
     def features(self, x, alpha_B):
         """The input (B, L, D) of the last linear layer."""
@@ -94,10 +94,8 @@ class Denoiser:
         """
         weight_VD, *_ = self.head_parameters
         scale_R = scale_R.to(weight_VD.dtype)
-        if self._autocast["enabled"]:  # once, for both products
-            gradient_RV = gradient_RV.to(self._autocast["dtype"])
-        else:
-            gradient_RV = gradient_RV.to(weight_VD.dtype)
+        rounded = self._autocast["dtype"] if self._autocast["enabled"] else weight_VD.dtype
+        gradient_RV = gradient_RV.to(rounded)  # once, for both products
         with torch.autocast(**self._autocast):
             for total, parameter in zip(into, self.head_parameters, strict=True):
                 if total is None:

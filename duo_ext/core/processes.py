@@ -88,8 +88,7 @@ class AbsorbingProcess(Process):
 
     def probs(self, logits):
         """softmax over the tokens other than the mask, whose logit is overwritten."""
-        logits[..., self.mask_index].fill_(-torch.inf)
-        return losses.softmax(logits)
+        return losses.probs(logits, self.mask_index)
 
     def _outside(self, logits):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
