@@ -59,7 +59,7 @@ results: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file's tests share what they train
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 # What the tests need of the surroundings, before the imports that read it, and for the commands
-# that tests start: no network, this checkout whatever is installed, sentences and no tracebacks.
+# that tests start: no network, this checkout whatever is installed, sentences and no tracebacks,
+# one thread each.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # Lightning would choose; a fork hangs in a pool of threads
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import contextlib
@@ -83,7 +85,6 @@ def checkouts():
 @pytest.fixture(scope="session", autouse=True)
 def standalone():
     """The standalone tree, active in this process as for a command."""
-    torch.set_num_threads(1)
     tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     return tree
@@ -265,7 +266,6 @@ class SeddProgram:
         return subprocess.Popen(
             [sys.executable, "-m", *module, *settings],
             cwd=folder.parent,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
