@@ -137,7 +137,7 @@ def check_idlm(settings, length):
         raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
     if not 0 <= settings.on_policy <= 1:
         raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
-    for key in ("shared_forward", "recompute_blocks"):
+    for key in ("shared_forward", "recompute_blocks", "compile"):
         require(f"algo.{key}", settings[key], (True, False))
     require("algo.precision", settings.precision, PRECISIONS)
     _check_guard(settings.guard)

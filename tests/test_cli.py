@@ -80,6 +80,7 @@ SETTINGS = {
     "algo.fake_warmup=-1": ["algo.fake_warmup is -1", "at least 0"],
     "algo.fake_lr=0": ["algo.fake_lr is 0", "positive or null"],
     "algo.recompute_blocks=2": ["algo.recompute_blocks is '2'", "True, False"],
+    "algo.compile=maybe": ["algo.compile is 'maybe'", "True, False"],
     "algo.shared_forward=maybe": ["algo.shared_forward is 'maybe'", "True, False"],
     "algo.shared_forward=true": ["algo.shared_forward is true", "algo.noising=gaussian"],
     "algo.prompt_length=16": ["algo.prompt_length is 16", "less than model.length 16"],

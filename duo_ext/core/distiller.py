@@ -32,7 +32,7 @@ FAKE, STUDENT = "fake", "student"
 @dataclass(frozen=True)
 class Recipe:
     """How the updates follow each other; ``clip`` is the largest gradient norm, or with ``clip_by``
-    "value" the largest entry of a gradient, 0 for any."""
+    "value" the largest entry of a gradient, 0 for any; ``compile``: see ``losses.compiled``."""
 
     fake_ratio: int = 1
     fake_warmup: int = 0
@@ -41,11 +41,12 @@ class Recipe:
     clip_by: str = "norm"
     seed: int = 0
     shared_forward: bool = False
+    compile: bool = False
 
     @classmethod
     def configured(cls, settings, **others):
         """The recipe of a configuration's section ``algo``, with what hosts keep elsewhere."""
-        keys = ("fake_ratio", "fake_warmup", "shared_forward")
+        keys = ("fake_ratio", "fake_warmup", "shared_forward", "compile")
         return cls(**{key: settings[key] for key in keys}, **others)
 
     @property
@@ -98,6 +99,7 @@ class Distiller:
 
     def __init__(self, process, student, fake, teacher, recipe, processes=None, backward=None):
         self.process, self.recipe, self.teacher = process, recipe, teacher
+        process.compiled = recipe.compile
         self.networks, self.optimizers, self.schedulers = (
             dict(zip((STUDENT, FAKE), pair, strict=True))
             for pair in zip(student, fake, strict=True)

@@ -43,10 +43,10 @@ class GaussianUniformProcess(UniformProcess):
         return Sample(p_RV, x, z_BL, *self.schedule(s_B), free)
 
     def _difference(self, sample, teacher, fake):
-        return sample.mean(losses.relaxed_ratio, teacher, fake, of=(0, 1, 2))
+        return sample.mean(self._form(losses.relaxed_ratio), teacher, fake, of=(0, 1, 2))
 
     def _value(self, sample, fake):
-        return sample.mean(losses.relaxed_soft, fake, of=(1,))
+        return sample.mean(self._form(losses.relaxed_soft), fake, of=(1,))
 
     def _levels(self, t_B, x0_BL, free):
         """a and s at the R positions, (R, 1) in float32."""

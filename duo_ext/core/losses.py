@@ -10,6 +10,8 @@ scale_R), and the gradient divided by scale_R takes the place of the logits name
 Shapes: R rows, V vocabulary.
 """
 
+import functools
+
 import torch
 
 
@@ -69,6 +71,12 @@ def _at(values_RV, z_R):
 
 
 # gradients ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def compiled(loss):
+    """One of the functions below as a few kernels, for any number of rows, by torch.compile."""
+    return torch.compile(loss, dynamic=True)
 
 
 def absorbing_soft(student_RV, logits_RV, weight_R, mask):

@@ -39,7 +39,14 @@ def sample_times(n, eps, device):
 class Process:
     """The losses of a pair, of what a process says of itself: ``_sample``, an x_s and the student's
     output; ``_value`` (9) and ``_difference`` (10) of these and of the other networks' output.
+
+    ``compiled``: their closed forms (``losses``) are applied as ``losses.compiled`` makes them.
     """
+
+    compiled = False
+
+    def _form(self, loss):
+        return losses.compiled(loss) if self.compiled else loss
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():
@@ -166,17 +173,17 @@ class AbsorbingProcess(Process):
 
     def soft(self, student_logits, logits, alpha_R, weight_R):
         """(5), or (4), at masked positions, the student's output in the place of the token."""
-        return losses.absorbing_soft(student_logits, logits, weight_R, self.mask_index)
+        form = self._form(losses.absorbing_soft)
+        return form(student_logits, logits, weight_R, self.mask_index)
 
     def hard(self, logits, alpha_R, weight_R, token_R):
         """The same for a token."""
-        return losses.absorbing_hard(logits, weight_R, token_R, self.mask_index)
+        return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
 
     def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
         """The teacher's loss minus the fake's, where both see the mask."""
-        return losses.absorbing_difference(
-            student_logits, teacher_logits, fake_logits, weight_R, self.mask_index
-        )
+        form = self._form(losses.absorbing_difference)
+        return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
 
 
 @dataclass
@@ -253,16 +260,17 @@ class ScoreProcess(AbsorbingProcess):
 
     def soft(self, student_logits, logits, alpha_R, weight_R):
         levels = self._levels(alpha_R)
-        return losses.score_soft(student_logits, logits, weight_R, *levels, self.mask_index)
+        form = self._form(losses.score_soft)
+        return form(student_logits, logits, weight_R, *levels, self.mask_index)
 
     def hard(self, logits, alpha_R, weight_R, token_R):
         levels = self._levels(alpha_R)
-        return losses.score_hard(logits, weight_R, token_R, *levels, self.mask_index)
+        form = self._form(losses.score_hard)
+        return form(logits, weight_R, token_R, *levels, self.mask_index)
 
     def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
-        return losses.score_difference(
-            student_logits, teacher_logits, fake_logits, weight_R, self.mask_index
-        )
+        form = self._form(losses.score_difference)
+        return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
 
 
 @dataclass
@@ -284,10 +292,11 @@ class UniformProcess(Process):
     input_times: Callable = sample_times
 
     def _value(self, sample, fake):
-        return sample.mean(losses.uniform_soft, fake, of=(1,))
+        return sample.mean(self._form(losses.uniform_soft), fake, of=(1,))
 
     def _difference(self, sample, teacher, fake):
-        return sample.mean(losses.uniform_ratio, teacher.detach(), fake.detach(), of=(0,))
+        form = self._form(losses.uniform_ratio)
+        return sample.mean(form, teacher.detach(), fake.detach(), of=(0,))
 
     def corrupt(self, x0_BL, t_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import distiller, processes
+from duo_ext.core import distiller, losses, processes
 
 V, L = 5, 6
 GIVEN = torch.zeros(4, L, dtype=torch.bool)
@@ -53,6 +53,17 @@ def test_order_of_updates_with_a_shared_forward(toy):
     networks = [list(update.losses) for update in updates]
     assert networks == [["fake"], ["fake"], ["fake", "student"], ["fake"], ["fake", "student"]]
     assert machine.pairs == 2
+
+
+def test_losses_are_compiled_on_request(toy, monkeypatch):
+    asked = []
+    monkeypatch.setattr(losses, "compiled", lambda form: asked.append(form) or form)
+    for compiled in (False, True):
+        machine = make(toy, compile=compiled)
+        for x in batches(2):
+            machine.step(x, GIVEN)
+        forms = {losses.absorbing_soft, losses.absorbing_hard, losses.absorbing_difference}
+        assert set(asked) == (forms if compiled else set())
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,7 +1,11 @@
 """The two losses of a pair: efficient forms against dense formulas, and where gradients may be."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.functional import one_hot
 
 from benchmarks import dense
@@ -66,6 +70,24 @@ def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatc
         same(found[0][1], found[1][1])
         if loss == COMPLETE[name]:
             same([found[0][0]], [found[1][0]])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is missing, which torch.compile calls")
+@pytest.mark.parametrize("name", ["absorbing", "gaussian"])
+def test_compiled_losses_are_the_same(networks, batch, name):
+    student, fake, teacher = networks
+    others = {"fake_loss": (student, fake), "student_loss": (student, fake, teacher)}
+    compiled = replace(PROCESSES[name])
+    compiled.compiled = True
+    before = counters["stats"]["unique_graphs"]
+    for loss, trained in (("fake_loss", fake), ("student_loss", student)):
+        found = []
+        for process in (PROCESSES[name], compiled):
+            torch.manual_seed(1)
+            value = getattr(process, loss)(*others[loss], *batch)
+            found.append([value, *gradients(value, trained)])
+        same(*found)
+    assert counters["stats"]["unique_graphs"] > before
 
 
 @pytest.mark.parametrize("name", ["absorbing", "score", "uniform"])

@@ -1,0 +1,121 @@
+"""What algo.compile saves of each loss over the vocabulary: python -m benchmarks.compiled
+
+A row a closed form of core/losses.py, on random logits, the student's in bf16 and the others' in
+float32, as in ``algo.precision=mixed``. "bytes": of tensors over the vocabulary a row and entry, by
+the rehearsal's counter, as torch runs the form. "ms": the least of some runs, one thread, as it is
+and compiled for this CPU. A GPU's kernels are others; none was at hand.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.pair_cost import hardware, keep_memory
+from benchmarks.rehearsal.counts import Traffic, over_vocabulary
+from duo_ext import files, trees
+from duo_ext.core import losses
+
+R, V, RUNS = 20, 50258, 20  # as many rows as a CPU takes at a time
+# What a form takes: logits of student, teacher or fake (s, t), probabilities (p), a token (z),
+# an alpha (a), a weight (w), a logarithm (l), the mask (m). All before the tokens is over V.
+FORMS = {
+    "absorbing_soft": "stwm",
+    "absorbing_hard": "twzm",
+    "absorbing_difference": "sttwm",
+    "score_soft": "stwllm",
+    "score_hard": "twzllm",
+    "score_difference": "sttwm",
+    "uniform_soft": "stzaw",
+    "uniform_ratio": "sttzaw",
+    "relaxed_soft": "ptzaw",
+    "relaxed_ratio": "pttzaw",
+}
+
+
+def inputs(kinds, rows, vocabulary):
+    """Fresh ones of the same numbers: a form overwrites logits."""
+    draw = torch.Generator().manual_seed(0)
+    make = {
+        "s": lambda: torch.randn(rows, vocabulary, generator=draw).bfloat16(),
+        "t": lambda: torch.randn(rows, vocabulary, generator=draw),
+        "p": lambda: torch.randn(rows, vocabulary, generator=draw).softmax(-1),
+        "z": lambda: torch.randint(vocabulary - 1, (rows,), generator=draw),
+        "a": lambda: torch.rand(rows, generator=draw).mul(0.9).add(0.05),
+        "w": lambda: torch.rand(rows, generator=draw).neg(),
+        "l": lambda: torch.randn(rows, generator=draw),
+        "m": lambda: vocabulary - 1,
+    }
+    return [make[kind]() for kind in kinds]
+
+
+class Counted(TorchDispatchMode):
+    """Bytes over the vocabulary of all that torch runs inside."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.traffic = Traffic(over_vocabulary(vocabulary, 0))
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.traffic(function, args, kwargs or {}, result)
+        return result
+
+
+def measure(name, rows, vocabulary):
+    form, kinds = getattr(losses, name), FORMS[name]
+    with Counted(vocabulary) as counted:
+        form(*inputs(kinds, rows, vocabulary))
+    return {
+        "loss": name,
+        "bytes": counted.traffic.elementwise.total() / (rows * vocabulary),
+        "ms": _least(form, kinds, rows, vocabulary),
+        "ms_compiled": _least(losses.compiled(form), kinds, rows, vocabulary),
+    }
+
+
+def _least(form, *given):
+    seconds = []
+    for _ in range(RUNS):
+        values = inputs(*given)
+        start = time.perf_counter()
+        form(*values)
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * min(seconds)
+
+
+def as_markdown(results):
+    head = "| loss | bytes | ms | ms, compiled |\n|---|---:|---:|---:|"
+    rows = (
+        f"| {r['loss']} | {r['bytes']:.0f} | {r['ms']:.1f} | {r['ms_compiled']:.1f} |"
+        for r in results["rows"]
+    )
+    facts = f"{results['size']}; {results['hardware']}; torch {torch.__version__}"
+    return "\n".join([__doc__.partition("\n\n")[2], facts, "", head, *rows])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--rows", type=int, default=R)
+    parser.add_argument("--vocabulary", type=int, default=V)
+    parser.add_argument("--output", default="results/compiled")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    keep_memory()
+    results = {
+        "rows": [measure(name, options.rows, options.vocabulary) for name in FORMS],
+        "size": f"{options.rows} rows, {options.vocabulary} entries",
+        "hardware": hardware(torch.device("cpu")),
+        "commit": trees.own_commit(),
+    }
+    table = as_markdown(results)
+    content = json.dumps(results, indent=1) + "\n"
+    files.write_whole(f"{options.output}/results.json", content.encode())
+    files.write_whole(f"{options.output}/table.md", table.encode())
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
