@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.faults import Row
 from benchmarks.tiny import Run
-from duo_ext import checkpoints, corpus
+from duo_ext.data import corpus
+from duo_ext.weights import checkpoints
 
 SYMBOLS = "\n abcdefghijklmnopqrstu"  # and the mask: V = 24
 LONGEST, PATIENCE = 200, 6  # pairs; looks outside the bounds in a row

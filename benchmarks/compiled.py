@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.pair_cost import hardware, keep_memory
 from benchmarks.rehearsal.counts import Traffic, over_vocabulary
-from duo_ext import files, trees
+from duo_ext import files
 from duo_ext.core import losses
+from duo_ext.hosting import trees
 
 R, V, RUNS = 20, 50258, 20  # as many rows as a CPU takes at a time
 # What a form takes: logits of student, teacher or fake (s, t), probabilities (p), a token (z),

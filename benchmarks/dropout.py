@@ -27,9 +27,12 @@ import torch
 
 from benchmarks import gradients, shipped
 from benchmarks.pair_cost import hardware
-from duo_ext import corpus, files, host, metrics, trees
+from duo_ext import files, host
 from duo_ext.core import distiller, sampler
-from duo_ext.judge import Judge
+from duo_ext.data import corpus
+from duo_ext.hosting import trees
+from duo_ext.measuring import metrics
+from duo_ext.measuring.judge import Judge
 
 DROPOUT = 0.1
 BATCH, WARMUP, PAIRS, EMA = 16, 20, 60, 0.98

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.tiny import PAIRS, furthest, same
-from duo_ext import corpus
+from duo_ext.data import corpus
 
 NONE = "nothing"
 

@@ -20,9 +20,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import published, stopwatch
-from duo_ext import corpus, host, trees
-from duo_ext.evaluation import hardware
+from duo_ext import host
+from duo_ext.data import corpus
 from duo_ext.files import write_whole
+from duo_ext.hosting import trees
+from duo_ext.machine import hardware
 from sedd_ext import host as sedd_host
 
 GB = 1e9

@@ -26,8 +26,9 @@ from benchmarks import gradients, shipped
 from benchmarks.gradients import fake_gradient, feature_gradient, same_draws, student_gradient
 from benchmarks.pair_cost import hardware
 from benchmarks.rounding import Precision
-from duo_ext import files, trees
+from duo_ext import files
 from duo_ext.core import distiller
+from duo_ext.hosting import trees
 
 SPREAD = 0.01
 REFERENCE = Precision.of("float32")

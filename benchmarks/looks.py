@@ -13,9 +13,12 @@ from pathlib import Path
 
 import omegaconf
 
-from duo_ext import Refused, checkpoints, report
+from duo_ext import Refused
 from duo_ext.files import write_whole
+from duo_ext.report import figures
+from duo_ext.report.results import save
 from duo_ext.trainer import LAST
+from duo_ext.weights import checkpoints
 
 SHOWN = ("genppl", "entropy", "unigram_kl")
 
@@ -86,13 +89,13 @@ def draw(runs):
     axes = drawing.subplots(2, len(steps), squeeze=False)
     for column, step in enumerate(steps):
         for index, run in enumerate(runs):
-            style = report.line_style(index, "student")
+            style = figures.line_style(index, "student")
             looks = {int(pair): rows[step] for pair, rows in run["looks"].items() if step in rows}
             for row, key in enumerate(("genppl", "unigram_kl")):
                 values = [look[key] for look in looks.values()]
                 axes[row, column].plot(list(looks), values, label=run["name"], **style)
-        report.dress(axes[0, column], "pairs", "GenPPL", f"{step} steps")
-        report.dress(axes[1, column], "pairs", "unigram KL, nats", "")
+        figures.dress(axes[0, column], "pairs", "GenPPL", f"{step} steps")
+        figures.dress(axes[1, column], "pairs", "unigram KL, nats", "")
     drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawing
 
@@ -106,9 +109,9 @@ def main(arguments=None):
         runs = [read(folder) for folder in options.folders]
     except Refused as error:
         raise SystemExit(f"error: {error}") from error
-    report.save({"runs": runs}, options.output)
+    save({"runs": runs}, options.output)
     write_whole(f"{options.output}/table.md", table(runs).encode())
-    report.figure(draw(runs), f"{options.output}/figure.png")
+    figures.figure(draw(runs), f"{options.output}/figure.png")
     print(table(runs))
 
 

@@ -12,9 +12,10 @@ import sys
 from dataclasses import dataclass
 
 from benchmarks.scale import Model
-from duo_ext import batches, trees
 from duo_ext.core import rows
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.hosting import trees
+from duo_ext.measuring import batches
 
 GB = 1e9
 LIMITS = {"owt": 24 * GB, "sotu_bpe": 24 * GB, "sotu": 4 * GB}
@@ -198,7 +199,8 @@ def too_large(experiments):
 
 
 def main(arguments=None):
-    from duo_ext import corpus, host
+    from duo_ext import host
+    from duo_ext.data import corpus
     from sedd_ext import host as sedd_host
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

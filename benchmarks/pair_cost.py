@@ -29,9 +29,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import dense
-from duo_ext import files, host, trees
+from duo_ext import files, host
 from duo_ext.core import distiller, gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
+from duo_ext.hosting import trees
 
 GIB = 2**30
 CPU_WIDTHS = (256, 768)

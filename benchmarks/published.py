@@ -16,7 +16,8 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from duo_ext import corpus, host
+from duo_ext import host
+from duo_ext.data import corpus
 
 TOKENS = 50257
 END_OF_TEXT = "<|endoftext|>"

@@ -6,8 +6,9 @@ GenPPL / entropy at temperature 1, means over the seeds, in the place of the tab
 import re
 from pathlib import Path
 
-from duo_ext import overview, report
 from duo_ext.files import write_whole
+from duo_ext.report import compare, families
+from duo_ext.report.results import load
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "results" / "sotu32"
@@ -37,7 +38,7 @@ def table(rows):
     """Markdown, a line for each of LINES."""
     cells = {
         (row["name"], row["noise_removal"], row["steps"]): row
-        for row in overview.plain(report.seeds_joined(rows))
+        for row in families.plain(compare.seeds_joined(rows))
     }
     body = [
         [label, *(_cell(cells.get((*line, steps))) for steps in STEPS)]
@@ -56,5 +57,5 @@ def page(text, rows):
 
 
 if __name__ == "__main__":
-    text = page(README.read_text(), report.load(str(RESULTS))["rows"])
+    text = page(README.read_text(), load(str(RESULTS))["rows"])
     write_whole(str(README), text.encode())

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.pair_cost import Clock, Size, allocations, hardware, keep_memory, peak
-from duo_ext import corpus, evaluate, files, host, trees
-from duo_ext.evaluation import Setting
-from duo_ext.options import SAMPLERS
+from duo_ext import evaluate, files, host
+from duo_ext.commands.options import SAMPLERS
+from duo_ext.data import corpus
+from duo_ext.hosting import trees
+from duo_ext.measuring.subject import Setting
 
 ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
 
@@ -73,7 +75,7 @@ def _subject(name, size):
     model = tree.module("main").ALGORITHMS[name](config, tokenizer).eval()
     for parameter in model.backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    from duo_ext.algorithms import FAMILIES  # imports the host
+    from duo_ext.families import FAMILIES  # imports the host
 
     process = FAMILIES[ALGORITHMS[name]].noisings["categorical"](model)
     unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data", "constructed"))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import Refused, evaluate, evaluation
+from duo_ext import Refused, evaluate
+from duo_ext.commands import evaluation
 from duo_ext.core.processes import AbsorbingProcess
 
 SHARE = 0.08
@@ -70,7 +71,7 @@ def seed_the_sampler():
 
 
 def activate(path):
-    tree = evaluate.PROGRAM.activate(path)
+    tree = evaluate.SIDE.activate(path)
     seed_the_sampler()
     return tree
 
@@ -84,7 +85,7 @@ def load(role, given, options):
 
 
 def main(arguments=None):
-    program = replace(evaluate.PROGRAM, module="benchmarks.seeded", activate=activate, load=load)
+    program = replace(evaluate.SIDE, module="benchmarks.seeded", activate=activate, load=load)
     evaluation.main(program, arguments)
 
 

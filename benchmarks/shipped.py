@@ -7,10 +7,12 @@ import omegaconf
 import torch
 import transformers
 
-from duo_ext import checkpoints, corpus, host, pretrained
+from duo_ext import host
 from duo_ext.core import processes, schedules
 from duo_ext.core.gaussian import GaussianUniformProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.data import corpus
+from duo_ext.weights import checkpoints, pretrained
 
 LENGTH = 128
 TOKENIZER = "tokenizers/sotu32"

@@ -68,7 +68,10 @@ class Stopwatch:
 
     def _watch_imported(self):
         self.lap(SETUP)
-        distiller, guard = sys.modules["duo_ext.core.distiller"], sys.modules["duo_ext.guard"]
+        distiller, guard = (
+            sys.modules["duo_ext.core.distiller"],
+            sys.modules["duo_ext.training.guard"],
+        )
         self.watch(distiller.Distiller, "step", lambda this: f"{' and '.join(this.phase)} update")
         self.watch(guard.Watch, "begin", lambda this: TEACHER)
         self.watch(guard.Watch, "look", lambda this: LOOK)

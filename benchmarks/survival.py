@@ -20,9 +20,9 @@ import torch
 
 from benchmarks import collapse, faults
 from benchmarks.tiny import PAIRS, PROGRAMS, Tiny
-from duo_ext import trees
-from duo_ext.evaluation import hardware
 from duo_ext.files import write_whole
+from duo_ext.hosting import trees
+from duo_ext.machine import hardware
 
 HEAD = """# What a run survives
 

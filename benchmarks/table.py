@@ -19,8 +19,10 @@ from pathlib import Path
 
 import omegaconf
 
-from duo_ext import Refused, report
+from duo_ext import Refused
 from duo_ext.files import write_whole
+from duo_ext.report import pages
+from duo_ext.report.results import load, save
 
 FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
 FRONTIER = (4, 8, 16)
@@ -122,8 +124,8 @@ class Table:
         if not self.options.table:
             self.work()
         results = self.collect()
-        report.save(results, self.options.output)
-        report.render(self.options.output)
+        save(results, self.options.output)
+        pages.render(self.options.output)
 
     def work(self):
         """Train and sample what is missing, ``--jobs`` at a time."""
@@ -248,7 +250,7 @@ class Table:
         for method in self.methods:
             for seed in self.seeds(method):
                 for path in sorted(self.place(method, seed).glob("*/results.json")):
-                    part = report.load(str(path.parent))
+                    part = load(str(path.parent))
                     parts.append(part)
                     own = {"family": method.family, "distillation_seed": seed}
                     own |= {"after": method.after} if method.after else {}

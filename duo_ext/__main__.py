@@ -5,7 +5,9 @@ import sys
 
 import hydra
 
-from duo_ext import ALGORITHMS, compat, folder, host, line, machine
+from duo_ext import ALGORITHMS, host, machine
+from duo_ext.commands import folder, line
+from duo_ext.hosting import duo, remedies
 
 
 def run(config):
@@ -20,7 +22,7 @@ def run(config):
 def report(tree):
     """What --check prints: the host and each remedy with what became of it."""
     print(f"host: {tree}")
-    for remedy in (*compat.BEFORE, *compat.AFTER):
+    for remedy in (*remedies.BEFORE, *duo.AFTER):
         state = "applied" if remedy in tree.remedies else "not needed"
         print(f"{state:>10}  {remedy.name}: {remedy.cause}")
     print(machine.cpu())

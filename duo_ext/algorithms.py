@@ -1,80 +1,34 @@
 """IDLM and IDLMDCD: a host's algorithm class joined with the core.
 
 ``IDLM(config, tokenizer)`` is the host's own class of the teacher's family (its network output,
-sampler, metrics and checkpoint unchanged) trained by the core's alternation. A new family of
-teachers is a line in ``FAMILIES`` and a process in core/processes.py.
+sampler, metrics and checkpoint unchanged) trained by the core's alternation.
 """
 
 import copy
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import algo
 import hydra
 import omegaconf
 import torch
 import tqdm
 import trainer_base
 
-from duo_ext import Refused, checkpoints, looks, pretrained
-from duo_ext.average import average
-from duo_ext.core import distiller, gaussian, processes, schedules
+from duo_ext import Refused
+from duo_ext.core import distiller
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.families import FAMILIES
 from duo_ext.files import sweep
-from duo_ext.guard import logged
 from duo_ext.machine import cores
-from duo_ext.order import ResumableLoader
-from duo_ext.recompute import recompute
 from duo_ext.settings import LASTING, check_idlm, choose, chosen, require_whole
 from duo_ext.trainer import BEST, LAST
-
-
-@dataclass(frozen=True)
-class Family:
-    """The host's class for a process, the algorithms whose checkpoints may teach, the noisings."""
-
-    host_class: type
-    teachers: tuple
-    noisings: dict[str, Callable]
-
-
-def _absorbing(model, on_policy=0.0):
-    return processes.AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
-
-
-def _categorical(model, on_policy=0.0):
-    return processes.UniformProcess(model.vocab_size, on_policy=on_policy)
-
-
-def _gaussian(model, on_policy=0.0):
-    settings = model.config.algo
-    if on_policy > 0:
-        raise Refused(
-            f"algo.on_policy is {on_policy}; algo.noising=gaussian has inputs that no "
-            "sampling makes, so it must be 0"
-        )
-    if settings.shared_forward:
-        raise Refused(
-            "algo.shared_forward is true; algo.noising=gaussian differentiates the student's loss "
-            "through the fake, so it must be false"
-        )
-    schedule = schedules.GaussianSchedule.configured(
-        model.vocab_size, settings.gamma_min, settings.gamma_max
-    )
-    return gaussian.GaussianUniformProcess(model.vocab_size, schedule, tau=settings.tau)
-
-
-FAMILIES = {
-    "absorbing": Family(algo.MDLM, ("mdlm", "sdtt", "idlm_mdlm"), {"categorical": _absorbing}),
-    "uniform": Family(
-        algo.DUO_BASE,
-        ("duo_base", "duo", "distillation", "idlm", "idlm_dcd"),
-        {"categorical": _categorical, "gaussian": _gaussian},
-    ),
-}
-
+from duo_ext.training import looks
+from duo_ext.training.average import average
+from duo_ext.training.guard import logged
+from duo_ext.training.order import ResumableLoader
+from duo_ext.training.recompute import recompute
+from duo_ext.weights import checkpoints, pretrained
 
 # What no run changes when it goes on.
 OF_THE_RUN = (*LASTING, "seed", "loader.global_batch_size", "loader.batch_size", "training.ema")
@@ -145,7 +99,7 @@ class IDLM(trainer_base.Diffusion):
                 sweep(os.path.dirname(self.file(name)))
 
     def _order_blocks(self):
-        """Give the host's data the order of ``duo_ext.order``, with which a resumed run goes on."""
+        """Give the host's data the order of ``training.order``, with which a run is resumed."""
         source, settings = self.trainer.fit_loop._data_source, self.config.loader
         # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
         workers = min(settings.num_workers, max(1, cores() // self.trainer.num_devices))

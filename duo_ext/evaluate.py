@@ -10,15 +10,18 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused, checkpoints, draws, evaluation, host, metrics, pretrained
+from duo_ext import Refused, host
+from duo_ext.commands import evaluation, line
+from duo_ext.commands.line import resolve
 from duo_ext.core import processes, sampler
-from duo_ext.evaluation import resolve
+from duo_ext.measuring import draws, metrics, subject
+from duo_ext.weights import checkpoints, pretrained
 
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
 
 
 @dataclass
-class Subject(evaluation.Subject):
+class Subject(subject.Subject):
     """A Duo checkpoint in the host's class of its family.
 
     ``constructed`` is the state of the CPU's generator behind the seed and the model's making, from
@@ -62,7 +65,7 @@ class Subject(evaluation.Subject):
         model = self.model
         student = sampler.Tempered(model.backbone, model.time_conditioning, setting.temperature)
 
-        return evaluation.by_rows(self.process, student, setting, self.length)
+        return subject.by_rows(self.process, student, setting, self.length)
 
     def held_out(self):
         dataloader = host.active().module("dataloader")
@@ -78,7 +81,9 @@ def load(role, given, options):
     config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
-    kind, family = _family(config.algo.name, given)
+    from duo_ext import families  # imports the host, which is active by now
+
+    kind, family = families.of(config.algo.name, f"'{given}' is")
     masked = kind == "absorbing"
     config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
     with tree.refusing():
@@ -127,21 +132,11 @@ def _config(tree, saved, options, named):
         if section not in given:
             trained = saved.config.get(section, {})
             config[section] = omegaconf.OmegaConf.merge(config[section], trained)
-    evaluation.override(config, options.overrides)
+    line.override(config, options.overrides)
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
     config.algo.loss_type = "elbo"  # DCD's, SDTT's: refused by the class that samples, not used
     config.sampling.use_float64 = options.precision == "float64"
     return config
-
-
-def _family(name, given):
-    """(process, ``Family``) of an algorithm."""
-    from duo_ext.algorithms import FAMILIES  # imports the host, which is active by now
-
-    for kind, family in FAMILIES.items():
-        if name in family.teachers:
-            return kind, family
-    raise Refused(f"'{given}' is a checkpoint of algo={name}, which no family here samples")
 
 
 def _add_options(parser):
@@ -151,7 +146,7 @@ def _add_options(parser):
     parser.set_defaults(predictor=["ancestral"])
 
 
-PROGRAM = evaluation.Program(
+SIDE = evaluation.Side(
     module="duo_ext.evaluate",
     host="Duo",
     add_options=_add_options,
@@ -161,7 +156,7 @@ PROGRAM = evaluation.Program(
 
 
 def main(arguments=None):
-    evaluation.main(PROGRAM, arguments)
+    evaluation.main(SIDE, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Find, check and import the Duo tree that the extension runs in.
 
 A host is a directory with Duo's flat modules (main, algo, trainer_base, dataloader, ...) and its
-configs. What differs between hosts is answered here and in compat.py, and nowhere else.
+configs. What differs between hosts is answered here and in hosting/, and nowhere else.
 """
 
 import inspect
@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from duo_ext import compat, settings, trees
+from duo_ext import settings
+from duo_ext.hosting import duo, remedies, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
@@ -33,12 +34,12 @@ class Host(trees.Tree):
         global _active
         self.require_own(MODULES)
         if _active != self:
-            self.apply(compat.BEFORE)
+            self.apply(remedies.BEFORE)
             sys.path.insert(0, str(self.root))
             with self.needing("duo"):
                 self.module("main")
-            compat.withdraw_stand_ins()
-            self.apply(compat.AFTER)
+            remedies.withdraw_stand_ins()
+            self.apply(duo.AFTER)
             _active = self
         return _active
 

@@ -1,9 +1,12 @@
 """What this machine can do well: bf16 on a CPU, which many have no instructions for; its cores."""
 
+import contextlib
 import functools
 import logging
 import os
+import platform
 import time
+from pathlib import Path
 
 import torch
 
@@ -52,3 +55,13 @@ def warn_of_bf16(device, precision, key):
             "float32 is faster and more exact, and what +machine=cpu sets",
             *(key, precision, bf16_factor()),
         )
+
+
+def hardware(device):
+    if str(device).startswith("cuda"):
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(FileNotFoundError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    return f"{torch.get_num_threads()} threads of {name}, torch {torch.__version__}"

@@ -9,10 +9,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
-from duo_ext import saves
-from duo_ext.interrupt import Interrupt
-from duo_ext.line import hush
-from duo_ext.progress import Progress
+from duo_ext.commands.line import hush
+from duo_ext.training.interrupt import Interrupt
+from duo_ext.training.progress import Progress
+from duo_ext.weights import saves
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 

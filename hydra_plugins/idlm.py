@@ -33,13 +33,13 @@ def _keys(path):
 
 def _overlays(program):
     import sedd_ext
-    from duo_ext import trees
+    from duo_ext.hosting import trees
 
     trees.require_one_checkout(__file__, sedd_ext.__file__)
     return trees.overlays(program)
 
 
 def _register_resolvers():
-    from duo_ext import corpus
+    from duo_ext.data import corpus
 
     corpus.register_resolvers()

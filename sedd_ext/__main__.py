@@ -7,7 +7,9 @@ import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from duo_ext import compat, folder, line, machine
+from duo_ext import machine
+from duo_ext.commands import folder, line
+from duo_ext.hosting.remedies import BEFORE
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 
@@ -65,7 +67,7 @@ def main():
 
 def report(tree):
     print(f"host: {tree}")
-    for remedy in compat.BEFORE:
+    for remedy in BEFORE:
         state = "applied" if remedy in tree.remedies else "not needed"
         print(f"{state:>10}  {remedy.name}")
     print(machine.cpu())

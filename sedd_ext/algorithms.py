@@ -10,14 +10,16 @@ import itertools
 
 import torch
 
-from duo_ext import Refused, batches, checkpoints, draws, metrics, pretrained
+from duo_ext import Refused
 from duo_ext.core import distiller, processes, sampler, schedules
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
-from duo_ext.guard import Watch
+from duo_ext.measuring import batches, draws, metrics
 from duo_ext.ranks import Ranks
-from duo_ext.recompute import recompute
 from duo_ext.settings import LASTING, check_idlm, chosen
+from duo_ext.training.guard import Watch
+from duo_ext.training.recompute import recompute
+from duo_ext.weights import checkpoints, pretrained
 from sedd_ext import host, program, runs
 
 SEED_STRIDE = 1_000_003

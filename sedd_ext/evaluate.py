@@ -1,7 +1,7 @@
 """Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
 
 Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows); see
-``duo_ext.evaluation`` for what is written.
+``duo_ext.commands.evaluation`` for what is written.
 ``renormalised`` is the analytic predictor on scores with the mass that the process has: a student's
 loss leaves that mass free.
 """
@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused, checkpoints, evaluation
+from duo_ext import Refused
+from duo_ext.commands import evaluation, line
 from duo_ext.core import sampler
+from duo_ext.measuring import subject
+from duo_ext.weights import checkpoints
 from sedd_ext import algorithms, host, program
 from sedd_ext.__main__ import hydra_arguments
 
@@ -23,7 +26,7 @@ PREDICTORS["renormalised"] = ("analytic", True)
 
 
 @dataclass
-class Subject(evaluation.Subject):
+class Subject(subject.Subject):
     """A SEDD checkpoint as the objects of its configuration."""
 
     parts: program.Parts
@@ -41,7 +44,7 @@ class Subject(evaluation.Subject):
         )
         student = sampler.Tempered(self.parts.model, True, setting.temperature)
 
-        return evaluation.by_rows(process, student, setting, self.length)
+        return subject.by_rows(process, student, setting, self.length)
 
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
@@ -58,7 +61,7 @@ class Subject(evaluation.Subject):
 
 def load(role, given, options):
     """The ``Subject`` of a checkpoint, ready to sample."""
-    path, key = evaluation.resolve(given), f"--{role}"
+    path, key = line.resolve(given), f"--{role}"
     saved = algorithms.read(path, key, options.trust_checkpoint)
     config = _config(saved, options, f"{key} is '{given}'")
     tokenizer = program.tokenizer_of(config)
@@ -115,7 +118,7 @@ def _config(saved, options, named):
                 omegaconf.OmegaConf.merge(config[section], trained) if nested else trained
             )
     config.algo = omegaconf.OmegaConf.merge(config.algo, saved.config.get("algo", {}))
-    evaluation.override(config, options.overrides)
+    line.override(config, options.overrides)
     return config
 
 
@@ -126,7 +129,7 @@ def _add_options(parser):
     parser.set_defaults(nucleus=[1.0])
 
 
-PROGRAM = evaluation.Program(
+SIDE = evaluation.Side(
     module="sedd_ext.evaluate",
     host="SEDD",
     add_options=_add_options,
@@ -136,7 +139,7 @@ PROGRAM = evaluation.Program(
 
 
 def main(arguments=None):
-    evaluation.main(PROGRAM, arguments)
+    evaluation.main(SIDE, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 import omegaconf
 
-from duo_ext import export
+from duo_ext.commands import publishing
 from sedd_ext import algorithms, host
 
 SECTIONS = ("algo", "tokens", "graph", "noise", "model", "data")
@@ -19,7 +19,7 @@ def _network(config, weights):
     return host.active().module("model").SEDD(omegaconf.OmegaConf.create(config))
 
 
-SEDD = export.Program(
+SIDE = publishing.Side(
     module="sedd_ext.export",
     activate=lambda path: host.find(path).activate(),
     read=algorithms.read,
@@ -37,5 +37,9 @@ model, graph, noise = load_model("FOLDER", device)
 )
 
 
+def main(arguments=None):
+    publishing.main(SIDE, arguments)
+
+
 if __name__ == "__main__":
-    export.main(SEDD)
+    main()

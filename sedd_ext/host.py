@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from duo_ext import compat, trees
+from duo_ext.hosting import remedies, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("graph_lib", "noise_lib", "losses", "sampling", "data", "utils", "model")
@@ -32,12 +32,12 @@ class Host(trees.Tree):
         global _active
         self.require_own(MODULES)
         if _active != self:
-            self.apply(compat.BEFORE)
+            self.apply(remedies.BEFORE)
             sys.path.insert(0, str(self.root))
             with self.needing("sedd"):
                 for name in MODULES:
                     self.module(name)
-            compat.withdraw_stand_ins()
+            remedies.withdraw_stand_ins()
             _active = self
         return _active
 

@@ -1,8 +1,8 @@
 """The data-parallel processes of a run: torchrun's, with gloo or nccl, or this one alone."""
 
 from duo_ext import ranks
-from duo_ext.average import average
 from duo_ext.core.distiller import Processes
+from duo_ext.training.average import average
 
 
 def join(device_name):

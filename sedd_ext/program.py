@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from duo_ext import Refused, batches, checkpoints, metrics, texts
-from duo_ext.judge import Judge
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.measuring import batches, metrics
+from duo_ext.measuring.judge import Judge
+from duo_ext.weights import checkpoints
 from sedd_ext import host
 
 

@@ -16,8 +16,9 @@ import torch
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
-from duo_ext import Refused, checkpoints, files, saves
-from duo_ext.checkpoints import Saved
+from duo_ext import Refused, files
+from duo_ext.weights import checkpoints, saves
+from duo_ext.weights.checkpoints import Saved
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"

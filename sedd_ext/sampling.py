@@ -4,8 +4,10 @@ import json
 
 import torch
 
-from duo_ext import Refused, checkpoints, draws, metrics
+from duo_ext import Refused
 from duo_ext.files import write_whole
+from duo_ext.measuring import draws, metrics
+from duo_ext.weights import checkpoints
 from sedd_ext import algorithms, host, processes, program
 
 

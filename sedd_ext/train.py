@@ -8,14 +8,17 @@ import os
 import torch
 import tqdm
 
-from duo_ext import Refused, checkpoints, draws, guard
+from duo_ext import Refused
 from duo_ext.files import sweep, write_whole
-from duo_ext.interrupt import Interrupt
-from duo_ext.order import ResumableLoader
-from duo_ext.progress import Progress
+from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
-from duo_ext.saves import Saves
 from duo_ext.settings import chosen
+from duo_ext.training import guard
+from duo_ext.training.interrupt import Interrupt
+from duo_ext.training.order import ResumableLoader
+from duo_ext.training.progress import Progress
+from duo_ext.weights import checkpoints
+from duo_ext.weights.saves import Saves
 from sedd_ext import algorithms, host, processes, program, runs
 
 # What no run changes when it goes on, besides the loss and the order of updates.

@@ -23,8 +23,11 @@ import hydra
 import pytest
 import torch
 
-from duo_ext import checkpoints, corpus, evaluation, host
+from duo_ext import host
 from duo_ext.core.networks import Denoiser
+from duo_ext.data import corpus
+from duo_ext.measuring.subject import Setting
+from duo_ext.weights import checkpoints
 from sedd_ext import host as sedd_host
 from sedd_ext import runs
 
@@ -95,7 +98,7 @@ def texts_drawn():
     """How often a subject of ``evaluate`` draws each text in 8000, (V^L,)."""
 
     def count(subject, sampler, steps=2, **way):
-        setting = evaluation.Setting(steps, sampler, **way)
+        setting = Setting(steps, sampler, **way)
         torch.manual_seed({"host": 1, "rows": 2}[sampler])
         with subject.sampler(setting, "float64") as (draw, _):
             tokens_NL = draw(8_000)

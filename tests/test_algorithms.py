@@ -9,9 +9,11 @@ import lightning
 import pytest
 import torch
 
-from duo_ext import Refused, checkpoints, draws
+from duo_ext import Refused
 from duo_ext.core import sampler
+from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
+from duo_ext.weights import checkpoints
 
 TEACHERS = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "distillation"}
 RECIPE = (
@@ -220,7 +222,7 @@ class NoJudge:
 
 def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_path):
     """Stopped after its first pair, it takes no other when it is started again."""
-    from duo_ext import judge, metrics
+    from duo_ext.measuring import judge, metrics
 
     row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 9.0, "bigram_tv": 0.0}
     monkeypatch.setattr(metrics, "measure", lambda *_: row)
@@ -236,7 +238,7 @@ def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_pat
 @pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
 def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypatch, name, removal):
     """In evaluation, as the teacher; the host's sampler is not called."""
-    from duo_ext import judge, metrics
+    from duo_ext.measuring import judge, metrics
 
     seen = []
     row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 0.0, "bigram_tv": 0.0}
@@ -289,7 +291,7 @@ def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standa
 
 def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
     """Two looks, one outside the bounds: best.ckpt is the other's student."""
-    from duo_ext import judge, metrics
+    from duo_ext.measuring import judge, metrics
 
     entropies = iter([2.0, 2.01, 3.0])  # the teacher's, then the student's after 1 and 2 pairs
 
@@ -309,7 +311,7 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
 
 def test_no_copy_of_the_weights_stays_behind_a_look(standalone):
     """The hosts' averages keep what they have stored."""
-    from duo_ext import looks
+    from duo_ext.training import looks
 
     ema = types.SimpleNamespace(collected_params=["weights"])
     model = types.SimpleNamespace(

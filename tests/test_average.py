@@ -1,9 +1,9 @@
-"""duo_ext.average: the mean over two processes, in messages of bounded size."""
+"""duo_ext.training.average: the mean over two processes, in messages of bounded size."""
 
 import pytest
 import torch
 
-from duo_ext import average
+from duo_ext.training import average
 
 SHAPES = ((3, 5), (), (40, 30), (7,), (2, 2, 2), (1,), (50, 40))
 

@@ -1,4 +1,4 @@
-"""duo_ext.checkpoints: what is refused and why, what is compared, which weights are taken."""
+"""weights.checkpoints: what is refused and why, what is compared, which weights are taken."""
 
 import inspect
 import io
@@ -13,7 +13,8 @@ import omegaconf
 import pytest
 import torch
 
-from duo_ext import Refused, checkpoints, host, pretrained
+from duo_ext import Refused, host
+from duo_ext.weights import checkpoints, pretrained
 from sedd_ext import runs
 
 

@@ -15,9 +15,13 @@ import pytest
 import torch
 
 import duo_ext.__main__
-from duo_ext import Refused, checkpoints, compat, evaluate, evaluation, host
+from duo_ext import Refused, evaluate, host
+from duo_ext.commands import evaluation
+from duo_ext.commands.line import one_sentence
 from duo_ext.core import processes
-from duo_ext.line import one_sentence
+from duo_ext.hosting import duo, remedies
+from duo_ext.measuring.subject import Setting
+from duo_ext.weights import checkpoints
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def arguments(tiny, text_folder, tmp_path):
 @pytest.fixture
 def command(arguments, monkeypatch, capfd):
     """``command("algo=mdlm", ...)`` calls it in this process; the message it ends with, or None."""
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -149,7 +153,7 @@ LOST = [
 @pytest.mark.parametrize("error", LOST)
 def test_a_process_of_the_run_that_is_lost(monkeypatch, error):
     """Another one, or one that reads the data."""
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     told = "error: another process of this run has ended; the last checkpoint is kept"
     with pytest.raises(SystemExit, match=told), one_sentence():
         raise RuntimeError(error)
@@ -158,7 +162,7 @@ def test_a_process_of_the_run_that_is_lost(monkeypatch, error):
 
 
 def test_the_place_of_an_error_is_shown_on_request(command, monkeypatch):
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", True)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", True)
     with pytest.raises(ValueError, match=r"optim.lr is -1"):
         command(*DISTIL, "optim.lr=-1")
 
@@ -173,7 +177,7 @@ def test_a_flag_of_hydra_may_stand_before_the_settings(arguments, monkeypatch, c
 def test_what_a_notebook_or_a_terminal_sets_is_no_matter():
     """A backend of matplotlib's that is not there, a terminal of ASCII, no docstrings."""
     odd = {"MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
-    code = "from duo_ext.line import one_sentence\nwith one_sentence():\n"
+    code = "from duo_ext.commands.line import one_sentence\nwith one_sentence():\n"
     code += "    import lightning, torchmetrics\n    print('é')"
     command = [sys.executable, "-OO", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | odd)
@@ -197,7 +201,7 @@ def test_a_reader_that_has_ended():
 @pytest.fixture
 def plain(monkeypatch, capfd):
     """``plain("--check")`` calls the command line with these words alone; what it prints."""
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def call(*words):
@@ -228,12 +232,12 @@ def test_check_says_the_host_and_that_the_standalone_tree_needs_one_remedy(plain
     assert rest == [
         f"{'   applied' if remedy.name == 'local names taken whole' else 'not needed'}  "
         f"{remedy.name}: {remedy.cause}"
-        for remedy in (*compat.BEFORE, *compat.AFTER)
+        for remedy in (*remedies.BEFORE, *duo.AFTER)
     ]
 
 
 def test_check_says_which_remedies_were_applied(capsys, tmp_path):
-    one, *others = compat.AFTER
+    one, *others = duo.AFTER
     duo_ext.__main__.report(host.Host(tmp_path, "duo ch-1", "0123abc", [one]))
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == f"host: duo ch-1 in {tmp_path}, commit 0123abc"
@@ -369,12 +373,12 @@ def same(a, b):
 def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     _, last = distil(1)
     given = ["--student", str(last), "--samples", "3", "--output", "unused"]
-    options = evaluation.parse(evaluate.PROGRAM, given)
+    options = evaluation.parse(evaluate.SIDE, given)
     subject = evaluate.load("student", str(last), options)
     assert subject.algo == "idlm"
     average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
-    tokens, evaluations, _ = evaluation.sample([(subject, evaluation.Setting(2))], options)[0]
+    tokens, evaluations, _ = evaluation.sample([(subject, Setting(2))], options)[0]
     assert tokens.shape == (3, 16) and evaluations == 3
 
 
@@ -486,7 +490,8 @@ def test_a_folder_in_which_another_run_is_at_work(distil, tmp_path):
     record = tmp_path / "run" / ".hydra" / "overrides.yaml"
     record.parent.mkdir(parents=True)
     record.write_text("- seed=1")
-    hold = f"import duo_ext.folder as f; f.claim({str(tmp_path / 'run')!r}); print(1); input()"
+    claim = f"from duo_ext.commands import folder; folder.claim({str(tmp_path / 'run')!r})"
+    hold = f"{claim}; print(1); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-uc", hold], **pipes) as other:
         assert other.stdout.readline() == b"1\n"
@@ -671,13 +676,13 @@ class HydraSays(hydra.errors.HydraException):
 
 @pytest.mark.parametrize("mendable", [Refused("k is 1"), OSError("full"), HydraSays("no key")])
 def test_what_a_user_can_mend_is_one_sentence(monkeypatch, mendable):
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     with pytest.raises(SystemExit, match=f"^error: {mendable}$"), one_sentence():
         raise mendable
 
 
 @pytest.mark.parametrize("fault", [ValueError, TypeError, RuntimeError, AssertionError, KeyError])
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, fault):
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     with pytest.raises(fault, match="axis 2 is out of bounds"), one_sentence():
         raise fault("axis 2 is out of bounds")

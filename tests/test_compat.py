@@ -1,4 +1,4 @@
-"""duo_ext.compat: each remedy on a host that needs it, and on one that does not."""
+"""duo_ext.hosting: each remedy on a host that needs it, and on one that does not."""
 
 import importlib
 import importlib.machinery
@@ -19,11 +19,11 @@ import tokenizers
 import torch
 import transformers
 
-from duo_ext import compat
+from duo_ext.hosting import duo, kept_tokens, remedies
 
 
 def remedy(name):
-    (found,) = [r for r in (*compat.BEFORE, *compat.AFTER) if r.name == name]
+    (found,) = [r for r in (*remedies.BEFORE, *duo.AFTER) if r.name == name]
     return found
 
 
@@ -79,7 +79,7 @@ def installed(tmp_path, monkeypatch):
         def find_spec(name, path=None, target=None):
             if name not in NAMES:
                 return None
-            own = [p for p in sys.path if p == str(folder) or p.startswith(str(compat.STAND_INS))]
+            own = [p for p in sys.path if p == str(folder) or p.startswith(str(remedies.STAND_INS))]
             spec = importlib.machinery.PathFinder.find_spec(name, own)
             if spec is None:
                 raise ModuleNotFoundError(name)
@@ -117,12 +117,12 @@ def test_a_stand_in_is_needed_where_the_host_imports_what_is_not_there(
 
 def test_what_a_host_imports_is_read_from_its_modules(fake, tmp_path):
     for statement in ("import timm", "from timm.scheduler import X", "import timm.scheduler as s"):
-        assert compat.imports(fake(algo=f"import os\n{statement}\n").root, "timm")
-    assert not compat.imports(fake(algo="").root, "timm")
+        assert remedies.imports(fake(algo=f"import os\n{statement}\n").root, "timm")
+    assert not remedies.imports(fake(algo="").root, "timm")
     lazy = "def f():\n    import timm"  # as late as that it is not needed
     for other in ("import timmy", "# import timm", "import os as timm", "text = 'from timm'", lazy):
-        assert not compat.imports(fake(algo=other).root, "timm")
-    assert compat.imports(fake(**{"models/dit": "import timm"}).root, "timm")
+        assert not remedies.imports(fake(algo=other).root, "timm")
+    assert remedies.imports(fake(**{"models/dit": "import timm"}).root, "timm")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,9 +135,9 @@ def test_a_stand_in_is_there_for_the_host_alone(fake, installed, name, broken):
     assert stand_in.needed(tree)
     stand_in.apply(tree)
     used = tree.module("algo").__dict__[name]
-    assert used.__file__.startswith(f"{compat.STAND_INS}/{name}/")
+    assert used.__file__.startswith(f"{remedies.STAND_INS}/{name}/")
     assert f"{name}.part" not in sys.modules
-    compat.withdraw_stand_ins()
+    remedies.withdraw_stand_ins()
     assert sys.path == path and name not in sys.modules
     with pytest.raises(ImportError):
         importlib.import_module(name)
@@ -150,7 +150,7 @@ def test_a_stand_in_comes_after_lightning_which_would_take_it_for_the_real(
     seen, real = [], importlib.import_module
 
     def watched(name):
-        seen.append((name, any(p.startswith(str(compat.STAND_INS)) for p in sys.path)))
+        seen.append((name, any(p.startswith(str(remedies.STAND_INS)) for p in sys.path)))
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", watched)
@@ -161,7 +161,7 @@ def test_a_stand_in_comes_after_lightning_which_would_take_it_for_the_real(
 def test_to_withdraw_leaves_what_is_installed(installed):
     install(installed, "timm", "")
     timm = importlib.import_module("timm")
-    compat.withdraw_stand_ins()
+    remedies.withdraw_stand_ins()
     assert sys.modules["timm"] is timm
 
 
@@ -302,9 +302,9 @@ torch.library.register_fake("torchvision::nms")(lambda dets, scores, iou_thresho
 torch.library.register_fake("torchvision::qnms")(lambda dets, scores, iou_threshold: dets)
 """
 DEFINED = """
-from duo_ext import compat
+from duo_ext.hosting import duo, kept_tokens, remedies
 
-remedy = compat.BEFORE[0]
+remedy = remedies.BEFORE[0]
 assert remedy.needed(None)
 remedy.apply(None)
 import torchvision
@@ -347,9 +347,9 @@ import fsspec
 import torch
 from lightning.fabric.utilities.cloud_io import _atomic_save
 
-from duo_ext import compat
+from duo_ext.hosting import duo, kept_tokens, remedies
 
-(remedy,) = [r for r in compat.BEFORE if r.name == "local names taken whole"]
+(remedy,) = [r for r in remedies.BEFORE if r.name == "local names taken whole"]
 assert remedy.needed(None)
 remedy.apply(None)
 assert not remedy.needed(None)
@@ -487,7 +487,7 @@ def test_a_text_that_a_tokenizer_cannot_encode_is_named(keeping, tmp_path):
 def test_what_is_kept_besides_tokens_has_no_record(keeping, tmp_path):
     text = datasets.Dataset.from_dict({"text": ["we"]})
     save = datasets.Dataset.save_to_disk
-    with compat._kept_tokens(letters("we"), wrap=True):
+    with kept_tokens.kept_tokens(letters("we"), wrap=True):
         text.save_to_disk(tmp_path / "raw")
         assert datasets.load_from_disk(str(tmp_path / "raw"))[0] == {"text": "we"}
     assert not list(tmp_path.glob("*.tokenizer")) and datasets.Dataset.save_to_disk is save
@@ -753,5 +753,5 @@ def test_a_script_is_run_as_python_would_with_the_remedies(tmp_path):
     printed = json.loads(printed)
     assert printed["argv"] == ["duo/main.py", *words]
     assert Path(printed["path"]) == duo and Path(printed["beside"]) == duo / "beside.py"
-    assert printed["flash_attn"].startswith(str(compat.STAND_INS)) and printed["lightning"]
+    assert printed["flash_attn"].startswith(str(remedies.STAND_INS)) and printed["lightning"]
     assert printed["loaders"] == ["tokenizer", False]

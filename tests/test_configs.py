@@ -8,7 +8,9 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from duo_ext import ALGORITHMS, corpus, host, trees
+from duo_ext import ALGORITHMS, host
+from duo_ext.data import corpus
+from duo_ext.hosting import trees
 
 GROUPS = ("algo", "data", "model", "lr_scheduler", "noise", "strategy")
 BASES = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "duo_base"}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from duo_ext import Refused, corpus
+from duo_ext import Refused
+from duo_ext.data import corpus
 
 transformers = pytest.importorskip("transformers")
 hypothesis = pytest.importorskip("hypothesis")

@@ -16,9 +16,16 @@ import torch
 import transformers
 
 import duo_ext.__main__
-from duo_ext import checkpoints, corpus, draws, evaluate, evaluation, host, pretrained, report
-from duo_ext.ceiling import Ceiling
-from duo_ext.judge import Judge
+from duo_ext import evaluate, host
+from duo_ext.commands import evaluation, line
+from duo_ext.data import corpus
+from duo_ext.measuring import draws
+from duo_ext.measuring.ceiling import Ceiling
+from duo_ext.measuring.judge import Judge
+from duo_ext.measuring.subject import Setting, Subject
+from duo_ext.report.__main__ import main
+from duo_ext.report.results import load
+from duo_ext.weights import checkpoints, pretrained
 
 SETTINGS = {
     "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
@@ -47,7 +54,7 @@ def place(tmp_path, judge_folder, text_folder, monkeypatch):
     (tmp_path / "judge").symlink_to(judge_folder)
     shutil.copytree(text_folder, tmp_path / "text", ignore=shutil.ignore_patterns("tokens"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     return tmp_path
 
 
@@ -162,7 +169,7 @@ def ceiling(place):
             setattr(judge.model.config, key, value)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place / "judge")
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-        like = evaluation.Subject("student", "it", "mdlm", "", tokenizer, 33, 12, {})
+        like = Subject("student", "it", "mdlm", "", tokenizer, 33, 12, {})
         return Ceiling.of(judge, "judge", like)
 
     return make
@@ -172,7 +179,7 @@ def test_a_ceiling_takes_no_padding_and_no_token_that_is_none(ceiling):
     """Duo's own PAD is no difference; a model may have more outputs than its tokenizer tokens."""
     found = ceiling()
     found.judge.model.resize_token_embeddings(64)
-    with found.sampler(evaluation.Setting(12, temperature=50.0), "float64") as (draw, _):
+    with found.sampler(Setting(12, temperature=50.0), "float64") as (draw, _):
         tokens_NL = draw(64)
     assert tokens_NL.shape == (64, 12) and 25 < tokens_NL.max() < 32
 
@@ -207,7 +214,7 @@ def test_the_files_are_written_and_can_be_rendered_again(checkpoint, place, caps
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     for name in ("table.md", "figure.png"):
         (out / name).unlink()
-    assert report.main([str(out)]) == 0
+    assert main([str(out)]) == 0
     assert (out / "table.md").read_text() == table and (out / "figure.png").exists()
 
 
@@ -262,7 +269,7 @@ def test_several_processes_write_what_one_writes(checkpoint, place, in_processes
 
 
 def test_a_batch_of_the_cores_sampler_does_not_depend_on_those_before_it(checkpoint, options):
-    setting, name = evaluation.Setting(2, "rows"), checkpoint("duo_base")
+    setting, name = Setting(2, "rows"), checkpoint("duo_base")
     found = {}
     for samples in ("4", "10"):
         given = options("--samples", samples)
@@ -277,7 +284,7 @@ def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options
     given = options()
     subject, setting = (
         evaluate.load("student", checkpoint("duo_base"), given),
-        evaluation.Setting(2),
+        Setting(2),
     )
     assert evaluation.batch_size(subject, setting, given) == 4  # as it is told
     given.batch_size = None
@@ -299,7 +306,7 @@ def test_a_noise_that_ours_does_not_know(checkpoint, options):
 def test_an_output_folder_may_lie_elsewhere(checkpoint):
     name, folder = checkpoint("duo_base"), "memory://evaluate/out"
     evaluate.main([*SMALL[:-1], folder, "--student", name, "--steps", "1"])
-    assert report.load(folder)["rows"][0]["checkpoint"] == name
+    assert load(folder)["rows"][0]["checkpoint"] == name
     files = fsspec.filesystem("memory").ls(folder, detail=False)
     assert {path.rpartition("/")[2] for path in files} == {
         "results.json", "table.md", "figure.png", "samples.md"
@@ -313,7 +320,7 @@ def test_an_output_folder_may_lie_elsewhere(checkpoint):
 def options():
     """Options as the command line gives them: ``options("--seed", "3")``."""
     given = ["--student", "unused", *SMALL]
-    return lambda *more: evaluation.parse(evaluate.PROGRAM, [*given, *more])
+    return lambda *more: evaluation.parse(evaluate.SIDE, [*given, *more])
 
 
 @pytest.mark.parametrize("algo", ["mdlm", "duo_base"])
@@ -335,10 +342,10 @@ def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, optio
     model = subject.model
     torch.set_rng_state(subject.constructed)
     plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
-    tokens, evaluations, seconds = evaluation.sample([(subject, evaluation.Setting(4))], given)[0]
+    tokens, evaluations, seconds = evaluation.sample([(subject, Setting(4))], given)[0]
     assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0
     for temperature, nucleus in ((0.5, 1.0), (1.0, 0.5)):
-        setting = evaluation.Setting(4, temperature=temperature, nucleus=nucleus)
+        setting = Setting(4, temperature=temperature, nucleus=nucleus)
         assert not torch.equal(evaluation.sample([(subject, setting)], given)[0][0], plain)
     assert not model.backbone._forward_hooks
 
@@ -366,7 +373,7 @@ def test_the_samples_are_those_of_the_hosts_own_command(
     given = options("--seed", "5", "--samples", "6", "--batch-size", "3")
     subject = evaluate.load("student", name, given)
     for steps in (2, 4):
-        setting = evaluation.Setting(steps)
+        setting = Setting(steps)
         tokens, *_ = evaluation.sample([(subject, setting)], given)[0]
     assert subject.model.tokenizer.batch_decode(tokens) == texts
 
@@ -396,7 +403,7 @@ def test_float64_is_float64_where_a_host_would_take_float32(
     for in_float32, precision in itertools.product((True, False), ("float64", "float32")):
         monkeypatch.setattr(host.Host, "samples_masked_in_float32", in_float32)
         for temperature in (1.0, 0.5):
-            setting = evaluation.Setting(1, temperature=temperature)
+            setting = Setting(1, temperature=temperature)
             with subject.sampler(setting, precision) as (_, calls):
                 logits = model.backbone(*inputs)
             count += len(calls)
@@ -432,8 +439,8 @@ def test_what_looks_like_a_setting_is_one_unless_it_is_an_options_value(place, l
     (place / "here=1").touch()
     checkpoints_, others, overrides = GRAMMAR[line]
     plain = ["--student", *checkpoints_.split(), *others.split(), "--output", "lr=1"]
-    wanted = vars(evaluation.parse(evaluate.PROGRAM, plain))
-    found = vars(evaluation.parse(evaluate.PROGRAM, [*line.split(), "--output", "lr=1"]))
+    wanted = vars(evaluation.parse(evaluate.SIDE, plain))
+    found = vars(evaluation.parse(evaluate.SIDE, [*line.split(), "--output", "lr=1"]))
     for options in (wanted, found):
         del options["command"]
     assert wanted["output"] == "lr=1" and wanted["student"] == checkpoints_.split()
@@ -442,14 +449,14 @@ def test_what_looks_like_a_setting_is_one_unless_it_is_an_options_value(place, l
 
 def test_an_option_is_not_shortened(place, capsys):
     with pytest.raises(SystemExit):
-        evaluation.parse(evaluate.PROGRAM, ["--student", "a.ckpt", "--out", "x"])
+        evaluation.parse(evaluate.SIDE, ["--student", "a.ckpt", "--out", "x"])
     assert "--output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["a b", "it\\'s", "x: 1"])
 def test_a_setting_that_wins_is_read_as_hydra_reads_it(text):
     config = omegaconf.OmegaConf.create({"data": {"train": "old", "sizes": {"b": 2}}, "x": 1})
-    evaluation.override(config, [f"data.train='{text}'", "data.sizes={a:1}", "~data.gone", "x=2"])
+    line.override(config, [f"data.train='{text}'", "data.sizes={a:1}", "~data.gone", "x=2"])
     said = text.replace("\\'", "'")
     assert config == {"data": {"train": said, "sizes": {"a": 1, "b": 2}}, "x": 1}
 
@@ -488,7 +495,7 @@ def test_a_folder_is_sampled_as_the_checkpoint_that_it_was_made_of(checkpoint, o
     subject = evaluate.load("student", name, options())
     weights = subject.model.backbone.state_dict()
     pretrained.write_folder("folder", weights, {"config": saved.config}, "card")
-    setting = evaluation.Setting(2)
+    setting = Setting(2)
     other = evaluate.load("student", "folder", options())
     assert other.algo == subject.algo
     assert other.sha256 == checkpoints.fingerprint(subject.model.backbone) != subject.sha256

@@ -10,14 +10,16 @@ import torch
 import yaml
 
 import duo_ext.__main__
-from duo_ext import checkpoints, export, pretrained, report
+from duo_ext import export
+from duo_ext.report.results import save
+from duo_ext.weights import checkpoints, pretrained
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """The working directory of a test; errors are sentences."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     return tmp_path
 
 
@@ -41,7 +43,7 @@ def logits(network):
 
 
 def run(*arguments):
-    export.main(export.DUO, [*map(str, arguments), "--output", "out"])
+    export.main([*map(str, arguments), "--output", "out"])
 
 
 def error_of(*arguments):
@@ -167,7 +169,7 @@ def results(*sha256s, folder="."):
     ]
     del rows[-1]["checkpoint_sha256"]  # rows of older evaluations
     judge = {"name": "gpt2-large", "heldout_ppl": 14.25}
-    report.save({"rows": rows, "judge": judge, "hardware": "a GPU", "command": "python x"}, folder)
+    save({"rows": rows, "judge": judge, "hardware": "a GPU", "command": "python x"}, folder)
 
 
 def test_the_rows_of_the_checkpoint_are_in_the_card(teacher):

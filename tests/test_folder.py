@@ -1,4 +1,4 @@
-"""duo_ext.folder: one run at a time in a folder, and a folder of its own for each."""
+"""duo_ext.commands.folder: one run at a time in a folder, and a folder of its own for each."""
 
 import contextlib
 import os
@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from duo_ext import Refused, folder
+from duo_ext import Refused
+from duo_ext.commands import folder
 
 HOLD = "from duo_ext import folder; folder.claim({!r}); print('held', flush=True); input()"
 
@@ -95,7 +96,7 @@ def test_a_run_claims_its_folder_once_whatever_started_it(monkeypatch, rank):
     for name in folder.LIGHTNING:
         monkeypatch.delenv(name, raising=False)
     first = folder.guarded(["seed=1"])
-    assert first == ["seed=1", "++hydra.callbacks.idlm._target_=duo_ext.folder.Claim"]
+    assert first == ["seed=1", "++hydra.callbacks.idlm._target_=duo_ext.commands.folder.Claim"]
     monkeypatch.setenv(rank, "0")
     assert folder.guarded(first) == first
     monkeypatch.setenv(rank, "1")
@@ -106,5 +107,5 @@ def test_processes_that_srun_alone_numbers_are_runs_of_their_own_for_sedd(monkey
     """sedd_ext is numbered by torchrun: what srun starts four times are four runs."""
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert folder.guarded([], folder.TORCHRUN)[0].endswith("duo_ext.folder.Claim")
+    assert folder.guarded([], folder.TORCHRUN)[0].endswith("duo_ext.commands.folder.Claim")
     assert not folder.is_first_process()

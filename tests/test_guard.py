@@ -1,4 +1,4 @@
-"""duo_ext.guard: what is kept, when it stops, and the history that it writes."""
+"""duo_ext.training.guard: what is kept, when it stops, and the history that it writes."""
 
 import contextlib
 import itertools
@@ -14,11 +14,11 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from omegaconf import OmegaConf
 
-from duo_ext import metrics
 from duo_ext.core import processes, sampler
-from duo_ext.guard import Bounds, Guard, Watch
-from duo_ext.judge import Scores
+from duo_ext.measuring import metrics
+from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
+from duo_ext.training.guard import Bounds, Guard, Watch
 
 TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001}
 BOUNDS = Bounds(entropy=0.02, unigram_kl=0.02, patience=3)

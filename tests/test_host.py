@@ -8,7 +8,8 @@ import types
 import omegaconf
 import pytest
 
-from duo_ext import Refused, compat, host, trees
+from duo_ext import Refused, host, hosting
+from duo_ext.hosting import trees
 from sedd_ext import host as sedd_host
 
 
@@ -171,7 +172,7 @@ def test_to_activate_a_host_again_changes_nothing(standalone, monkeypatch):
 @pytest.fixture
 def process(monkeypatch):
     """As in a new process no host is active and no module of one is loaded; later all is back."""
-    stand_ins = {folder.name for folder in compat.STAND_INS.iterdir()}
+    stand_ins = {folder.name for folder in hosting.remedies.STAND_INS.iterdir()}
     tops = {*host.MODULES, *stand_ins}
 
     def loaded():
@@ -208,11 +209,13 @@ def remedies(monkeypatch):
         def apply(tree):
             log.append((name, "main" in sys.modules, sys.path[0] == str(tree.root)))
 
-        return compat.Remedy(name, "why", lambda tree: needed, apply)
+        found = hosting.remedies.Remedy()
+        found.name, found.needed, found.apply = name, lambda tree: needed, apply
+        return found
 
     before, after = (remedy("a"), remedy("unneeded", False)), (remedy("b"),)
-    monkeypatch.setattr(compat, "BEFORE", before)
-    monkeypatch.setattr(compat, "AFTER", after)
+    monkeypatch.setattr(hosting.remedies, "BEFORE", before)
+    monkeypatch.setattr(hosting.duo, "AFTER", after)
     return types.SimpleNamespace(log=log, applied=[before[0], after[0]])
 
 

@@ -6,8 +6,8 @@ import pickle
 import numpy
 import pytest
 
-from duo_ext import integral
 from duo_ext.core import schedules
+from duo_ext.data import integral
 
 
 @pytest.mark.parametrize("vocab_size", [2, 32, 50258])

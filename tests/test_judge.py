@@ -1,4 +1,4 @@
-"""duo_ext.judge against its own log-probabilities, and the models that it refuses."""
+"""duo_ext.measuring.judge against its own log-probabilities, and the models that it refuses."""
 
 import json
 
@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from duo_ext import batches
-from duo_ext.judge import Judge, Scores
+from duo_ext.measuring import batches
+from duo_ext.measuring.judge import Judge, Scores
 from duo_ext.ranks import join
 
 WORDS = ["<eos>", "<bos>", "<unk>", *"abcdef"]

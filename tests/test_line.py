@@ -1,11 +1,11 @@
-"""duo_ext.line: what all command lines share."""
+"""duo_ext.commands.line: what all command lines share."""
 
 import sys
 import warnings
 
 import pytest
 
-from duo_ext import line
+from duo_ext.commands import line
 
 # Libraries' words, as they were printed.
 SAID = (

@@ -1,4 +1,4 @@
-"""duo_ext.metrics against plain loops."""
+"""duo_ext.measuring.metrics against plain loops."""
 
 import importlib
 import itertools
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from duo_ext.judge import Scores
-from duo_ext.metrics import (
+from duo_ext.measuring.judge import Scores
+from duo_ext.measuring.metrics import (
     Reference,
     bigram_tv,
     distinct_n,
@@ -162,7 +162,9 @@ def test_measure_is_its_parts():
 
 def test_metrics_and_report_import_no_host_and_nothing_heavy():
     heavy = "{'hydra', 'lightning', 'pytorch_lightning', 'transformers', 'matplotlib'}"
-    program = f"import sys, duo_ext.metrics, duo_ext.report; print({heavy} & set(sys.modules))"
+    program = (
+        f"import sys, duo_ext.measuring.metrics, duo_ext.report; print({heavy} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert out.stdout == "set()\n", out.stderr
 

@@ -1,4 +1,4 @@
-"""duo_ext.order: the order of training's blocks by seed and epoch, shared, and taken up again."""
+"""training.order: the order of training's blocks by seed and epoch, shared, and taken up again."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duo_ext.order import ResumableLoader
+from duo_ext.training.order import ResumableLoader
 
 
 def loader_of(size, batch_size, seed=1, **place):

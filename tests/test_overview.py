@@ -1,10 +1,12 @@
 """duo_ext.overview: families in one table, seeds joined, equal entropy, published rows apart."""
 
+import json
 import re
 
 import pytest
 
-from duo_ext import overview, report
+from duo_ext.report import compare, families, pages
+from duo_ext.report.results import save
 
 
 def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **changes):
@@ -40,32 +42,32 @@ def results():
 def test_seeds_become_one_row(results):
     (student,) = (
         row
-        for row in report.seeds_joined(results["rows"])
+        for row in compare.seeds_joined(results["rows"])
         if row["name"] == "IDLM-Duo" and row["temperature"] == 1
     )
     assert student["genppl"] == 14.0 and student["seeds"] == 2
     assert (student["genppl_low"], student["genppl_high"]) == (0.9 * 12, 1.1 * 16)
-    assert len(report.seeds_joined(results["rows"])) == 5
+    assert len(compare.seeds_joined(results["rows"])) == 5
 
 
 def test_checkpoints_that_are_no_seeds_stay_apart():
     rows = [row("idlm", 8, ppl, checkpoint_sha256=str(ppl)) for ppl in (12.0, 16.0)]
-    assert report.seeds_joined(rows) == rows
+    assert compare.seeds_joined(rows) == rows
 
 
 def test_a_sampler_is_named_where_it_differs_within_a_family(results):
     """The other family's predictor is no difference within Duo's."""
     rows = results["rows"]
-    assert {sampler for _, _, sampler in overview.lines(rows)} == {""}
+    assert {sampler for _, _, sampler in families.lines(rows)} == {""}
     other = row("SEDD", 8, 20.0, model="teacher", family="SEDD", predictor="analytic")
     greedy = row("Duo", 8, 30.0, model="teacher", noise_removal="greedy")
-    found = overview.lines([*rows, other, greedy])
+    found = families.lines([*rows, other, greedy])
     assert ("SEDD", "SEDD", "") in found and ("MDLM", "MDLM", "") in found
     assert ("Duo", "Duo", "greedy") in found and ("Duo", "IDLM-Duo", "ancestral") in found
 
 
 def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
-    head, _, *body = overview.methods(report.seeds_joined(results["rows"])).splitlines()
+    head, _, *body = families.methods(compare.seeds_joined(results["rows"])).splitlines()
     assert head == "| family | method | 8 | 32 |"
     assert body[0].startswith("| Duo | Duo | 24.00 / 2.800<br>[21.60, 26.40] | 14.00 / 2.700")
     assert body[1] == "| Duo | IDLM-Duo | 14.00 / 2.800<br>[10.80, 17.60] |  |"
@@ -75,7 +77,7 @@ def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
 def test_a_method_is_moved_to_its_own_teachers_entropy(results):
     """At entropy 2.7, half way between the temperatures, the geometric mean of 12 and 3; a seed
     of one temperature cannot be moved."""
-    lines = overview.equal_entropy(results["rows"]).splitlines()
+    lines = families.equal_entropy(results["rows"]).splitlines()
     (at_32,) = (line for line in lines if "Duo at 32" in line)
     assert at_32.startswith("| IDLM-Duo | 8 | 6.00 [5.40, 6.60] | 1 | Duo at 32 | 14.00 / 2.700")
     assert at_32.endswith("| 0.43 |")
@@ -85,7 +87,7 @@ def test_a_method_is_moved_to_its_own_teachers_entropy(results):
 def test_each_seed_is_moved_by_itself(results):
     """6 and 8: their mean, the lower low end and the higher high one."""
     more = row("IDLM-Duo", 8, 4.0, 2.6, temperature=0.8, distillation_seed=16.0)
-    lines = overview.equal_entropy([*results["rows"], more]).splitlines()
+    lines = families.equal_entropy([*results["rows"], more]).splitlines()
     (at_32,) = (line for line in lines if "Duo at 32" in line)
     assert at_32.startswith("| IDLM-Duo | 8 | 7.00 [5.40, 8.80] | 2 | Duo at 32 |")
 
@@ -93,7 +95,7 @@ def test_each_seed_is_moved_by_itself(results):
 def test_a_method_is_compared_with_the_student_that_taught_it_too(results):
     taught = {"name": "IDLM-DCD", "steps": 8, "after": "IDLM-Duo"}
     rows = [row(genppl=ppl, temperature=t, entropy=h, **taught) for ppl, t, h in DCD]
-    lines = overview.equal_entropy([*results["rows"], *rows]).splitlines()
+    lines = families.equal_entropy([*results["rows"], *rows]).splitlines()
     found = [line for line in lines if line.startswith("| IDLM-DCD | 8 | 10.00 ")]
     assert ["Duo at 8 | 24.00" in found[0], "IDLM-Duo at 8 | 14.00" in found[1]] == [True] * 2
 
@@ -103,29 +105,30 @@ def test_what_trainings_took_is_a_line_each_over_their_seeds(results):
     longer = {"updates": 100, "kept_pair": None, "seconds": 200.0, "updates_per_second": 0.5}
     entries = [{"name": "IDLM-Duo", "seed": 1} | updates, {"name": "IDLM-Duo", "seed": 2} | longer]
     rows = [given | {"seconds": 1800.0} for given in results["rows"]]
-    text = overview.page(results | {"distillations": entries, "rows": rows})
+    text = families.page(results | {"distillations": entries, "rows": rows})
     hours = f"0.1 hours of training, {len(rows) / 2:.1f} of sampling"
     assert f"One program at a time: {hours}." in text
     assert "| IDLM-Duo | 2 | 150 | 150 | 1.25 | 80, none |" in text.splitlines()
     assert text.index("## Trainings") < text.index("## Published")
-    assert "## Trainings" not in overview.page(results)
+    assert "## Trainings" not in families.page(results)
 
 
 def test_published_rows_stand_apart_and_are_the_papers(results):
-    text = overview.page(results)
+    text = families.page(results)
     measured, _, rest = text.partition("## Published")
     assert "GPT-2 large" not in measured and "GPT-2 large" in rest and "Not measured" in rest
-    numbers = overview.PUBLISHED["IDLM-DCD, greedy"]
+    numbers = json.loads(families.PUBLISHED.read_text())["methods"]["IDLM-DCD, greedy"]
+    numbers = {int(steps): tuple(own) for steps, own in numbers.items()}
     assert numbers == {4: (77.47, 5.28), 8: (53.61, 5.41), 16: (43.36, 5.41), 32: (39.34, 5.35)}
     assert re.search(r"\| IDLM-MDLM \| 310.38 / 5.78 \| 79.75 / 5.61 \| 32.75", rest)
 
 
 def test_a_folder_of_families_is_rendered(results, tmp_path):
-    report.save(results, tmp_path)
-    report.render(tmp_path)
+    save(results, tmp_path)
+    pages.render(tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert text.index("## Methods over steps") < text.index("## Published") < text.index("## All")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    panels = overview.draw(results).axes
+    panels = families.draw(results).axes
     assert [axes.get_title() for axes in panels[:2]] == ["Duo", "MDLM"]
     assert {line.get_label() for line in panels[0].lines} >= {"Duo", "IDLM-Duo"}

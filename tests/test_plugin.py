@@ -11,7 +11,8 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from duo_ext import Refused, trees
+from duo_ext import Refused
+from duo_ext.hosting import trees
 from hydra_plugins import idlm
 
 DUO = "mode loader sampling training eval checkpointing"

@@ -1,4 +1,4 @@
-"""duo_ext.pretrained: what a folder may look like, where a name leads, what is refused and why."""
+"""weights.pretrained: what a folder may look like, where a name leads, what is refused and why."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from huggingface_hub import errors
 
-from duo_ext import checkpoints, pretrained
+from duo_ext.weights import checkpoints, pretrained
 
 KEY = "algo.teacher_path"
 NAME = "vocab_embed.embedding"

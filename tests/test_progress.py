@@ -1,12 +1,12 @@
-"""duo_ext.progress: what the bar of a training says, by a clock that the test turns."""
+"""duo_ext.training.progress: what the bar of a training says, by a clock that the test turns."""
 
 import types
 
 import pytest
 
-from duo_ext import guard, progress
 from duo_ext.core.distiller import FAKE, STUDENT, Recipe
-from duo_ext.progress import Progress
+from duo_ext.training import guard, progress
+from duo_ext.training.progress import Progress
 
 SECONDS = {(FAKE,): 1.0, (STUDENT,): 3.0}
 LOOK = 20.0

@@ -1,4 +1,4 @@
-"""duo_ext.recompute: the same losses and gradients to the last bit, with less kept for backward."""
+"""training.recompute: equal losses and gradients to the last bit, with less kept for backward."""
 
 import contextlib
 import copy
@@ -8,7 +8,7 @@ import torch
 
 from duo_ext.core import gaussian, processes, schedules
 from duo_ext.core.networks import Denoiser
-from duo_ext.recompute import recompute
+from duo_ext.training.recompute import recompute
 
 V, B = 33, 2
 PROCESSES = {

@@ -13,7 +13,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from duo_ext import Refused, overview, report
+from duo_ext import Refused
+from duo_ext.report import compare, families, figures, pages, tables
+from duo_ext.report.__main__ import main
+from duo_ext.report.results import load, save
 
 
 def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
@@ -56,27 +59,27 @@ CURVES = results(
 @pytest.mark.parametrize("bytes_", [b"\xef\xbb\xbf", b""])
 def test_a_byte_order_mark_is_no_matter(tmp_path, bytes_):
     (tmp_path / "results.json").write_bytes(bytes_ + json.dumps(CURVES).encode())
-    assert report.load(str(tmp_path)) == CURVES
+    assert load(str(tmp_path)) == CURVES
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])
 def test_save_then_load_returns_the_results(tmp_path, place):
     folder = tmp_path / "new" / "run" if place == "local" else "memory://report/round-trip"
-    report.save(CURVES, folder)
-    assert report.load(folder) == CURVES
+    save(CURVES, folder)
+    assert load(folder) == CURVES
     files, path = fsspec.core.url_to_fs(str(folder))
     assert [name.rpartition("/")[2] for name in files.ls(path, detail=False)] == ["results.json"]
 
 
 def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(tmp_path):
     broken = row("teacher", 1, math.nan, bigram_tv=math.inf)
-    report.save(results(broken), tmp_path)
+    save(results(broken), tmp_path)
     text = (tmp_path / "results.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    loaded = report.load(tmp_path)["rows"][0]
+    loaded = load(tmp_path)["rows"][0]
     assert all(math.isnan(loaded[k]) for k in ("genppl", "genppl_low", "genppl_high", "bigram_tv"))
     assert loaded["entropy"] == 5.0
-    assert "n/a [n/a, n/a]" in report.table(report.load(tmp_path))
+    assert "n/a [n/a, n/a]" in tables.table(load(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     tmp_path, monkeypatch, folder, files, step
 ):
     folder = str(tmp_path) if folder == "local" else folder
-    report.save(CURVES, folder)
+    save(CURVES, folder)
 
     def fail(self, *arguments, **options):
         raise OSError("disk full")
@@ -97,14 +100,14 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     with monkeypatch.context() as patched:
         patched.setattr(files, step, fail)
         with pytest.raises(OSError, match="disk full"):
-            report.save(results(row("teacher", 1, 9.0)), folder)
-    assert report.load(folder) == CURVES
+            save(results(row("teacher", 1, 9.0)), folder)
+    assert load(folder) == CURVES
     left = files().ls(folder, detail=False)
     assert [name.rpartition("/")[2] for name in left] == ["results.json"]
 
 
 def test_the_new_file_is_whole_before_it_takes_its_place(tmp_path, monkeypatch):
-    report.save(CURVES, tmp_path)
+    save(CURVES, tmp_path)
     new, seen, move = results(row("teacher", 1, 9.0)), [], LocalFileSystem.mv
 
     def watch(self, source, target, **options):
@@ -112,8 +115,8 @@ def test_the_new_file_is_whole_before_it_takes_its_place(tmp_path, monkeypatch):
         move(self, source, target, **options)
 
     monkeypatch.setattr(LocalFileSystem, "mv", watch)
-    report.save(new, tmp_path)
-    assert seen == [[new, CURVES]] and report.load(tmp_path) == new
+    save(new, tmp_path)
+    assert seen == [[new, CURVES]] and load(tmp_path) == new
 
 
 def without(key, *where):
@@ -150,7 +153,7 @@ MALFORMED = {
 def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
     (tmp_path / "results.json").write_text(MALFORMED[complaint])
     with pytest.raises(ValueError) as caught:
-        report.load(tmp_path)
+        load(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/results.json") and complaint in message
     assert "\n" not in message
@@ -158,8 +161,8 @@ def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
 
 def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
     old = [{key: row[key] for key in row if key != "sampler"} for row in CURVES["rows"]]
-    report.save(results(*old), tmp_path)
-    assert report.load(tmp_path) == CURVES
+    save(results(*old), tmp_path)
+    assert load(tmp_path) == CURVES
 
 
 # ---------------------------------------------------------------------------------- comparisons
@@ -169,20 +172,20 @@ def test_samplers_are_compared_with_themselves_and_told_apart():
     rows = (row("teacher", 4, 100.0), row("teacher", 4, 70.0, sampler="rows"))
     for sampler, wanted in (("host", 4), ("rows", None)):
         student = row("student", 2, 82.0, sampler=sampler)
-        (entry,) = report.step_reduction(results(*rows, student))
+        (entry,) = compare.step_reduction(results(*rows, student))
         assert (entry["sampler"], entry["strict"]) == (sampler, wanted)
-    head, _, titles, *_ = report.table(results(*rows)).splitlines()
+    head, _, titles, *_ = tables.table(results(*rows)).splitlines()
     assert "sampler" not in head and "| sampler |" in titles
 
 
 def reduction(*rows, **options):
     """{steps: (strict, within_interval)} of the student rows."""
-    found = report.step_reduction(results(*rows), **options)
+    found = compare.step_reduction(results(*rows), **options)
     return {entry["steps"]: (entry["strict"], entry["within_interval"]) for entry in found}
 
 
 def test_step_reduction_by_hand():
-    first, second = report.step_reduction(CURVES)
+    first, second = compare.step_reduction(CURVES)
     assert first == {
         "name": "idlm_mdlm", "sampler": "host", "predictor": "ancestral",
         "noise_removal": "ancestral", "precision": "float64", "seed": 1, "steps": 2,
@@ -238,18 +241,18 @@ def test_log_genppl_is_linear_in_entropy_between_points_and_beyond_them():
         3.0: (5.0, False), 4.0: (6.0, True), 0.5: (-0.5, True),
     }  # fmt: skip
     for entropy, (log, beyond) in expected.items():
-        genppl, extrapolated = report.interpolate_at_entropy(points, entropy)
+        genppl, extrapolated = compare.interpolate_at_entropy(points, entropy)
         assert math.log(genppl) == pytest.approx(log, abs=1e-12)
         assert extrapolated is beyond
 
 
 def test_points_of_one_entropy_are_averaged_and_one_entropy_is_not_a_line():
     points = [(1.0, math.exp(1.0)), (1.0, math.exp(3.0)), (2.0, math.exp(4.0))]
-    genppl, _ = report.interpolate_at_entropy(points, 1.5)
+    genppl, _ = compare.interpolate_at_entropy(points, 1.5)
     assert math.log(genppl) == pytest.approx(3.0)
     for few in ([], points[:2]):
         with pytest.raises(ValueError, match="a line needs two"):
-            report.interpolate_at_entropy(few, 1.5)
+            compare.interpolate_at_entropy(few, 1.5)
 
 
 def test_matched_entropy_moves_the_teacher_to_the_student():
@@ -260,13 +263,13 @@ def test_matched_entropy_moves_the_teacher_to_the_student():
         row("teacher", 4, 9.0, 4.9, noise_removal="greedy"),
     ]
     students = [row("student", 4, 40.0, 4.9), row("student", 8, 40.0, 4.9)]
-    (entry,) = report.matched_entropy(results(*teachers, *others, *students))
+    (entry,) = compare.matched_entropy(results(*teachers, *others, *students))
     assert entry["teacher"] == pytest.approx(50.0)
     assert entry["ratio"] == pytest.approx(0.8)
     assert (entry["steps"], entry["student"], entry["extrapolated"]) == (4, 40.0, False)
-    page = report.page(results(*teachers, *others, *students))
+    page = tables.page(results(*teachers, *others, *students))
     assert "steps 4: 40.00 against 50.00 at entropy 4.900, ratio 0.80" in page
-    beyond = report.page(results(*teachers, row("student", 4, 40.0, 5.1)))
+    beyond = tables.page(results(*teachers, row("student", 4, 40.0, 5.1)))
     assert "against 200.0* at entropy 5.100" in beyond
 
 
@@ -274,7 +277,7 @@ def test_matched_entropy_moves_the_teacher_to_the_student():
 
 
 def test_table_says_once_what_the_rows_share_and_orders_them():
-    head, _, titles, rule, *body = report.table(CURVES).splitlines()
+    head, _, titles, rule, *body = tables.table(CURVES).splitlines()
     assert head == (
         "Judge tiny-judge (held-out perplexity 11.30); sampler host; predictor ancestral; "
         "noise removal ancestral; temperature 1.0; nucleus 1.0; precision float64; samples 256; "
@@ -298,24 +301,24 @@ def test_table_says_once_what_the_rows_share_and_orders_them():
 def test_a_setting_that_varies_is_a_column():
     mixed = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
     mixed["rows"].append(row("teacher", 4, 80.0, temperature=0.9))
-    head, _, titles, _, *body = report.table(mixed).splitlines()
+    head, _, titles, _, *body = tables.table(mixed).splitlines()
     assert "| name | noise removal | temperature | steps |" in titles
     assert "noise removal" not in head and "temperature" not in head and "nucleus 1.0" in head
     assert any("| mdlm | greedy | 1.0 | 4 |" in line for line in body)
 
 
 def test_page_lists_the_step_reduction_under_the_table():
-    page = report.page(CURVES)
-    assert page.startswith(report.table(CURVES))
+    page = tables.page(CURVES)
+    assert page.startswith(tables.table(CURVES))
     assert "\n- idlm_mdlm, steps 2: 4 = 2x, 2x the seconds [8 = 4x, 4x the seconds]\n" in page
-    assert "matches" not in report.page(results(row("teacher", 4, 100.0)))
+    assert "matches" not in tables.page(results(row("teacher", 4, 100.0)))
     far = results(row("teacher", 4, 100.0, entropy=4.0), row("student", 2, 50.0))
-    assert "- idlm_mdlm, steps 2: none [none]" in report.page(far)
+    assert "- idlm_mdlm, steps 2: none [none]" in tables.page(far)
 
 
 def test_samples_keep_every_character():
     long = "word  " * 60 + "\n\n```python\n\tx = 1\n```\n# <|endoftext|>"
-    text = report.samples_markdown({"teacher, 8 steps": ["plain"], "student": [long, ""]})
+    text = tables.samples_markdown({"teacher, 8 steps": ["plain"], "student": [long, ""]})
     assert re.findall("^## (.*)$", text, re.M) == ["teacher, 8 steps", "student"]
     assert max(map(len, text.splitlines())) <= 100
     (block,) = re.findall("^````text\n(.*?)\n````$", text, re.M | re.S)
@@ -334,7 +337,7 @@ def curves(axes):
 
 
 def test_figure_draws_the_rows():
-    left, middle, right = report.draw(CURVES).axes
+    left, middle, right = figures.draw(CURVES).axes
     assert curves(left) == [[(4, 100.0), (8, 80.0), (16, 60.0)], [(2, 82.0), (4, 59.0)]]
     assert curves(middle) == [[(4, 5.0), (8, 5.0), (16, 5.0)], [(2, 5.05), (4, 5.02)]]
     assert sorted(curves(right)) == sorted([[(r["entropy"], r["genppl"])] for r in CURVES["rows"]])
@@ -356,27 +359,27 @@ def test_temperatures_are_lines_over_entropy_and_stay_out_of_the_curves_over_ste
         row("teacher", 8, 80.0, 5.0),
         row("teacher", 8, math.nan, 4.9, temperature=0.8),
     )
-    left, _, right = report.draw(sweep).axes
+    left, _, right = figures.draw(sweep).axes
     assert curves(left) == [[(4, 100.0), (8, 80.0)]]
     assert curves(right) == [[(4.8, 50.0), (5.0, 100.0)], [(5.0, 80.0)]]
 
 
 def test_a_sweep_without_temperature_1_is_the_panel_over_entropy_alone(tmp_path):
     sweep = results(*(row("teacher", 4, 100.0, temperature=t) for t in (0.8, 0.9)))
-    report.figure(report.draw(sweep), tmp_path / "figure.png")
-    assert [axes.get_visible() for axes in report.draw(sweep).axes] == [False, False, True]
+    figures.figure(figures.draw(sweep), tmp_path / "figure.png")
+    assert [axes.get_visible() for axes in figures.draw(sweep).axes] == [False, False, True]
 
 
 def test_rows_of_fewer_samples_belong_to_the_same_curve():
     few = results(row("teacher", 16, 60.0, samples=128), row("teacher", 8, 80.0))
-    left, middle, _ = report.draw(few).axes
+    left, middle, _ = figures.draw(few).axes
     assert curves(left) == [[(8, 80.0), (16, 60.0)]]
     assert len(middle.patches) == 1
 
 
 def test_samplers_are_series_of_their_own():
     both = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
-    drawing = report.draw(both)
+    drawing = figures.draw(both)
     assert curves(drawing.axes[0]) == [[(4, 100.0)], [(4, 90.0)]]
     labels = [text.get_text() for text in drawing.legends[0].get_texts()]
     assert labels == ["teacher mdlm, ancestral", "teacher mdlm, greedy", "held-out text"]
@@ -386,15 +389,15 @@ def test_samplers_are_series_of_their_own():
 
 
 def test_main_writes_table_and_figure_and_goes_on_past_a_missing_folder(tmp_path, capsys):
-    report.save(CURVES, tmp_path / "good")
-    assert report.main([str(tmp_path / "none"), str(tmp_path / "good")]) == 1
+    save(CURVES, tmp_path / "good")
+    assert main([str(tmp_path / "none"), str(tmp_path / "good")]) == 1
     message = f"{tmp_path}/none/results.json does not exist; an evaluation writes it\n"
     assert capsys.readouterr().err == message
     written = sorted(path.name for path in (tmp_path / "good").iterdir())
     assert written == ["figure.png", "results.json", "table.md"]
-    assert (tmp_path / "good" / "table.md").read_text() == report.page(CURVES)
+    assert (tmp_path / "good" / "table.md").read_text() == tables.page(CURVES)
     assert (tmp_path / "good" / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert report.main([str(tmp_path / "good")]) == 0
+    assert main([str(tmp_path / "good")]) == 0
 
 
 def test_the_command_ends_without_a_traceback(tmp_path):
@@ -416,7 +419,7 @@ def rendered(folder, given):
     """The table of results that are written as they are."""
     folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps(given))
-    report.render(str(folder))
+    pages.render(str(folder))
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     text = (folder / "table.md").read_text()
     assert not re.search(MISSING, text.partition("## Published")[0])
@@ -440,10 +443,10 @@ def test_a_number_that_there_is_not_stands_as_none_wherever_it_is_missing(tmp_pa
     for number in range(len(rows)):
         changed = [{"family": "MDLM"} | own for own in rows]
         changed[number][key] = value
-        report.save(results(*changed), str(tmp_path))
-        loaded = report.load(str(tmp_path))
-        texts = overview.page(loaded).partition("## Published")[0], report.page(loaded)
-        joined = report.page(loaded | {"rows": report.seeds_joined(loaded["rows"])})
+        save(results(*changed), str(tmp_path))
+        loaded = load(str(tmp_path))
+        texts = families.page(loaded).partition("## Published")[0], tables.page(loaded)
+        joined = tables.page(loaded | {"rows": compare.seeds_joined(loaded["rows"])})
         assert "n/a" in joined and not any(re.search(MISSING, text) for text in (*texts, joined))
     for number in (2, 4, 7):
         rows[number][key] = value
@@ -461,14 +464,14 @@ def test_a_held_out_perplexity_that_there_is_not(tmp_path):
 def test_a_mean_over_seeds_is_none_where_one_has_none():
     rows = [row("student", 4, 12.0, distillation_seed=1, mauve=0.4)]
     rows += [row("student", 4, 14.0, distillation_seed=2, mauve=None, genppl_low=math.nan)]
-    (joined,) = report.seeds_joined(rows)
+    (joined,) = compare.seeds_joined(rows)
     assert joined["genppl"] == 13.0 and joined["mauve"] is None and joined["seeds"] == 2
     assert math.isnan(joined["genppl_low"]) and joined["genppl_high"] == 14.0 * 1.05
 
 
 def test_points_near_each_other_reach_no_number_far_away():
     points = [(5.0, 10.0), (5.0 + 1e-9, 20.0)]
-    assert report.interpolate_at_entropy(points, 6.0) == (math.inf, True)
+    assert compare.interpolate_at_entropy(points, 6.0) == (math.inf, True)
 
 
 WRONG_TYPES = {
@@ -494,7 +497,7 @@ def test_a_row_of_other_types_is_named(tmp_path, complaint):
     given = results(row("teacher", 4, 10.0), row("student", 4, 9.0) | WRONG_TYPES[complaint])
     (tmp_path / "results.json").write_text(json.dumps(given))
     with pytest.raises(Refused) as refused:
-        report.load(str(tmp_path))
+        load(str(tmp_path))
     assert str(refused.value) == f"{tmp_path}/results.json: row 1 has {complaint}"
 
 
@@ -516,7 +519,7 @@ def test_a_file_of_other_types_is_one_sentence(tmp_path, complaint):
         content = json.dumps(CURVES | content).encode()
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(Refused, match=re.escape(f"{tmp_path}/results.json {complaint}")):
-        report.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_trainings_may_lack_numbers(tmp_path):
@@ -529,7 +532,7 @@ def test_trainings_may_lack_numbers(tmp_path):
 def test_no_backend_is_asked_for(tmp_path, backend):
     """As a notebook sets it; nor are characters that the terminal lacks, or docstrings."""
     folder = tmp_path / "é"
-    report.save(results(row("teacher", 4, 10.0)), str(folder))
+    save(results(row("teacher", 4, 10.0)), str(folder))
     environment = os.environ | {"MPLBACKEND": backend, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-OO", "-m", "duo_ext.report", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""duo_ext.saves: no second copy in memory, each state once, the last two, whole or not at all."""
+"""weights.saves: no second copy in memory, each state once, the last two, whole or not at all."""
 
 import subprocess
 import sys
@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from duo_ext import files, saves
+from duo_ext import files
+from duo_ext.weights import saves
 
 PEAK = """if True:
     import re, sys, torch

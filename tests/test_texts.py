@@ -1,4 +1,4 @@
-"""duo_ext.texts: tokenizers and what decides their ids, kept blocks, files of text."""
+"""duo_ext.data.texts: tokenizers and what decides their ids, kept blocks, files of text."""
 
 import os
 import subprocess
@@ -9,8 +9,9 @@ import pytest
 import tokenizers
 import transformers
 
-from duo_ext import Refused, texts
-from duo_ext.corpus import asset
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.data.corpus import asset
 
 PROTEINS = "ACDEFGHIKLMNPQRSTVWY"
 

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos import boring_classes
 
-from duo_ext.interrupt import SIGNALS, TIME_IS_UP
 from duo_ext.trainer import CleanInterrupt, LastStep, manual_trainer
+from duo_ext.training.interrupt import SIGNALS, TIME_IS_UP
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about a module that is boring
 

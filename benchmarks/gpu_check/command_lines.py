@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks import published
-from duo_ext import corpus, host
+from duo_ext import host
+from duo_ext.data import corpus
 
 SMALL_BATCH = ("loader.global_batch_size=4", "loader.batch_size=2", "loader.eval_batch_size=2")
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks import published
 from benchmarks import sotu_bpe as bpe
 from benchmarks.gpu_check.command_lines import Lines, furthest, pairs, updates
-from duo_ext import checkpoints
+from duo_ext.weights import checkpoints
 
 # name: (experiment, teacher, more words)
 CASES = {

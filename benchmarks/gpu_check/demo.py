@@ -10,7 +10,9 @@ from pathlib import Path
 
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.harness import REPOSITORY
-from duo_ext import corpus, evaluate, evaluation, host
+from duo_ext import evaluate, host
+from duo_ext.commands import evaluation
+from duo_ext.data import corpus
 
 NAMES = ("mdlm", "duo")
 PRECISIONS = ("float32", "bf16")
@@ -26,10 +28,10 @@ def run(report, setting):
     for role, name, path in subjects(setting.students):
         given = [f"--{role}", path, "--steps", *map(str, steps), "--samples", str(samples)]
         given += ["--device", setting.device, "--output", f"{setting.runs}/demo"]
-        options = evaluation.parse(evaluate.PROGRAM, given)
+        options = evaluation.parse(evaluate.SIDE, given)
         for precision in PRECISIONS:
             with networks_in(precision, setting.device):
-                results, _ = evaluation.evaluate(evaluate.PROGRAM, tree, options)
+                results, _ = evaluation.evaluate(evaluate.SIDE, tree, options)
             about = {"role": role, "name": name, "precision": precision}
             rows += [_beside(about, found) for found in results["rows"]]
             report.note(rows=rows, **_furthest(rows))

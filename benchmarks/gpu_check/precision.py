@@ -13,9 +13,11 @@ import transformers
 
 from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.autocast import networks_in
-from duo_ext import checkpoints, corpus, host, pretrained
+from duo_ext import host
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.data import corpus
+from duo_ext.weights import checkpoints, pretrained
 
 RATES, MARKS = (1e-6, 1e-4), (0, 1, 10, 100, 1000)
 SEEDS = 4  # micro-batches that are averaged

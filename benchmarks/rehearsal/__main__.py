@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.rehearsal import guard, report
-from duo_ext import Refused, trees
+from duo_ext import Refused
+from duo_ext.hosting import trees
 
 HERE = Path(__file__).resolve().parents[2]
 ROOTS = {  # of checkouts: option, variable, where the DIT is

@@ -2,7 +2,8 @@
 
 import json
 
-from duo_ext import files, report
+from duo_ext import files
+from duo_ext.report import figures
 
 TIMES = ("before", "after")
 KEY = ("name", "precision", "dropout")
@@ -48,7 +49,7 @@ def write(folder, when, rows):
     found[when].sort(key=lambda row: json.dumps(_key(row)))
     files.write_whole(str(folder / "results.json"), (json.dumps(found, indent=1) + "\n").encode())
     files.write_whole(str(folder / "table.md"), as_markdown(found).encode())
-    report.figure(drawn(found), str(folder / "figure.png"))
+    figures.figure(drawn(found), str(folder / "figure.png"))
 
 
 def _key(row):
@@ -200,7 +201,7 @@ def _made(found):
 
 def drawn(found):
     """A figure of the bytes over the vocabulary, in the standalone tree."""
-    drawing = report.blank(7, 3.5)
+    drawing = figures.blank(7, 3.5)
     axes = drawing.subplots()
     rows = select(found, "pair", options=False, host="standalone")
     bars = {f"{row['process']}\n{when}\n{row['precision']}": row for when, row in rows}

@@ -18,7 +18,8 @@ import torch
 import tqdm
 import transformers
 
-from duo_ext import corpus, host
+from duo_ext import host
+from duo_ext.data import corpus
 
 BATCH, WARMUP, HEAD_WIDTH = 32, 200, 32
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from duo_ext import corpus
+from duo_ext.data import corpus
 
 ASSETS = Path(corpus.asset("."))
 END_OF_TEXT = "<|endoftext|>"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from duo_ext import checkpoints
+from duo_ext.weights import checkpoints
 
 KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hyper_parameters")
 

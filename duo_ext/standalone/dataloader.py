@@ -9,8 +9,9 @@ import numpy
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from duo_ext import Refused, texts
-from duo_ext.order import ResumableLoader
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.training.order import ResumableLoader
 
 KEY = "data.tokenizer_name_or_path"
 

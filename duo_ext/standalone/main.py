@@ -13,8 +13,9 @@ import hydra
 import lightning
 import omegaconf
 
-from duo_ext import checkpoints, files
+from duo_ext import files
 from duo_ext.settings import require
+from duo_ext.weights import checkpoints
 
 ALGORITHMS = {
     "ar": algo.AR,

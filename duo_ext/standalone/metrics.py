@@ -1,12 +1,12 @@
-"""Likelihood and sample metrics under Duo's names; the arithmetic is duo_ext.metrics'."""
+"""Likelihood and sample metrics under Duo's names; the arithmetic is duo_ext.measuring.metrics'."""
 
 import math
 
 import torch
 import torchmetrics
 
-import duo_ext.judge
-import duo_ext.metrics
+import duo_ext.measuring.judge
+import duo_ext.measuring.metrics
 
 
 class NLL(torchmetrics.MeanMetric):
@@ -60,11 +60,11 @@ class Metrics:
 
     def record_entropy(self, tokens):
         """tokens (B, L); the mean over sequences of the entropy of their token counts, nats."""
-        self.sample_entropy.update(duo_ext.metrics.sample_entropy(tokens), len(tokens))
+        self.sample_entropy.update(duo_ext.measuring.metrics.sample_entropy(tokens), len(tokens))
 
     def load_judge(self, device="cpu"):
         """Load the judge, or raise Refused, before there are texts for it."""
-        self.judge = duo_ext.judge.Judge(
+        self.judge = duo_ext.measuring.judge.Judge(
             self.judge_name, device, self.judge_batch_size, "eval.gen_ppl_eval_model_name_or_path"
         )
 

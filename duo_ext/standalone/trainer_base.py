@@ -16,8 +16,10 @@ import omegaconf
 import torch
 import utils
 
-from duo_ext import Refused, checkpoints, texts
+from duo_ext import Refused
+from duo_ext.data import texts
 from duo_ext.settings import require
+from duo_ext.weights import checkpoints
 
 
 @dataclass

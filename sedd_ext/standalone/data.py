@@ -4,7 +4,8 @@ import numpy
 import torch
 from transformers import GPT2TokenizerFast
 
-from duo_ext import Refused, texts
+from duo_ext import Refused
+from duo_ext.data import texts
 
 NAME = "gpt2"  # the only tokenizer SEDD knows; set this module's GPT2TokenizerFast to use another
 

@@ -7,7 +7,8 @@ import re
 import omegaconf
 import torch
 
-from duo_ext import Refused, saves
+from duo_ext import Refused
+from duo_ext.weights import saves
 from sedd_ext.runs import NUMPY_TYPES
 
 LAYOUT = ("optimizer", "model", "ema", "step")

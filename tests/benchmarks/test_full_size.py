@@ -7,7 +7,7 @@ import pytest
 import transformers
 
 from benchmarks import full_size, published
-from duo_ext import checkpoints, pretrained
+from duo_ext.weights import checkpoints, pretrained
 from sedd_ext import algorithms as sedd_algorithms
 
 TEACHERS = {recipe.teacher: recipe for recipe in full_size.RECIPES.values()}

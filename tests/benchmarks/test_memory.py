@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks import memory, pair_cost, sampling_cost
-from duo_ext import batches, trees
 from duo_ext.core.networks import Denoiser
+from duo_ext.hosting import trees
+from duo_ext.measuring import batches
 from sedd_ext import host as sedd_host
 
 SMALL = pair_cost.Size(vocab=3000, length=64, batch=4, blocks=2, width=64)

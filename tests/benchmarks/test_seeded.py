@@ -79,7 +79,7 @@ def test_the_hosts_sampler_keeps_seeds(mdlm, standalone, tiny, tokenizer):
 @pytest.mark.usefixtures("mdlm")
 def test_it_is_for_masks_alone(teacher, monkeypatch, tmp_path):
     """Neither a uniform process nor a sampler that starts elsewhere goes on without it."""
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     given = ("--samples", "2", "--steps", "1", "--output", f"{tmp_path}/out", "--student")
     with pytest.raises(SystemExit, match="error: the seeded prior is one of masks; it takes MDLM"):
         seeded.main([*given, teacher("duo_base")])

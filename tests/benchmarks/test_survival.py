@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from duo_ext import trees
+from duo_ext.hosting import trees
 
 pytest.importorskip("fcntl", reason="runs are forked")
 

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-import duo_ext.line
+import duo_ext.commands.line
 import sedd_ext.__main__
 from sedd_ext import host
 from sedd_ext.__main__ import hydra_arguments
@@ -21,7 +21,7 @@ def command(monkeypatch, tmp_path, capfd):
     tree = host.Host(host.STANDALONE, "standalone", None)
     ran = []
     modes = types.SimpleNamespace(MODES={"train": lambda *given: ran.append(given)})
-    monkeypatch.setattr(duo_ext.line, "TRACEBACK", False)
+    monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(host, "find", lambda given: types.SimpleNamespace(activate=lambda: tree))
     monkeypatch.setattr(host, "active", lambda: tree)

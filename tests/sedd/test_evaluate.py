@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from duo_ext import pretrained, report
+from duo_ext.report.results import load
+from duo_ext.weights import pretrained
 from sedd_ext import host, runs
 
 LOOKS = ("algo.guard.every=2", "algo.guard.steps=[2]", "algo.guard.samples=6")
@@ -90,7 +91,7 @@ def test_evaluate_draws_what_mode_sample_draws(run, teacher, student, tmp_path):
         "--predictor", "analytic", "renormalised", "--temperature", 0.5, 1, "--samples", 10,
         "--batch-size", 8, "--output", tmp_path / "out",
     )  # fmt: skip
-    results = report.load(str(tmp_path / "out"))
+    results = load(str(tmp_path / "out"))
     assert len(results["rows"]) == 2 * 2 * 2 * 2
     assert {row["host"] for row in results["rows"]} == {"standalone"}
     assert all(row["evaluations"] == row["steps"] + 1 for row in results["rows"])
@@ -111,7 +112,7 @@ def test_evaluate_draws_by_rows(student, tmp_path):
     rows = ("--student", student, "--steps", 40, "--sampler", "rows", "--samples", 4)
     rows += ("--batch-size", 4, "--output", tmp_path / "out")
     command("sedd_ext.evaluate", *rows, "--predictor", "analytic", "renormalised")
-    analytic, renormalised = report.load(str(tmp_path / "out"))["rows"]
+    analytic, renormalised = load(str(tmp_path / "out"))["rows"]
     assert analytic["sampler"] == renormalised["sampler"] == "rows"
     for row in (analytic, renormalised):  # a step that draws no token needs no network
         assert 1 < row["evaluations"] < 41

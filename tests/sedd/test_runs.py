@@ -120,7 +120,7 @@ def test_trust_makes_what_a_checkpoint_holds_and_is_named_where_it_can_be_given(
     with pytest.raises(Refused, match=f"{rule}$"):
         algorithms.read(path, "teacher")
     with pytest.raises(Refused, match=f"{rule}, unless --trust-checkpoint says that you trust"):
-        export.SEDD.read(path, "CHECKPOINT", False)
+        export.SIDE.read(path, "CHECKPOINT", False)
     assert not proof.exists()
-    assert export.SEDD.read(path, "CHECKPOINT", True).config["model"] == {"length": 16}
+    assert export.SIDE.read(path, "CHECKPOINT", True).config["model"] == {"length": 16}
     assert proof.exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from duo_ext import checkpoints
+from duo_ext.weights import checkpoints
 from sedd_ext import runs
 
 TINY = (

@@ -10,8 +10,11 @@ import pytest
 import torch
 import transformers
 
-from duo_ext import checkpoints, corpus, host, metrics
-from duo_ext.judge import Judge
+from duo_ext import host
+from duo_ext.data import corpus
+from duo_ext.measuring import metrics
+from duo_ext.measuring.judge import Judge
+from duo_ext.weights import checkpoints
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),

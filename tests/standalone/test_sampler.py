@@ -3,7 +3,7 @@
 import pytest
 
 from duo_ext import evaluate
-from duo_ext.options import SAMPLERS
+from duo_ext.commands.options import SAMPLERS
 
 TOKENS, LENGTH = 4, 3
 PREDICTORS = {"mdlm": "ancestral_cache", "duo_base": "ancestral"}
@@ -18,7 +18,7 @@ WAYS = {
 @pytest.fixture
 def subject(build, tiny):
     """A model over a few tokens, ready to sample."""
-    from duo_ext.algorithms import FAMILIES  # the host is active by now
+    from duo_ext.families import FAMILIES  # the host is active by now
 
     def make(name):
         predictor = f"sampling.predictor={PREDICTORS[name]}"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from duo_ext import checkpoints, host
+from duo_ext import host
+from duo_ext.weights import checkpoints
 
 SETTINGS = (
     "data=sotu",

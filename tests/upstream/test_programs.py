@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from duo_ext import checkpoints, host
+from duo_ext import host
+from duo_ext.weights import checkpoints
 
 REPOSITORY = Path(host.__file__).parents[1]
 TINY = (
@@ -159,9 +160,9 @@ def evaluated(checkout, path, precision, folder):
         corpus.register_resolvers()
         given = ["--student", path, "--samples", "16", "--batch-size", "8", "--seed", "1"]
         given += ["--precision", precision, "--output", "unused"]
-        options = evaluation.parse(evaluate.PROGRAM, given)
+        options = evaluation.parse(evaluate.SIDE, given)
         subject = evaluate.load("student", path, options)
-        tokens, _, _ = evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
+        tokens, _, _ = evaluation.sample([(subject, Setting(3))], options)[0]
         json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
     """
     output = folder / "ours.json"
@@ -177,12 +178,12 @@ DRAWN = """if True:
     tree = host.find(root).activate()
     corpus.register_resolvers()
     given = ["--student", path, "--samples", "4", "--output", "unused", *settings]
-    options = evaluation.parse(evaluate.PROGRAM, given)
+    options = evaluation.parse(evaluate.SIDE, given)
     subject = evaluate.load("student", path, options)
     base, drawn = tree.module("trainer_base"), set()
     draw = base.sample_categorical
     base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
-    evaluation.sample([(subject, evaluation.Setting(3))], options)[0]
+    evaluation.sample([(subject, Setting(3))], options)[0]
     print(*drawn)
 """
 
@@ -248,7 +249,7 @@ def test_an_exported_student_is_read_by_duos_dit_as_a_teacher_and_by_evaluate(
         root, folder, output = sys.argv[1:]
         models = host.find(root).activate().module("models")
         theirs = models.dit.DIT.from_pretrained(folder).parameters()
-        options = evaluation.parse(evaluate.PROGRAM, ["--student", folder, "--output", "unused"])
+        options = evaluation.parse(evaluate.SIDE, ["--student", folder, "--output", "unused"])
         corpus.register_resolvers()
         ours = evaluate.load("student", folder, options).model.backbone.parameters()
         torch.save([[p.detach() for p in found] for found in (theirs, ours)], output)

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from duo_ext import compat, host
+from duo_ext import host
+from duo_ext.hosting import remedies
 from sedd_ext import host as sedd_host
 
 REPOSITORY = Path(host.__file__).parents[1]
@@ -51,7 +52,7 @@ def import_model():
     try:
         import model  # noqa: F401
     finally:  # for what comes next, where it fails
-        sys.path.append(str(compat.STAND_INS / "flash_attn"))
+        sys.path.append(str(remedies.STAND_INS / "flash_attn"))
 
 
 def log_scores():
@@ -138,7 +139,7 @@ def main(clone):
     sys.path.insert(0, clone)
     tree = sedd_host.Host(Path(clone), "sedd", None)
     found = {"import_model": outcome(import_model)}
-    tree.apply(remedy for remedy in compat.BEFORE if remedy.name == "torchvision's operators")
+    tree.apply(remedy for remedy in remedies.BEFORE if remedy.name == "torchvision's operators")
     found["blocks_without_a_tokenizer"] = outcome(blocks_without_a_tokenizer)
     os.rename("tokenizer", "gpt2")  # where SEDD's programs find it
     for function in (log_scores, save_pretrained, numpy_number, error_in_float32, train):

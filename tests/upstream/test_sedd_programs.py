@@ -17,7 +17,9 @@ import omegaconf
 import pytest
 import torch
 
-from duo_ext import checkpoints, corpus, host
+from duo_ext import host
+from duo_ext.data import corpus
+from duo_ext.weights import checkpoints
 from sedd_ext import host as sedd_host
 from sedd_ext import runs
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from duo_ext import corpus
+from duo_ext.data import corpus
 
 TEXT = "we the people of the united states, in order to form a more perfect union\n" * 8
 SCRIPTS = {

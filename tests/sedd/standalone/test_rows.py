@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from duo_ext.options import SAMPLERS
+from duo_ext.commands.options import SAMPLERS
 from sedd_ext import evaluate, host, program
 
 TOKENS, LENGTH = 4, 3

@@ -21,8 +21,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from duo_ext import Refused, checkpoints, files
-from duo_ext.checkpoints import EMBEDDING, Saved
+from duo_ext import Refused, files
+from duo_ext.weights import checkpoints
+from duo_ext.weights.checkpoints import EMBEDDING, Saved
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 SOURCES = "a checkpoint file, a folder or a hub id"

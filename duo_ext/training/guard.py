@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from duo_ext import draws, metrics
 from duo_ext.files import write_whole
-from duo_ext.judge import Judge
-from duo_ext.progress import Bar
+from duo_ext.measuring import draws, metrics
+from duo_ext.measuring.judge import Judge
 from duo_ext.ranks import ALONE, Ranks
+from duo_ext.training.progress import Bar
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import omegaconf
 import torch
 
-from duo_ext import Refused, files, saves
+from duo_ext import Refused, files
+from duo_ext.weights import saves
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(

@@ -8,8 +8,10 @@ import os
 import sys
 import warnings
 
+import omegaconf
 import torch
 from hydra._internal.utils import get_args
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -104,3 +106,15 @@ def with_overrides(arguments, change):
     count = len(overrides)
     start = next(i for i in range(len(arguments) + 1) if arguments[i : i + count] == overrides)
     return [*arguments[:start], *change(overrides), *arguments[start + count :]]
+
+
+def resolve(text):
+    """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
+    return omegaconf.OmegaConf.create({"path": text}).path
+
+
+def override(config, overrides):
+    """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
+    for told in OverridesParser.create().parse_overrides(overrides):
+        if "." in told.key_or_group and not told.is_delete():
+            omegaconf.OmegaConf.update(config, told.key_or_group, told.value(), force_add=True)

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from duo_ext import Refused, batches, texts
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.measuring import batches
 from duo_ext.ranks import ALONE
 
 WANTED = (

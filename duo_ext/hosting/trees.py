@@ -15,7 +15,7 @@ import omegaconf
 
 from duo_ext import Refused
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Tree:
                 )
 
     def apply(self, remedies):
-        """Apply those of the remedies (compat.py) that this tree needs on this machine."""
+        """Apply those of the remedies that this tree needs on this machine."""
         for remedy in remedies:
             if remedy.needed(self):
                 remedy.apply(self)

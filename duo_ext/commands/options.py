@@ -9,19 +9,19 @@ import shlex
 import torch
 
 from duo_ext import Refused
-from duo_ext.pretrained import FILE_ENDINGS
+from duo_ext.weights.pretrained import FILE_ENDINGS
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
 SAMPLERS = ("host", "rows")
 
 
-def parse(program, arguments):
+def parse(side, arguments):
     parser = argparse.ArgumentParser(
-        prog=f"python -m {program.module}",
+        prog=f"python -m {side.module}",
         usage="%(prog)s [options] [key=value ...]",
         description="Sample checkpoints with their EMA weights, measure the samples, compare.",
-        epilog=f"key=value: {program.host}'s settings, for checkpoints that carry none. A word of "
+        epilog=f"key=value: {side.host}'s settings, for checkpoints that carry none. A word of "
         "that look is no setting where it is the one value of an option, stands behind --names, or "
         "behind --teacher or --student is the first, exists, or ends as checkpoints do "
         f"({' '.join(FILE_ENDINGS)}).",
@@ -40,7 +40,7 @@ def parse(program, arguments):
         help="the host's own; or ours, which forms probabilities only where a token is drawn",
     )
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
-    program.add_options(parser)
+    side.add_options(parser)
     parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
     parser.add_argument("--samples", type=int, default=1024, help="samples a row")
     parser.add_argument(
@@ -52,10 +52,10 @@ def parse(program, arguments):
     parser.add_argument("--ceiling", action="store_true", help="the judge's own samples too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", required=True, metavar="FOLDER")
-    parser.add_argument("--host", metavar="PATH", help=f"the {program.host} tree to sample in")
+    parser.add_argument("--host", metavar="PATH", help=f"the {side.host} tree to sample in")
     words, overrides = divided(arguments, parser)
     options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
-    options.command = shlex.join(["python", "-m", program.module, *arguments])
+    options.command = shlex.join(["python", "-m", side.module, *arguments])
     _check(options)
     return options
 

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from duo_ext import Refused
-from duo_ext.line import one_sentence
+from duo_ext.commands.line import one_sentence
 
 LOCK = ".idlm.lock"
 TORCHRUN = ("RANK",)

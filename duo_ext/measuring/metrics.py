@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from duo_ext import Refused
-from duo_ext.judge import Scores
+from duo_ext.measuring.judge import Scores
 
 HELD_OUT = 4_000_000  # tokens
 

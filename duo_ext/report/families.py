@@ -6,48 +6,20 @@ have another judge, data and scale: they are never in one column with measured o
 """
 
 import itertools
+import json
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 
-from duo_ext import report
+from duo_ext.report.compare import interpolate_at_entropy, plain, seeds_joined
+from duo_ext.report.figures import blank, dress, line_style
+from duo_ext.report.results import SAMPLER, finite
+from duo_ext.report.tables import markdown, number, perplexity
 
 FRONTIER_STEPS = (4, 8, 16)
 REFERENCE_STEPS = (8, 16, 32, 64)
-
-# GenPPL under GPT-2 large / sample entropy, OpenWebText, L = 1024 (arXiv 2602.19066; SDTT from
-# arXiv 2506.10892); "greedy" and "ancestral" name the last step.
-PUBLISHED = {
-    "MDLM (float32 sampling)": {1024: (41.29, 5.28)},
-    "SEDD": {1024: (43.31, 5.25)},
-    "Duo, ancestral": {1024: (77.69, 5.55)},
-    "Duo, greedy": {1024: (71.72, 5.22)},
-    "IDLM-MDLM": {4: (310.38, 5.78), 8: (79.75, 5.61), 16: (32.75, 5.42), 32: (20.45, 5.23)},
-    "IDLM-Duo, greedy": {4: (144.74, 4.28), 8: (93.00, 5.56), 16: (68.04, 5.55), 32: (54.05, 5.49)},
-    "IDLM-Duo, ancestral": {
-        4: (495.85, 5.56),
-        8: (117.88, 5.62),
-        16: (78.00, 5.58),
-        32: (63.10, 5.54),
-    },
-    "Duo-DCD, greedy": {4: (96.24, 4.93), 8: (69.58, 5.30), 16: (54.11, 5.37), 32: (46.31, 5.38)},
-    "Duo-DCD, ancestral": {
-        4: (261.82, 5.50),
-        8: (111.88, 5.52),
-        16: (75.24, 5.53),
-        32: (61.31, 5.52),
-    },
-    "IDLM-DCD, greedy": {4: (77.47, 5.28), 8: (53.61, 5.41), 16: (43.36, 5.41), 32: (39.34, 5.35)},
-    "IDLM-DCD, ancestral": {
-        4: (111.29, 5.32),
-        8: (66.41, 5.42),
-        16: (52.06, 5.44),
-        32: (42.13, 5.41),
-    },
-    "SDTT (float64)": {8: (193.05, 5.58), 16: (89.17, 5.53), 32: (62.29, 5.49)},
-    "DiDi-Instruct": {8: (62.24, 5.17), 16: (38.19, 5.21), 32: (24.97, 5.18)},
-    "autoregressive": {1024: (36.45, 5.60)},
-}
+PUBLISHED = Path(__file__).with_name("published.json")
 
 
 def page(results: dict) -> str:
@@ -60,7 +32,7 @@ def page(results: dict) -> str:
         "## Methods over steps\n",
         "GenPPL / sample entropy (nats), at temperature 1; over several seeds of distillation the "
         "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
-        methods(report.seeds_joined(rows)),
+        methods(seeds_joined(rows)),
         equal_entropy(rows),
         trainings(results.get("distillations", []), rows),
         "## Published\n",
@@ -78,17 +50,16 @@ def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
     for row in rows:
         families[row.get("family")].append(row)
     for family, own in families.items():
-        varying = [key for key in report.SAMPLER if len({row[key] for row in own}) > 1]
+        varying = [key for key in SAMPLER if len({row[key] for row in own}) > 1]
         for row in own:
             sampler = ", ".join(str(row[key]) for key in varying)
             found[family, row["name"], sampler].append(row)
     return found
 
 
-def plain(rows: list[dict]) -> list[dict]:
-    """The rows of temperature 1 and nucleus 1, by steps."""
-    chosen = [row for row in rows if row["temperature"] == row["nucleus"] == 1]
-    return sorted(chosen, key=lambda row: row["steps"])
+def over_steps(rows: list[dict]) -> list[dict]:
+    """The rows sampled as trained, by steps."""
+    return sorted(plain(rows), key=lambda row: row["steps"])
 
 
 def methods(rows: list[dict]) -> str:
@@ -98,7 +69,7 @@ def methods(rows: list[dict]) -> str:
     for (family, name, sampler), line in lines(rows).items():
         cells = {row["steps"]: _cell(row) for row in plain(line)}
         body.append([family or "", _label(name, sampler), *(cells.get(step, "") for step in steps)])
-    return _markdown(["family", "method", *map(str, steps)], body)
+    return markdown(["family", "method", *map(str, steps)], body)
 
 
 def _label(name: str, sampler: str) -> str:
@@ -106,16 +77,14 @@ def _label(name: str, sampler: str) -> str:
 
 
 def _cell(row: dict) -> str:
-    ppl, low, high = (
-        report.perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high")
-    )
-    return f"{ppl} / {report.number(row['entropy'], '.3f')}<br>[{low}, {high}]"
+    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+    return f"{ppl} / {number(row['entropy'], '.3f')}<br>[{low}, {high}]"
 
 
 def equal_entropy(rows: list[dict]) -> str:
     """Each method over temperatures, moved to the entropy of its teacher and of its family's at 8
     to 64 steps: each seed by itself, then their mean, and the ends of their intervals."""
-    joined, body = report.seeds_joined(rows), []
+    joined, body = seeds_joined(rows), []
     for (family, name, sampler), line in lines(rows).items():
         for steps in FRONTIER_STEPS:
             frontiers = _frontiers([row for row in line if row["steps"] == steps])
@@ -123,7 +92,7 @@ def equal_entropy(rows: list[dict]) -> str:
                 moved = [_moved(frontier, teacher["entropy"]) for frontier in frontiers]
                 values, lows, highs, beyond = zip(*moved, strict=True)
                 value = sum(values) / len(values)
-                numbers = (report.perplexity(x) for x in (value, np.min(lows), np.max(highs)))
+                numbers = (perplexity(x) for x in (value, np.min(lows), np.max(highs)))
                 body.append(
                     [
                         _label(name, sampler),
@@ -132,7 +101,7 @@ def equal_entropy(rows: list[dict]) -> str:
                         str(len(values)),
                         f"{teacher['name']} at {teacher['steps']}",
                         _cell(teacher).replace("<br>", " "),
-                        report.number(value / teacher["genppl"], ".2f"),
+                        number(value / teacher["genppl"], ".2f"),
                     ]
                 )
     if not body:
@@ -141,7 +110,7 @@ def equal_entropy(rows: list[dict]) -> str:
     return (
         "## At equal entropy\n\nEach method and seed over temperatures, log GenPPL interpolated at "
         "the entropy that the teacher has (* beyond the temperatures).\n\n"
-        f"{_markdown([*head, 'ratio'], body)}"
+        f"{markdown([*head, 'ratio'], body)}"
     )
 
 
@@ -150,7 +119,7 @@ def _frontiers(rows):
     have GenPPL and entropy."""
     found = defaultdict(list)
     for row in rows:
-        if row["nucleus"] == 1 and report.finite(row, "genppl", "entropy"):
+        if row["nucleus"] == 1 and finite(row, "genppl", "entropy"):
             found[row.get("distillation_seed")].append(row)
     return [
         own
@@ -163,7 +132,7 @@ def _moved(frontier, entropy):
     """GenPPL at an entropy, the ends of its interval, and whether that lies beyond the rows; the
     interval has the relative width of that at temperature 1."""
     points = [(row["entropy"], row["genppl"]) for row in frontier]
-    value, beyond = report.interpolate_at_entropy(points, entropy)
+    value, beyond = interpolate_at_entropy(points, entropy)
     own = next(row for row in frontier if row["temperature"] == 1)
     low, high = (value * own[f"genppl_{end}"] / own["genppl"] for end in ("low", "high"))
     return value, low, high, beyond
@@ -173,12 +142,12 @@ def _teachers(rows, family, own):
     """The teachers of a row, its family's among them, at the reference steps under its sampler."""
     return [
         row
-        for row in plain(rows)
+        for row in over_steps(rows)
         if (row["model"] == "teacher" or row["name"] == own.get("after"))
         and row.get("family") == family
         and row["steps"] in REFERENCE_STEPS
-        and report.finite(row, "entropy")
-        and all(row[key] == own[key] for key in report.SAMPLER)
+        and finite(row, "entropy")
+        and all(row[key] == own[key] for key in SAMPLER)
         and row["name"] != own["name"]
     ]
 
@@ -192,7 +161,7 @@ def trainings(entries: list[dict], rows: list[dict]) -> str:
     body = []
     for name, own in by_name.items():
         means = [
-            report.number(_mean(own, key), spec)
+            number(_mean(own, key), spec)
             for key, spec in (("updates", ".0f"), ("seconds", ".0f"), ("updates_per_second", ".3g"))
         ]
         kept = ", ".join(str(entry.get("kept_pair") or "none") for entry in own)
@@ -201,35 +170,32 @@ def trainings(entries: list[dict], rows: list[dict]) -> str:
         return ""
     head = ["training", "seeds", "updates", "seconds", "updates/s", "kept after"]
     trained, sampled = (
-        sum(entry["seconds"] for entry in own if report.finite(entry, "seconds")) / 3600
+        sum(entry["seconds"] for entry in own if finite(entry, "seconds")) / 3600
         for own in (entries, rows)
     )
     return (
         "## Trainings\n\nAn update is a pair of IDLM or a step of any other training. "
         "The seconds are the program's, its start and the guard's looks among them.\n\n"
-        f"{_markdown(head, body)}\n"
+        f"{markdown(head, body)}\n"
         f"One program at a time: {trained:.1f} hours of training, {sampled:.1f} of sampling.\n"
     )
 
 
 def _mean(entries, key):
     """The mean over all entries, None where one has no number."""
-    known = all(report.finite(entry, key) for entry in entries)
+    known = all(finite(entry, key) for entry in entries)
     return sum(entry[key] for entry in entries) / len(entries) if known else None
 
 
 def published() -> str:
-    steps = sorted({step for line in PUBLISHED.values() for step in line})
-    body = [
-        [name, *(f"{line[s][0]:.2f} / {line[s][1]:.2f}" if s in line else "" for s in steps)]
-        for name, line in PUBLISHED.items()
-    ]
-    return _markdown(["method", *map(str, steps)], body)
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)) + "\n"
+    """The paper's own numbers (published.json) as a table over steps."""
+    lines = json.loads(PUBLISHED.read_text())["methods"]
+    steps = sorted({int(step) for line in lines.values() for step in line})
+    body = []
+    for name, line in lines.items():
+        cells = {int(step): f"{ppl:.2f} / {entropy:.2f}" for step, (ppl, entropy) in line.items()}
+        body.append([name, *(cells.get(step, "") for step in steps)])
+    return markdown(["method", *map(str, steps)], body)
 
 
 def draw(results: dict):
@@ -238,7 +204,7 @@ def draw(results: dict):
     rows being those of each seed."""
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
     panels = 1 + len(FRONTIER_STEPS)
-    drawing = report.blank(5 * len(families), 3.4 * panels + 1.5)
+    drawing = blank(5 * len(families), 3.4 * panels + 1.5)
     axes = drawing.subplots(panels, len(families), sharey="row", squeeze=False)
     judge = results["judge"]
     ppl = f"GenPPL under {judge['name']}"
@@ -246,19 +212,19 @@ def draw(results: dict):
         above, *below = axes[:, column]
         rows = [row for row in results["rows"] if row.get("family") == family]
         for index, ((_, name, sampler), line) in enumerate(lines(rows).items()):
-            style = report.line_style(index, line[0]["model"])
+            style = line_style(index, line[0]["model"])
             _draw_steps(above, line, f"{name} {sampler}".strip(), style)
             for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
                 frontiers = _frontiers([row for row in line if row["steps"] == steps])
-                chosen = report.seeds_joined(list(itertools.chain.from_iterable(frontiers)))
+                chosen = seeds_joined(list(itertools.chain.from_iterable(frontiers)))
                 chosen.sort(key=lambda row: row["temperature"])
                 entropy, ppls = ([row[key] for row in chosen] for key in ("entropy", "genppl"))
                 panel.plot(entropy, ppls, **style)
         if judge["heldout_ppl"] is not None:
             above.axhline(judge["heldout_ppl"], color="0.45", linestyle=":", label="held-out text")
-        report.dress(above, "steps", ppl, family)
+        dress(above, "steps", ppl, family)
         for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
-            report.dress(panel, "entropy of a sample (nats)", ppl, f"{steps} steps")
+            dress(panel, "entropy of a sample (nats)", ppl, f"{steps} steps")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
         below[-1].legend(*above.get_legend_handles_labels(), fontsize=8, frameon=False, **place)
     return drawing
@@ -266,7 +232,7 @@ def draw(results: dict):
 
 def _draw_steps(axes, line, label, style):
     """A line of the table over steps, with its 95 % intervals."""
-    rows = plain(report.seeds_joined(line))
+    rows = over_steps(seeds_joined(line))
     steps = [row["steps"] for row in rows]
     low, ppl, high = ([row[key] for row in rows] for key in ("genppl_low", "genppl", "genppl_high"))
     axes.plot(steps, ppl, label=label, **style)

@@ -8,11 +8,12 @@ import contextlib
 
 import dataloader
 
-from duo_ext import Refused, batches, draws, judge, metrics
+from duo_ext import Refused
 from duo_ext.core import sampler
 from duo_ext.core.precision import PRECISIONS
-from duo_ext.guard import Watch
+from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
+from duo_ext.training.guard import Watch
 
 JUDGE = "eval.gen_ppl_eval_model_name_or_path"
 

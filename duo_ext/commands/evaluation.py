@@ -4,97 +4,50 @@ A ``Subject`` is a checkpoint ready to sample; ``main`` samples every subject at
 of settings, from the same seed, and writes results.json, table.md, figure.png and samples.md.
 """
 
-import contextlib
 import itertools
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import omegaconf
 import torch
 import tqdm
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from duo_ext import Refused, batches, corpus, draws, metrics, report, trees
-from duo_ext.core import sampler
+from duo_ext import Refused
+from duo_ext.commands.line import hush, one_sentence, resolve
+from duo_ext.commands.options import parse
+from duo_ext.data import corpus
 from duo_ext.files import is_url, located, write_whole
-from duo_ext.judge import Judge
-from duo_ext.line import hush, one_sentence
-from duo_ext.options import parse
+from duo_ext.hosting import trees
+from duo_ext.machine import hardware
+from duo_ext.measuring import batches, draws, metrics
+from duo_ext.measuring.ceiling import Ceiling
+from duo_ext.measuring.judge import Judge
+from duo_ext.measuring.subject import WAYS, Setting
 from duo_ext.ranks import ALONE, join
+from duo_ext.report import tables
+from duo_ext.report.results import save
+from duo_ext.tables.pages import render
 
 READABLE_SAMPLES = 3
-WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way of sampling; ``sampler`` is the host's own or ``core.sampler``."""
+class Side:
+    """Duo's or SEDD's side of the command.
 
-    steps: int
-    sampler: str = "host"
-    predictor: str = "ancestral"
-    noise_removal: str = "ancestral"
-    temperature: float = 1.0
-    nucleus: float = 1.0
-
-
-@dataclass
-class Subject:
-    """A checkpoint to sample: its role in the report, the path as given, the algorithm that made
-    it, its hash, and what its texts and statistics are made with.
-
-    A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
-    (draw(size) -> tokens (size, L), a list that grows with each network evaluation); and
-    ``held_out()``, the validation tokens (N, L) of its own data.
+    ``module`` is what is run, ``host`` the name of the program; ``add_options(parser)``;
+    ``activate(path or None)`` makes a host active and gives its Tree;
+    ``load(role, path, options)`` gives the ``Subject`` of a checkpoint.
     """
-
-    role: str
-    given: str
-    algo: str
-    sha256: str
-    tokenizer: object
-    vocab_size: int
-    length: int
-    data: dict
-
-
-@dataclass(frozen=True)
-class Program:
-    """What differs between hosts: the module that is run, how options are added and checked, how a
-    host is made active (the path or None) -> its Tree, how a checkpoint is loaded."""
 
     module: str
     host: str
     add_options: Callable
     activate: Callable
     load: Callable
-
-
-def resolve(text):
-    """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
-    return omegaconf.OmegaConf.create({"path": text}).path
-
-
-def override(config, overrides):
-    """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
-    for told in OverridesParser.create().parse_overrides(overrides):
-        if "." in told.key_or_group and not told.is_delete():
-            omegaconf.OmegaConf.update(config, told.key_or_group, told.value(), force_add=True)
-
-
-def by_rows(process, student, setting, length):
-    """What a subject's ``sampler`` gives, by the core's; student is a ``sampler.Tempered``."""
-
-    def draw(size):
-        shape, removal = (size, length), setting.noise_removal
-        return sampler.sample(process, student, shape, setting.steps, removal)
-
-    return draw, student.calls
 
 
 @dataclass(frozen=True)
@@ -184,11 +137,11 @@ class HeldOut:
         return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
 
 
-def evaluate(program, tree, options, ranks=ALONE):
+def evaluate(side, tree, options, ranks=ALONE):
     """All rows of a results.json, and readable samples {heading: texts}; of the first process."""
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
-    subjects = [program.load(role, path, options) for role, path in given]
+    subjects = [side.load(role, path, options) for role, path in given]
     names = options.names or _names(subjects)
     path = resolve(options.judge)
     judge = Judge(path, options.device, options.batch_size, key="--judge")
@@ -232,8 +185,6 @@ def evaluate(program, tree, options, ranks=ALONE):
 
 def _ceiling(judge, subject, options):
     """The judge's own rows: one a temperature."""
-    from duo_ext.ceiling import Ceiling  # it is a Subject
-
     own = judge.name, Ceiling.of(judge, options.judge, subject)
     return [(own, Setting(subject.length, temperature=t)) for t in options.temperature]
 
@@ -289,29 +240,19 @@ def _row(name, subject, setting, options, evaluations, seconds):
     }
 
 
-def hardware(device):
-    if str(device).startswith("cuda"):
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(FileNotFoundError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
-    return f"{torch.get_num_threads()} threads of {name}, torch {torch.__version__}"
-
-
-def main(program, arguments=None):
+def main(side, arguments=None):
     with one_sentence():
-        options = parse(program, sys.argv[1:] if arguments is None else arguments)
+        options = parse(side, sys.argv[1:] if arguments is None else arguments)
         options.device, ranks = join(options.device, "--device")
-        tree = program.activate(options.host)
+        tree = side.activate(options.host)
         hush()
         corpus.register_resolvers()
-        results, readable = evaluate(program, tree, options, ranks)
+        results, readable = evaluate(side, tree, options, ranks)
         if not ranks.first:
             return
-        report.save(results, options.output)
-        report.render(options.output)
-        write_whole(f"{options.output}/samples.md", report.samples_markdown(readable).encode())
-    print(report.page(results))
+        save(results, options.output)
+        render(options.output)
+        write_whole(f"{options.output}/samples.md", tables.samples_markdown(readable).encode())
+    print(tables.page(results))
     names = ("results.json", "table.md", "figure.png", "samples.md")
     print("written: " + ", ".join(f"{options.output}/{name}" for name in names))

@@ -158,7 +158,7 @@ def register_resolvers() -> None:
 
 
 def _integral(vocab_size) -> str:
-    from duo_ext import integral  # imports torch
+    from duo_ext.data import integral  # imports torch
 
     root = _cache()
     with _writable(root):

@@ -5,19 +5,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from duo_ext import Refused, evaluation, texts
-from duo_ext.judge import Judge
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.measuring.judge import Judge
+from duo_ext.measuring.subject import Subject
 
 
 @dataclass
-class Ceiling(evaluation.Subject):
+class Ceiling(Subject):
     """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
 
     Raises Refused where its vocabulary is not that subject's, or it cannot be sampled so.
     """
 
     judge: Judge
-    like: evaluation.Subject
+    like: Subject
 
     @classmethod
     def of(cls, judge, given, like):

@@ -1,0 +1,160 @@
+"""Writing a checkpoint as a Hugging Face folder: what Duo's and SEDD's ``export`` share.
+
+The folder holds the EMA weights as model.safetensors, config.json and a model card, README.md.
+Every setting of ours that takes a checkpoint reads it, and so does the host's own class of its
+network.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+
+from duo_ext import Refused
+from duo_ext.commands.line import one_sentence, resolve
+from duo_ext.data import corpus
+from duo_ext.report import tables
+from duo_ext.report.results import load
+from duo_ext.weights import checkpoints, pretrained
+
+KEY = "CHECKPOINT"
+OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard")  # not about the model
+
+
+@dataclass(frozen=True)
+class Side:
+    """Duo's or SEDD's side of the command.
+
+    ``module`` is what is run; ``activate(path or None)`` makes a host active;
+    ``read(path, key, trust)`` gives a checkpoint as ``Saved``, of whose configuration the
+    ``sections`` describe the model; ``process(configuration, path)`` names its process;
+    ``network(configuration, weights)`` is the host's; ``described(configuration, network)`` is the
+    content of config.json; ``usage`` is what the card says of loading it.
+    """
+
+    module: str
+    activate: Callable
+    read: Callable
+    sections: tuple
+    process: Callable
+    network: Callable
+    described: Callable
+    usage: str
+
+
+def parse(side, arguments):
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {side.module}",
+        description="Write a checkpoint as a Hugging Face folder: the EMA weights as "
+        "model.safetensors, config.json and a model card, README.md.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", metavar=KEY, help="a checkpoint, or a folder of this kind")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new, or empty")
+    parser.add_argument("--results", metavar="results.json", help="of evaluate, for the model card")
+    parser.add_argument("--raw", action="store_true", help="the raw weights instead of their EMA")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
+    parser.add_argument("--host", metavar="PATH", help="the tree whose network it is")
+    return parser.parse_args(arguments)
+
+
+def export(side, options):
+    """Read, check and describe the checkpoint, then write the folder."""
+    path = resolve(options.checkpoint)
+    saved = side.read(path, KEY, options.trust_checkpoint)
+    config = published_config(side, saved.config, options.checkpoint)
+    process = side.process(config, options.checkpoint)
+    if pretrained.EMBEDDING not in saved.weights:
+        raise Refused(f"{KEY}: the checkpoint holds no DIT (no {pretrained.EMBEDDING})")
+    network = side.network(config, saved.weights)
+    checkpoints.check(saved, network, KEY)
+    checkpoints.load(network, saved, average=not options.raw)
+    if options.raw and options.results and saved.average is not None:
+        raise Refused("--raw and --results do not go together: evaluate samples the EMA weights")
+    results = results_of(path, network, options.results) if options.results else None
+    facts = {"algo": config["algo"]["name"], "process": process}
+    facts |= {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "vocabulary": len(saved.weights[pretrained.EMBEDDING]),
+        "length": network.config.model.length,
+        "weights": "as given" if saved.average is None else "raw" if options.raw else "EMA",
+    }
+    model_card = card(side, Path(options.output).name, facts, results)
+    described = side.described(config, network)
+    pretrained.write_folder(options.output, network.state_dict(), described, model_card)
+
+
+def published_config(side, config, given):
+    """What the configuration of a run says about its model and its data."""
+    missing = [section for section in side.sections if section not in config]
+    if missing or "name" not in config["algo"]:
+        raise Refused(
+            f"{KEY} is '{given}'; its configuration must have algo.name, model and data, "
+            f"and it lacks {', '.join(missing) or 'algo.name'}"
+        )
+    config = {section: copy.copy(config[section]) for section in side.sections}
+    for name in OF_THE_RUN:
+        config["algo"].pop(name, None)
+    return config
+
+
+def results_of(path, network, results_path):
+    """The results in a results.json, with those rows alone that are of the checkpoint ``path``."""
+    folder, _, name = results_path.rpartition("/")
+    if name != "results.json":
+        raise Refused(f"--results is '{results_path}'; it must be a results.json of evaluate")
+    results = load(folder or ".")
+    sha256 = checkpoints.sha256(path, network)
+    rows = [row for row in results["rows"] if row.get("checkpoint_sha256") == sha256]
+    if not rows:
+        raise Refused(
+            f"--results is '{results_path}'; none of its rows is of {KEY} '{path}' "
+            f"(checkpoint_sha256 {sha256})"
+        )
+    return results | {"rows": rows}
+
+
+def card(side, name, facts, results=None):
+    """The model card: what the model is, how it is sampled and, with ``results``, how well."""
+    tags = ["diffusion-language-model", "pytorch_model_hub_mixin", facts["algo"], facts["process"]]
+    head = huggingface_hub.ModelCardData(
+        library_name="idlm", pipeline_tag="text-generation", tags=tags, **facts
+    )
+    table = "\n".join(f"| {fact} | {value} |" for fact, value in facts.items())
+    text = f"""---
+{head.to_yaml()}
+---
+
+# {name}
+
+A discrete diffusion language model: the denoiser (a DiT) of {facts["process"]} noise that
+`algo={facts["algo"]}` trained.
+
+| | |
+|---|---|
+{table}
+
+## Sampling
+
+With IDLM, where FOLDER is this folder or its name on the hub:
+
+```
+python -m {side.module.replace("export", "evaluate")} --student FOLDER --output results
+```
+
+{side.usage}
+"""
+    return f"{text}\n## Results\n\n{tables.table(results)}" if results else text
+
+
+def main(side, arguments=None):
+    with one_sentence():
+        options = parse(side, sys.argv[1:] if arguments is None else arguments)
+        side.activate(options.host)
+        corpus.register_resolvers()
+        export(side, options)
+    print(f"written: {options.output}")

@@ -1,0 +1,169 @@
+"""Remedies: what an unmodified host needs under current libraries or without a GPU.
+
+A remedy is a class: its name, the cause (what fails without it), when it is needed, what it does.
+Each is applied only where it is needed, from outside: no file of the host changes. ``BEFORE`` are
+applied before any host's modules are imported; ``duo.AFTER`` on the imported modules of Duo.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import fsspec
+import torch
+
+from duo_ext import files
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+
+
+class Remedy:
+    """``name`` and ``cause`` are what --check prints; ``module`` is the host's module that is
+    changed in memory, if it is one of the host's."""
+
+    name: str
+    cause: str
+    module: str | None = None
+
+    def needed(self, host) -> bool:
+        """Whether a host (``trees.Tree``) fails on this machine without the remedy."""
+        raise NotImplementedError
+
+    def apply(self, host):
+        """Change what is loaded in this process. Called once, where ``needed`` says so."""
+        raise NotImplementedError
+
+
+def imports(root, name):
+    """Whether a module of the tree imports a package when it is imported itself."""
+    statement = re.compile(rf"^(import|from) {name}\b", re.MULTILINE)
+    folders = (root, root / "model", root / "models")
+    sources = [path for folder in folders for path in folder.glob("*.py")]
+    return any(statement.search(path.read_text()) for path in sources)
+
+
+def importable(name):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _forget(name):
+    """Drop what an import that failed has left."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[module]
+
+
+class StandIn(Remedy):
+    """Puts stand_ins/PACKAGE on the module path in the place of a package that is missing."""
+
+    def __init__(self, package, cause):
+        self.name, self.cause, self.package = f"stand-in for {package}", cause, package
+
+    def needed(self, host):
+        return imports(host.root, self.package) and not importable(self.package)
+
+    def apply(self, host):
+        importlib.import_module("lightning")  # torchmetrics must not take the stand-in for the real
+        _forget(self.package)
+        sys.path.insert(0, str(STAND_INS / self.package))
+
+
+def withdraw_stand_ins():
+    """Hide the stand-ins from everybody but the modules that have imported them."""
+    for folder in STAND_INS.iterdir():
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+            _forget(folder.name)
+
+
+class AttentionInFloat32(Remedy):
+    """Lets the stand-in attend to what flash-attn does not take; all else stays flash-attn's."""
+
+    name = "attention in float32"
+    cause = "flash-attn takes fp16 and bf16 alone, and algo.precision=float32 gives it float32"
+
+    def needed(self, host):
+        there = imports(host.root, "flash_attn") and importable("flash_attn.flash_attn_interface")
+        return there and not sys.modules["flash_attn"].__file__.startswith(str(STAND_INS))
+
+    def apply(self, host):
+        installed = importlib.import_module("flash_attn.flash_attn_interface")
+        attend = installed.flash_attn_varlen_qkvpacked_func
+        ours = self._stand_in().flash_attn_varlen_qkvpacked_func
+
+        @functools.wraps(attend)
+        def in_any_precision(qkv, *arguments, **settings):
+            function = ours if qkv.dtype == torch.float32 else attend
+            return function(qkv, *arguments, **settings)
+
+        installed.flash_attn_varlen_qkvpacked_func = in_any_precision
+
+    def _stand_in(self):
+        path = STAND_INS / "flash_attn" / "flash_attn" / "flash_attn_interface.py"
+        spec = importlib.util.spec_from_file_location("duo_ext.attention", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+class TorchvisionsOperators(Remedy):
+    """Declares the two operators that torchvision registers fakes for, and imports it again."""
+
+    name = "torchvision's operators"
+    cause = "torchvision for CUDA beside torch for CPU: operator torchvision::nms does not exist"
+
+    def needed(self, host):
+        """By the error of the import, which lightning meets too."""
+        try:
+            importable("torchvision")
+        except RuntimeError as error:
+            return "operator torchvision::" in str(error)
+        return False
+
+    def apply(self, host):
+        _forget("torchvision")
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        self.library = library  # its operators live as long as it does
+        importlib.import_module("torchvision")
+
+
+class LocalNamesWhole(Remedy):
+    """Lets fsspec chain what begins with a URL alone, for Lightning and the host as well."""
+
+    name = "local names taken whole"
+    cause = "fsspec splits a local name at '::', so that a checkpoint is written as another file"
+
+    def needed(self, host):
+        """By the function that is known here: ours never ask it (files.located)."""
+        known = hasattr(fsspec.core, "_un_chain")
+        return known and fsspec.core.url_to_fs("/a::/b")[1] != "/a::/b"
+
+    def apply(self, host):
+        split = fsspec.core._un_chain
+
+        @functools.wraps(split)
+        def whole(path, kwargs):
+            if "::" not in path or files.is_url(path):
+                return split(path, kwargs)
+            return [(os.path.abspath(path), "file", kwargs)]
+
+        fsspec.core._un_chain = whole
+
+
+BEFORE = (
+    TorchvisionsOperators(),
+    StandIn("flash_attn", "models/dit.py imports flash-attn, which is not installed"),
+    AttentionInFloat32(),
+    StandIn("torchvision", "dataloader.py imports torchvision, which is not installed"),
+    StandIn("timm", "utils.py imports timm, which is not installed"),
+    LocalNamesWhole(),
+)

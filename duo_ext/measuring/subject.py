@@ -1,0 +1,49 @@
+"""A model that can be sampled, and the settings that it is sampled under."""
+
+from dataclasses import dataclass
+
+from duo_ext.core import sampler
+
+WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of sampling; ``sampler`` is the host's own or ``core.sampler``."""
+
+    steps: int
+    sampler: str = "host"
+    predictor: str = "ancestral"
+    noise_removal: str = "ancestral"
+    temperature: float = 1.0
+    nucleus: float = 1.0
+
+
+@dataclass
+class Subject:
+    """A checkpoint to sample: its role in the report, the path as given, the algorithm that made
+    it, its hash, and what its texts and statistics are made with.
+
+    A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
+    (draw(size) -> tokens (size, L), a list that grows with each network evaluation); and
+    ``held_out()``, the validation tokens (N, L) of its own data.
+    """
+
+    role: str
+    given: str
+    algo: str
+    sha256: str
+    tokenizer: object
+    vocab_size: int
+    length: int
+    data: dict
+
+
+def by_rows(process, student, setting, length):
+    """What a subject's ``sampler`` gives, by the core's; student is a ``sampler.Tempered``."""
+
+    def draw(size):
+        shape, removal = (size, length), setting.noise_removal
+        return sampler.sample(process, student, shape, setting.steps, removal)
+
+    return draw, student.calls

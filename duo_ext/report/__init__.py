@@ -1,0 +1,1 @@
+"""Results of evaluations: results.json read, compared, and shown as tables and figures."""

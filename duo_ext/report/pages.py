@@ -1,0 +1,18 @@
+"""A folder's table.md and figure.png, from its results.json."""
+
+from duo_ext.files import write_whole
+from duo_ext.report import families, figures, tables
+from duo_ext.report.compare import seeds_joined
+from duo_ext.report.results import load
+
+
+def render(folder: str) -> None:
+    """Rewrite ``folder``/table.md and ``folder``/figure.png from ``folder``/results.json."""
+    results = load(folder)
+    joined = results | {"rows": seeds_joined(results["rows"])}
+    text, by_family = tables.page(joined), any("family" in row for row in results["rows"])
+    if by_family:
+        text = f"{families.page(results)}\n## All rows\n\n{text}"
+    write_whole(f"{folder}/table.md", text.encode())
+    drawing = families.draw(results) if by_family else figures.draw(joined)
+    figures.figure(drawing, f"{folder}/figure.png")
