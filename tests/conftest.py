@@ -70,10 +70,16 @@ SEDD_TINY = (
 
 
 # For tests/upstream alone: everything else runs in the standalone tree, submodules or not.
+def _checkout(variable):
+    """(the variable, what the user said by it): in the processes that pytest-xdist starts, which
+    inherit our own values, too."""
+    return variable, os.environ.setdefault(f"CHECKOUT_{variable}", os.environ.pop(variable, ""))
+
+
 CHECKOUTS = {
-    "duo ch-1": ("DUO_ROOT", os.environ.pop("DUO_ROOT", None)),
-    "duo main": ("DUO_MAIN_ROOT", os.environ.pop("DUO_MAIN_ROOT", None)),
-    "sedd": ("SEDD_ROOT", os.environ.pop("SEDD_ROOT", None)),
+    "duo ch-1": _checkout("DUO_ROOT"),
+    "duo main": _checkout("DUO_MAIN_ROOT"),
+    "sedd": _checkout("SEDD_ROOT"),
 }
 os.environ["DUO_ROOT"] = str(host.STANDALONE)
 os.environ["SEDD_ROOT"] = str(sedd_host.STANDALONE)
@@ -81,7 +87,7 @@ os.environ["SEDD_ROOT"] = str(sedd_host.STANDALONE)
 
 @pytest.fixture(scope="session")
 def checkouts():
-    """{name of the host: (the variable that names a real checkout, its value or None)}."""
+    """{name of the host: (the variable that names a real checkout, its value or "")}."""
     return CHECKOUTS
 
 
