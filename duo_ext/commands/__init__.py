@@ -1,0 +1,1 @@
+"""What the command lines of Duo and SEDD share."""

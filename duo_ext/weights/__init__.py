@@ -1,0 +1,1 @@
+"""Trained networks as files: checkpoints, folders of the hub's layout, how they are written."""
