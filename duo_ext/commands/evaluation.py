@@ -28,8 +28,8 @@ from duo_ext.measuring.judge import Judge
 from duo_ext.measuring.subject import WAYS, Setting
 from duo_ext.ranks import ALONE, join
 from duo_ext.report import tables
+from duo_ext.report.pages import render
 from duo_ext.report.results import save
-from duo_ext.tables.pages import render
 
 READABLE_SAMPLES = 3
 
