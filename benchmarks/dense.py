@@ -10,10 +10,14 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import one_hot
 
-from duo_ext.core import gaussian, processes, rows
+from duo_ext.core import gaussian, rows
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.process import sample_times
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import Sample, UniformProcess
 
 
-class Absorbing(processes.AbsorbingProcess):
+class Absorbing(AbsorbingProcess):
     """(5) at the positions masked in x_s."""
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
@@ -53,7 +57,7 @@ class Absorbing(processes.AbsorbingProcess):
         return weight_BL * (xhat_BLV * log_q_BLV.masked_fill(outside_V, 0.0)).sum(-1)
 
 
-class Score(Absorbing, processes.ScoreProcess):
+class Score(Absorbing, ScoreProcess):
     """(4): sum_y s_y - r xhat_y log s_y + r (log r - 1), y a token, r = alpha / (1 - alpha)."""
 
     def _loss(self, xhat_BLV, logits_BLV, alpha_s, weight_BL):
@@ -104,9 +108,9 @@ class _Uniform:
         return (dalpha / (V * alpha) * bracket)[..., 0]
 
 
-class Uniform(_Uniform, processes.UniformProcess):
+class Uniform(_Uniform, UniformProcess):
     def _sample(self, student, x0_BL, given_BL):
-        t_B, s_B = (processes.sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
+        t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
         z_BL = self.corrupt(x0_BL, t_B, given_BL)
         logits_BLV = student(z_BL, self.schedule(t_B)[0])
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
@@ -116,7 +120,7 @@ class Uniform(_Uniform, processes.UniformProcess):
         x_BL = torch.where(given_BL, x0_BL, x_BL)
         (free,) = rows.positions(~given_BL)
         logits_RV = logits_BLV.flatten(0, 1)[free]
-        return processes.Sample(logits_RV, x_BL, x_BL, *self.schedule(s_B), free)
+        return Sample(logits_RV, x_BL, x_BL, *self.schedule(s_B), free)
 
 
 class Gaussian(_Uniform, gaussian.GaussianUniformProcess):

@@ -28,7 +28,9 @@ import torch
 from benchmarks import gradients, shipped
 from benchmarks.pair_cost import hardware
 from duo_ext import files, host
-from duo_ext.core import distiller, sampler
+from duo_ext.core import distiller
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import ancestral
 from duo_ext.data import corpus
 from duo_ext.hosting import trees
 from duo_ext.measuring import metrics
@@ -155,7 +157,7 @@ class Scored:
 
     def row(self, process, student, steps, samples, seed):
         torch.manual_seed(seed)
-        tokens = sampler.sample(process, student, (samples, shipped.LENGTH), steps)
+        tokens = ancestral.sample(process, student, (samples, shipped.LENGTH), steps)
         scores = self.judge.score(self.tokenizer.batch_decode(tokens))
         return metrics.measure(tokens, scores, self.reference, seed)
 
@@ -173,7 +175,7 @@ def distil(case, rule, seed, texts_NL, scored, options):
         if done.ends_pair:
             average.update(student.backbone.parameters())
     average.copy_to(student.backbone.parameters())
-    sampled = sampler.Tempered(student.backbone.eval(), student.time_conditioning)
+    sampled = Tempered(student.backbone.eval(), student.time_conditioning)
     for steps in STEPS:
         yield {
             "case": case,

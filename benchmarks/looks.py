@@ -17,7 +17,7 @@ from duo_ext import Refused
 from duo_ext.files import write_whole
 from duo_ext.report import figures
 from duo_ext.report.results import save
-from duo_ext.trainer import LAST
+from duo_ext.training.resuming import LAST
 from duo_ext.weights import checkpoints
 
 SHOWN = ("genppl", "entropy", "unigram_kl")

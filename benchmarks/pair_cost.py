@@ -30,8 +30,11 @@ import torch
 
 from benchmarks import dense
 from duo_ext import files, host
-from duo_ext.core import distiller, gaussian, processes, schedules
+from duo_ext.core import distiller, gaussian, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 from duo_ext.hosting import trees
 
 GIB = 2**30
@@ -74,9 +77,9 @@ def _forms(core, textbook):
 
 # name: {form: process made of a vocabulary}; a mask is its last token
 CASES = {
-    "mdlm": _forms(_masked(processes.AbsorbingProcess), _masked(dense.Absorbing)),
-    "sedd": _forms(_masked(processes.ScoreProcess), _masked(dense.Score)),
-    "categorical": _forms(processes.UniformProcess, dense.Uniform),
+    "mdlm": _forms(_masked(AbsorbingProcess), _masked(dense.Absorbing)),
+    "sedd": _forms(_masked(ScoreProcess), _masked(dense.Score)),
+    "categorical": _forms(UniformProcess, dense.Uniform),
     "gaussian": {
         CORE: _gaussian(gaussian.GaussianUniformProcess),
         TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),

@@ -16,7 +16,7 @@ def main():
     losses = distiller.Distiller._losses
 
     def broken(self, *given):
-        struck = self.processes.rank == int(rank) and self.updates == int(update)
+        struck = self.world.rank == int(rank) and self.updates == int(update)
         return [loss * (torch.nan if struck else 1) for loss in losses(self, *given)]
 
     distiller.Distiller._losses = broken

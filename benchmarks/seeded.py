@@ -12,7 +12,7 @@ import torch
 
 from duo_ext import Refused, evaluate
 from duo_ext.commands import evaluation
-from duo_ext.core.processes import AbsorbingProcess
+from duo_ext.core.absorbing import AbsorbingProcess
 
 SHARE = 0.08
 

@@ -8,9 +8,11 @@ import torch
 import transformers
 
 from duo_ext import host
-from duo_ext.core import processes, schedules
+from duo_ext.core import schedules
+from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.gaussian import GaussianUniformProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.uniform import UniformProcess
 from duo_ext.data import corpus
 from duo_ext.weights import checkpoints, pretrained
 
@@ -19,11 +21,11 @@ TOKENIZER = "tokenizers/sotu32"
 
 
 def absorbing(V, **settings):
-    return processes.AbsorbingProcess(V, V - 1, **settings)
+    return AbsorbingProcess(V, V - 1, **settings)
 
 
 def categorical(V):
-    return processes.UniformProcess(V)
+    return UniformProcess(V)
 
 
 def gaussian(V):

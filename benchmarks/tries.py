@@ -23,7 +23,9 @@ import duo_ext.__main__
 from benchmarks.seeded import seed_the_sampler, seeded
 from duo_ext import ALGORITHMS, Refused
 from duo_ext.core import rows
-from duo_ext.core.processes import AbsorbingProcess, Sample, UniformProcess, sample_times
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.process import sample_times
+from duo_ext.core.uniform import Sample, UniformProcess
 from duo_ext.settings import require
 
 GRID = 4  # steps of the sampler

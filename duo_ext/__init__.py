@@ -3,7 +3,7 @@ else."""
 
 ALGORITHMS = {
     "idlm": "duo_ext.algorithms.IDLM",
-    "idlm_mdlm": "duo_ext.algorithms.IDLM",
+    "idlm_mdlm": "duo_ext.algorithms.IDLMMDLM",
     "idlm_dcd": "duo_ext.algorithms.IDLMDCD",
 }
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused, host
+from duo_ext import Refused, families, host
 from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
-from duo_ext.core import processes, sampler
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import draws, metrics, subject
 from duo_ext.weights import checkpoints, pretrained
 
@@ -41,12 +43,12 @@ class Subject(subject.Subject):
     def sampler(self, setting, precision):
         """The model under one setting; temperature and precision reach the host's sampler through
         the model's logits."""
-        if setting.sampler == "rows":
-            yield self._rows(setting)
+        if setting.sampler != "host":
+            yield self._by_core(setting)
             return
         model, calls = self.model, []
         widen = precision == "float64" and host.active().samples_masked_in_float32
-        widen = widen and isinstance(self.process, processes.AbsorbingProcess)
+        widen = widen and isinstance(self.process, AbsorbingProcess)
 
         def after(module, inputs, logits):
             calls.append(1)
@@ -61,11 +63,11 @@ class Subject(subject.Subject):
         finally:
             hook.remove()
 
-    def _rows(self, setting):
+    def _by_core(self, setting):
         model = self.model
-        student = sampler.Tempered(model.backbone, model.time_conditioning, setting.temperature)
+        student = Tempered(model.backbone, model.time_conditioning, setting.temperature)
 
-        return subject.by_rows(self.process, student, setting, self.length)
+        return subject.by_core(self.process, student, setting, self.length)
 
     def held_out(self):
         dataloader = host.active().module("dataloader")
@@ -81,8 +83,6 @@ def load(role, given, options):
     config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
-    from duo_ext import families  # imports the host, which is active by now
-
     kind, family = families.of(config.algo.name, f"'{given}' is")
     masked = kind == "absorbing"
     config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
@@ -96,9 +96,10 @@ def load(role, given, options):
     checkpoints.load(model.backbone, saved)
     model.ema = None
     process = family.noisings["categorical"](model)
-    if "rows" in options.sampler and not draws.is_log_linear(model.noise, process):
+    ours = set(options.sampler) & set(SAMPLERS)
+    if ours and not draws.is_log_linear(model.noise, process):
         raise Refused(
-            f"{key} is '{given}'; its noise is not log-linear, which --sampler rows needs"
+            f"{key} is '{given}'; its noise is not log-linear, which --sampler {min(ours)} needs"
         )
     return Subject(
         role=role,

@@ -5,15 +5,13 @@ Duo's ``DIT.from_pretrained`` reads the folder (``commands.publishing``).
 
 import omegaconf
 
-from duo_ext import host
+from duo_ext import families, host
 from duo_ext.commands import publishing
 from duo_ext.commands.publishing import KEY, Side
 from duo_ext.weights import pretrained
 
 
 def _process(config, given):
-    from duo_ext import families  # imports the host, which is active by now
-
     return families.of(config["algo"]["name"], f"{KEY} is '{given}',")[0]
 
 

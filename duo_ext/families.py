@@ -1,32 +1,41 @@
-"""The families of teachers that Duo's class hierarchy holds: one table.
+"""The families of teachers: one table.
 
-A new family is an entry of ``FAMILIES`` and a process in core/.
+A family is a process and a class of Duo's; a new one is an entry of ``FAMILIES``, a process as
+``core.process`` says, and a class in ``algorithms``.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import algo
-
 from duo_ext import Refused
-from duo_ext.core import gaussian, processes, schedules
+from duo_ext.core import gaussian, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.uniform import UniformProcess
 
 
 @dataclass(frozen=True)
 class Family:
-    """The host's class for a process, the algorithms whose checkpoints may teach, the noisings."""
+    """``host_name``: of the host's class in its module algo; ``teachers``: the algorithms whose
+    checkpoints may teach, and be sampled as it; ``noisings``: {algo.noising: make}, of which
+    make(model, on_policy) gives the core's process for a model of the host's class."""
 
-    host_class: type
+    host_name: str
     teachers: tuple
     noisings: dict[str, Callable]
 
+    @property
+    def host_class(self):
+        """The class of the host that is active in this process."""
+        return getattr(importlib.import_module("algo"), self.host_name)
+
 
 def _absorbing(model, on_policy=0.0):
-    return processes.AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
+    return AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
 
 
 def _categorical(model, on_policy=0.0):
-    return processes.UniformProcess(model.vocab_size, on_policy=on_policy)
+    return UniformProcess(model.vocab_size, on_policy=on_policy)
 
 
 def _gaussian(model, on_policy=0.0):
@@ -48,9 +57,9 @@ def _gaussian(model, on_policy=0.0):
 
 
 FAMILIES = {
-    "absorbing": Family(algo.MDLM, ("mdlm", "sdtt", "idlm_mdlm"), {"categorical": _absorbing}),
+    "absorbing": Family("MDLM", ("mdlm", "sdtt", "idlm_mdlm"), {"categorical": _absorbing}),
     "uniform": Family(
-        algo.DUO_BASE,
+        "DUO_BASE",
         ("duo_base", "duo", "distillation", "idlm", "idlm_dcd"),
         {"categorical": _categorical, "gaussian": _gaussian},
     ),

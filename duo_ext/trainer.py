@@ -12,9 +12,8 @@ from lightning.pytorch.trainer.connectors.checkpoint_connector import _Checkpoin
 from duo_ext.commands.line import hush
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.progress import Progress
+from duo_ext.training.resuming import LAST
 from duo_ext.weights import saves
-
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
 class WholeFile(TorchCheckpointIO):

@@ -11,9 +11,11 @@ import itertools
 import torch
 
 from duo_ext import Refused
-from duo_ext.core import distiller, processes, sampler, schedules
-from duo_ext.core.networks import Denoiser
+from duo_ext.core import distiller, schedules
+from duo_ext.core.networks import Denoiser, Tempered
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.samplers import ancestral
+from duo_ext.core.score import ScoreProcess
 from duo_ext.measuring import batches, draws, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.settings import LASTING, check_idlm, chosen
@@ -63,7 +65,7 @@ class Score:
 
     def step(self, x_BL):
         before, accum = self.state["step"], self.parts.config.training.accum
-        place = (before * accum + self.micro) * self.world.world + self.world.rank
+        place = (before * accum + self.micro) * self.world.size + self.world.rank
         torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)
         loss = self.train(self.state, x_BL)
         self.micro = (self.micro + 1) % accum
@@ -145,7 +147,7 @@ class IDLM:
             fake=(Denoiser(fake, True, own), *self._scheduled(fake_optimizer)),
             teacher=Denoiser(self.teacher, True, compared),
             recipe=recipe,
-            processes=world,
+            world=world,
         )
 
     def _scheduled(self, optimizer):
@@ -181,7 +183,7 @@ class IDLM:
     @property
     def whole(self):
         """Whether a checkpoint would hold all: half an update of one process, not of several."""
-        return self.world.world == 1 or self.distiller.micro == 0
+        return self.world.size == 1 or self.distiller.micro == 0
 
     def begin(self, tokenizer, valid):
         """Make the guard, where one is asked for: measure the teacher, or go on after a stop.
@@ -198,7 +200,7 @@ class IDLM:
                 judge=program.judge(config, parts.device),
                 reference=metrics.Reference(program.held_out(valid), parts.graph.dim),
                 seed=config.seed,
-                ranks=Ranks(self.world.rank, self.world.world),
+                ranks=Ranks(self.world.rank, self.world.size),
             ).begin(self.saved_guard)
 
     @contextlib.contextmanager
@@ -208,9 +210,9 @@ class IDLM:
         precision, _ = PRECISIONS[config.algo.precision]
         process = make_process(self.parts, renormalised=config.sampling.renormalise)
         with self._network(teacher) as network:
-            drawn = sampler.Tempered(network, True, precision=precision)
+            drawn = Tempered(network, True, precision=precision)
             length = config.model.length
-            yield lambda size: sampler.sample(process, drawn, (size, length), steps, removal)
+            yield lambda size: ancestral.sample(process, drawn, (size, length), steps, removal)
 
     def _network(self, teacher):
         """The network to draw from, in evaluation."""
@@ -282,7 +284,7 @@ def make_process(parts, **settings):
         schedule = schedules.Geometric(config.noise.sigma_min, config.noise.sigma_max)
     else:
         schedule = schedules.LogLinear()
-    return processes.ScoreProcess(
+    return ScoreProcess(
         vocab_size=parts.graph.dim,
         mask_index=parts.graph.dim - 1,
         schedule=schedule,

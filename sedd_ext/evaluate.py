@@ -14,7 +14,8 @@ import torch
 
 from duo_ext import Refused
 from duo_ext.commands import evaluation, line
-from duo_ext.core import sampler
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import subject
 from duo_ext.weights import checkpoints
 from sedd_ext import algorithms, host, program
@@ -36,15 +37,16 @@ class Subject(subject.Subject):
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
-        yield self._rows(setting) if setting.sampler == "rows" else self._hosts(setting, precision)
+        ours = setting.sampler != "host"
+        yield self._by_core(setting) if ours else self._hosts(setting, precision)
 
-    def _rows(self, setting):
+    def _by_core(self, setting):
         process = algorithms.make_process(
             self.parts, renormalised=setting.predictor == "renormalised"
         )
-        student = sampler.Tempered(self.parts.model, True, setting.temperature)
+        student = Tempered(self.parts.model, True, setting.temperature)
 
-        return subject.by_rows(process, student, setting, self.length)
+        return subject.by_core(process, student, setting, self.length)
 
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
@@ -70,7 +72,7 @@ def load(role, given, options):
     program.check(saved, parts, key)
     checkpoints.load(parts.model, saved)
     parts.model.eval()
-    if "rows" in options.sampler:
+    if set(options.sampler) & set(SAMPLERS):
         _check_rows(parts, options)
     return Subject(
         role=role,

@@ -32,7 +32,7 @@ def train(config, folder):
     Raises Refused for settings that cannot work and where a loss is not finite.
     """
     device, world = processes.join(config.device)
-    ranks = Ranks(world.rank, world.world)
+    ranks = Ranks(world.rank, world.size)
     shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
     tokenizer = program.tokenizer_of(config)
@@ -50,7 +50,7 @@ def train(config, folder):
         batch_size,
         config.seed,
         world.rank,
-        world.world,
+        world.size,
         config.training.accum,
     )
     valid = blocks("validation")
@@ -66,12 +66,12 @@ def _batch_size(config, world):
     settings, key, parts = config.training, "training.accum", config.training.accum
     if settings.micro_batch is not None:
         key, parts = "training.micro_batch", settings.micro_batch
-    if settings.batch_size % (parts * world.world):
+    if settings.batch_size % (parts * world.size):
         raise Refused(
             f"training.batch_size is {settings.batch_size}; it must be a multiple of "
-            f"{key} x the number of processes = {parts * world.world}"
+            f"{key} x the number of processes = {parts * world.size}"
         )
-    share = settings.batch_size // world.world
+    share = settings.batch_size // world.size
     if settings.micro_batch is not None:
         settings.accum = share // settings.micro_batch
     return share // settings.accum

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from duo_ext import Refused
-from duo_ext.core import sampler
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import ancestral
 from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
 from duo_ext.weights import checkpoints
@@ -253,10 +254,10 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
         parameter.data.copy_(shadow)
     teacher = copy.deepcopy(model.opponents.teacher).eval()
     for network, found in ((teacher, seen[0]), (average, seen[-1])):
-        student, drawn = sampler.Tempered(network, model.time_conditioning), []
+        student, drawn = Tempered(network, model.time_conditioning), []
         for batch, size in enumerate((16, 4)):
             torch.manual_seed(model.config.seed + draws.STRIDE * batch)
-            drawn.append(sampler.sample(process, student, (size, 16), 2, removal))
+            drawn.append(ancestral.sample(process, student, (size, 16), 2, removal))
         assert torch.equal(torch.cat(drawn), found)
 
 

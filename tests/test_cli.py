@@ -18,7 +18,7 @@ import duo_ext.__main__
 from duo_ext import Refused, evaluate, host
 from duo_ext.commands import evaluation
 from duo_ext.commands.line import one_sentence
-from duo_ext.core import processes
+from duo_ext.core.uniform import UniformProcess
 from duo_ext.hosting import duo, remedies
 from duo_ext.measuring.subject import Setting
 from duo_ext.weights import checkpoints
@@ -601,14 +601,14 @@ def test_a_teacher_with_a_weight_that_is_not_finite(
 @pytest.mark.parametrize("network", ["fake", "student"])
 def test_a_loss_that_is_not_finite_stops_before_the_update(distil, monkeypatch, network):
     """The run ends with the checkpoint of the pair before, from which it goes on as if nothing."""
-    loss, calls = getattr(processes.UniformProcess, f"{network}_loss"), []
+    loss, calls = getattr(UniformProcess, f"{network}_loss"), []
 
     def broken(*arguments):
         calls.append(1)
         return loss(*arguments) * (torch.nan if len(calls) == 3 else 1)
 
     with monkeypatch.context() as patched:
-        patched.setattr(processes.UniformProcess, f"{network}_loss", broken)
+        patched.setattr(UniformProcess, f"{network}_loss", broken)
         message, last = distil(5)
     assert len(calls) == 3
     assert is_one_sentence(message, f"the {network}'s loss after 2 pairs is nan", "last checkpoint")

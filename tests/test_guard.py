@@ -14,7 +14,8 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from omegaconf import OmegaConf
 
-from duo_ext.core import processes, sampler
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.samplers import ancestral
 from duo_ext.measuring import metrics
 from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
@@ -186,11 +187,11 @@ class Length:
 @pytest.fixture
 def watch(toy):
     """``watch(ranks)`` and the list of the tokens that it measures."""
-    process, network = processes.AbsorbingProcess(V, V - 1), toy(V, L)
+    process, network = AbsorbingProcess(V, V - 1), toy(V, L)
 
     @contextlib.contextmanager
     def drawing(steps, teacher):
-        yield lambda size: sampler.sample(process, network, (size, L), steps)
+        yield lambda size: ancestral.sample(process, network, (size, L), steps)
 
     def make(ranks=ALONE):
         seen = []

@@ -6,14 +6,16 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import gaussian, processes, schedules
+from duo_ext.core import gaussian, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.uniform import UniformProcess
 from duo_ext.training.recompute import recompute
 
 V, B = 33, 2
 PROCESSES = {
-    "absorbing": processes.AbsorbingProcess(V, V - 1),
-    "uniform": processes.UniformProcess(V),
+    "absorbing": AbsorbingProcess(V, V - 1),
+    "uniform": UniformProcess(V),
     "gaussian": gaussian.GaussianUniformProcess(
         V, schedules.GaussianSchedule(V, -2.0, 2.0), tau=0.1
     ),

@@ -6,8 +6,11 @@ from pathlib import Path
 import omegaconf
 import torch
 
-from duo_ext.core import gaussian, processes, schedules
+from duo_ext.core import gaussian, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 
 def _gaussian(V):
@@ -16,9 +19,9 @@ def _gaussian(V):
 
 # name: (process of a vocabulary, whether its networks are conditioned on time)
 PROCESSES = {
-    "mdlm": (lambda V: processes.AbsorbingProcess(V, V - 1), False),
-    "sedd": (lambda V: processes.ScoreProcess(V, V - 1), True),
-    "categorical": (processes.UniformProcess, True),
+    "mdlm": (lambda V: AbsorbingProcess(V, V - 1), False),
+    "sedd": (lambda V: ScoreProcess(V, V - 1), True),
+    "categorical": (UniformProcess, True),
     "gaussian": (_gaussian, True),
 }
 

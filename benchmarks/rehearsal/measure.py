@@ -7,7 +7,8 @@ import torch
 
 from benchmarks.rehearsal import counts, memory, networks
 from benchmarks.rehearsal.fakecuda import Device
-from duo_ext.core import sampler
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import ancestral
 
 ACCUMULATE, WARM = 2, 1  # micro-batches of an update, pairs before those that are counted
 OPTIONS = {"fake_warmup": 0, "shared_forward": True}
@@ -96,8 +97,8 @@ class Watch:
         distilling = _sorted(self.dtypes.modules)
         self.dtypes.modules.clear()
         own, _ = networks.precisions()[precision]
-        tempered = networks.denoiser(sampler.Tempered, student, process, own)
-        sampler.sample(machine.process, tempered, (2, size.length), 2)
+        tempered = networks.denoiser(Tempered, student, process, own)
+        ancestral.sample(machine.process, tempered, (2, size.length), 2)
         self.waits["sampling of 2 steps"] = device.waits - before
         return {"modules": distilling, "sampling_modules": _sorted(self.dtypes.modules)}
 

@@ -1,7 +1,7 @@
 """The networks of a tree on the fake device: its host's DIT, its core's pair of updates.
 
-The core is that of the checkout on the module path, which may be older or newer than this program:
-what differs between them is ``precisions``, ``denoiser``, ``share_chunks`` and where a class is.
+The core is that of the checkout on the module path, which may be another than this program's: what
+differs between them is ``precisions``, ``denoiser`` and ``share_chunks``.
 """
 
 import copy
@@ -17,8 +17,12 @@ import omegaconf
 import torch
 
 from benchmarks.rehearsal import fakecuda
-from duo_ext.core import distiller, processes, rows, schedules
+from duo_ext.core import distiller, rows, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.gaussian import GaussianUniformProcess
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 PUBLISHED = 8 * 1024 * 50258  # logits of a micro-batch on a GPU
 OWN_SIZES = {}  # of chunks and pieces, as the tree has them
@@ -136,24 +140,17 @@ def _stand_in(host):
     """Hosts import flash-attn, which is no package for a CPU."""
     if host != "standalone" and importlib.util.find_spec("flash_attn") is None:
         core = Path(sys.modules["duo_ext"].__file__).parent
-        sys.path.insert(0, str(core / "stand_ins" / "flash_attn"))
-
-
-def _gaussian_class():
-    """It has a module of its own in newer trees."""
-    newer = importlib.util.find_spec("duo_ext.core.gaussian") is not None
-    module = importlib.import_module("duo_ext.core.gaussian") if newer else processes
-    return module.GaussianUniformProcess
+        sys.path.insert(0, str(core / "hosting" / "stand_ins" / "flash_attn"))
 
 
 def process_of(name, size, on_policy=0.0):
     V = size.vocab
     if name == "gaussian":
-        return _gaussian_class()(V, schedules.GaussianSchedule(V, -3.55, -1.85))
+        return GaussianUniformProcess(V, schedules.GaussianSchedule(V, -3.55, -1.85))
     classes = {
-        "mdlm": (processes.AbsorbingProcess, V - 1),
-        "sedd": (processes.ScoreProcess, V - 1),
-        "categorical": (processes.UniformProcess,),
+        "mdlm": (AbsorbingProcess, V - 1),
+        "sedd": (ScoreProcess, V - 1),
+        "categorical": (UniformProcess,),
     }
     cls, *mask = classes[name]
     return cls(V, *mask, on_policy=on_policy)

@@ -81,7 +81,7 @@ class Stream:
 
 def batch_size(subject, setting, options):
     """How many texts are drawn at a time: as the user says, or as many as fit."""
-    if options.batch_size or setting.sampler == "rows":
+    if options.batch_size or setting.sampler != "host":
         return options.batch_size or batches.MOST
     return batches.fitted(batches.of_hosts_sampler(subject.length, subject.vocab_size))
 

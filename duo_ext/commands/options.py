@@ -9,11 +9,11 @@ import shlex
 import torch
 
 from duo_ext import Refused
+from duo_ext.core.samplers import SAMPLERS
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
-SAMPLERS = ("host", "rows")
 
 
 def parse(side, arguments):
@@ -35,7 +35,7 @@ def parse(side, arguments):
     parser.add_argument(
         "--sampler",
         nargs="+",
-        choices=SAMPLERS,
+        choices=("host", *SAMPLERS),
         default=["host"],
         help="the host's own; or ours, which forms probabilities only where a token is drawn",
     )
@@ -101,13 +101,13 @@ def _check(options):
         for value in getattr(options, name):
             if not value > 0 or (name == "nucleus" and value > 1):
                 raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
-    if "rows" in options.sampler:
-        _check_rows(options)
+    for name in set(options.sampler) & set(SAMPLERS):
+        _check_core(name, options)
 
 
-def _check_rows(options):
+def _check_core(name, options):
     for nucleus in options.nucleus:
         if nucleus != 1:
-            raise Refused(f"--nucleus is {nucleus}; --sampler rows draws from all tokens: 1.0")
+            raise Refused(f"--nucleus is {nucleus}; --sampler {name} draws from all tokens: 1.0")
     if options.precision != "float64":
-        raise Refused(f"--precision is '{options.precision}'; --sampler rows draws in float64")
+        raise Refused(f"--precision is '{options.precision}'; --sampler {name} draws in float64")

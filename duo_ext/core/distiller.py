@@ -80,11 +80,12 @@ class Update:
 
 
 @dataclass
-class Processes:
-    """The data-parallel processes; ``average`` makes tensors their mean over all, in place."""
+class World:
+    """The data-parallel processes of a run: which of how many this one is; ``average`` makes
+    tensors their mean over all, in place."""
 
     rank: int = 0
-    world: int = 1
+    size: int = 1
     average: Callable = lambda tensors: None
 
 
@@ -97,14 +98,14 @@ class Distiller:
     ``backward`` takes a loss. ``step`` is called with one micro-batch at a time.
     """
 
-    def __init__(self, process, student, fake, teacher, recipe, processes=None, backward=None):
+    def __init__(self, process, student, fake, teacher, recipe, world=None, backward=None):
         self.process, self.recipe, self.teacher = process, recipe, teacher
         process.compiled = recipe.compile
         self.networks, self.optimizers, self.schedulers = (
             dict(zip((STUDENT, FAKE), pair, strict=True))
             for pair in zip(student, fake, strict=True)
         )
-        self.processes = processes or Processes()
+        self.world = world or World()
         self.backward = backward or torch.Tensor.backward
         self.updates = self.micro = 0
         self.loss_sums = {}
@@ -172,14 +173,14 @@ class Distiller:
         return self.process.losses(student, self.compared, self.teacher, *batch)
 
     def _seed(self):
-        place = self.micro * self.processes.world + self.processes.rank
-        parts = self.recipe.accumulate * self.processes.world
+        place = self.micro * self.world.size + self.world.rank
+        parts = self.recipe.accumulate * self.world.size
         return (self.recipe.seed * 1_000_003 + self.updates * parts + place) % 2**63
 
     def _update(self, phase):
         gradients = {name: self._gradients(name) for name in phase}
         losses = [self.loss_sums[name].float() for name in phase]
-        self.processes.average([*itertools.chain(*gradients.values()), *losses])
+        self.world.average([*itertools.chain(*gradients.values()), *losses])
         norms = [torch.nn.utils.get_total_norm(gradients[name]) for name in phase]
         update = Update(*(_by_name(phase, values) for values in _numbers(losses, norms)))
         for name in phase:
@@ -227,7 +228,7 @@ class Distiller:
 
     def load_state_dict(self, state):
         """Raises Refused if half an update of one process is to be shared among several."""
-        if state["micro"] and self.processes.world > 1:
+        if state["micro"] and self.world.size > 1:
             raise Refused(
                 "the checkpoint was saved amid an update by one process; go on with one process "
                 "until a checkpoint at the end of an update"

@@ -18,7 +18,7 @@ import torch
 
 from duo_ext.core import losses, rows
 from duo_ext.core.networks import Mixture
-from duo_ext.core.processes import Sample, UniformProcess
+from duo_ext.core.uniform import Sample, UniformProcess
 
 NEGLIGIBLE = 1e-8  # of a sum of 1; float32 rounds at 6e-8
 
@@ -42,10 +42,10 @@ class GaussianUniformProcess(UniformProcess):
         p_RV, x, z_BL = self._noised(student.head(features_RD), x0_BL, free, levels_s, mixed)
         return Sample(p_RV, x, z_BL, *self.schedule(s_B), free)
 
-    def _difference(self, sample, teacher, fake):
+    def _compared(self, sample, teacher, fake):
         return sample.mean(self._form(losses.relaxed_ratio), teacher, fake, of=(0, 1, 2))
 
-    def _value(self, sample, fake):
+    def _fitted(self, sample, fake):
         return sample.mean(self._form(losses.relaxed_soft), fake, of=(1,))
 
     def _levels(self, t_B, x0_BL, free):

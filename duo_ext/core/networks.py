@@ -123,3 +123,19 @@ def _autocast_here(kind):
     """The autocast that is in force for a kind of device, as ``torch.autocast`` takes it."""
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return {"device_type": kind, "dtype": dtype, "enabled": enabled}
+
+
+class Tempered(Denoiser):
+    """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
+    each evaluation."""
+
+    def __init__(self, backbone, time_conditioning, temperature=1.0, precision=None):
+        super().__init__(backbone, time_conditioning, precision)
+        self.temperature, self.calls = temperature, []
+
+    def features(self, x, alpha_B):
+        self.calls.append(1)
+        return super().features(x, alpha_B)
+
+    def head(self, features):
+        return super().head(features).double() / self.temperature

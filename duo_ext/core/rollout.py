@@ -4,12 +4,13 @@ A few-step sampler meets states that the student itself has made. A share ``proc
 the inputs z_t are such states; the paper has 0. For the absorbing process it slows the drift of the
 marginals.
 
-What a process gives: see ``sampler``.
+What a process gives: see ``process.Sampled``.
 """
 
 import torch
 
-from duo_ext.core import rows, sampler
+from duo_ext.core import rows
+from duo_ext.core.samplers import ancestral
 
 
 def sample_stops(steps, n, device):
@@ -36,6 +37,6 @@ def states(process, student, x0_BL, given_BL):
     alphas, _ = process.schedule(times)
     stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
-    z_BL = sampler.descend(process, student, z_BL, alphas, given_BL, stop_B)
+    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
     return z_BL, times[stop_B]

@@ -24,6 +24,9 @@ class LogLinear:
         return alpha_B, torch.full_like(alpha_B, self.eps - 1)
 
 
+LOG_LINEAR = LogLinear()
+
+
 @dataclass(frozen=True)
 class Geometric:
     """alpha_t = exp(-sigma_t) with SEDD's geometric sigma_t = sigma_min^(1-t) sigma_max^t."""

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from duo_ext.core import sampler
+from duo_ext.core.samplers import SAMPLERS
 
 WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling; ``sampler`` is the host's own or ``core.sampler``."""
+    """One way of sampling; ``sampler`` is "host", the host's own, or a name of ``SAMPLERS``."""
 
     steps: int
     sampler: str = "host"
@@ -39,11 +39,12 @@ class Subject:
     data: dict
 
 
-def by_rows(process, student, setting, length):
-    """What a subject's ``sampler`` gives, by the core's; student is a ``sampler.Tempered``."""
+def by_core(process, student, setting, length):
+    """What a subject's ``sampler`` gives, by one of ``SAMPLERS``; student is a ``Tempered``."""
+    sample = SAMPLERS[setting.sampler]
 
     def draw(size):
         shape, removal = (size, length), setting.noise_removal
-        return sampler.sample(process, student, shape, setting.steps, removal)
+        return sample(process, student, shape, setting.steps, removal)
 
     return draw, student.calls

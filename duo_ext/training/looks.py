@@ -7,13 +7,16 @@ forms none. Its texts have the same law, so what it cannot do is refused before 
 import contextlib
 
 import dataloader
+import tqdm
 
 from duo_ext import Refused
-from duo_ext.core import sampler
+from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.samplers import ancestral
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
-from duo_ext.training.guard import Watch
+from duo_ext.training.guard import Watch, logged
+from duo_ext.training.resuming import BEST, LAST
 
 JUDGE = "eval.gen_ppl_eval_model_name_or_path"
 
@@ -66,8 +69,9 @@ def _sampler(model, steps, teacher):
     process, removal = process_of(model), model.config.sampling.noise_removal
     precision, _ = PRECISIONS[model.config.algo.precision]
     with _network(model, teacher) as network:
-        drawn = sampler.Tempered(network, model.time_conditioning, precision=precision)
-        yield lambda size: sampler.sample(process, drawn, (size, model.num_tokens), steps, removal)
+        drawn = Tempered(network, model.time_conditioning, precision=precision)
+        L = model.num_tokens
+        yield lambda size: ancestral.sample(process, drawn, (size, L), steps, removal)
 
 
 @contextlib.contextmanager
@@ -83,3 +87,52 @@ def _network(model, teacher):
         model._train_mode()
         if model.ema:
             model.ema.collected_params = []  # the hosts' averages keep a copy of the weights here
+
+
+class Watched:
+    """The looks of a distillation (``algorithms.Distillation``) and what becomes of them.
+
+    ``watch`` is the ``Watch``, None without a guard.
+    """
+
+    def require_looks(self):
+        """Raise Refused for settings under which a guard that is asked for could not sample."""
+        if self.config.algo.guard.every:
+            process_of(self)
+
+    def make_watch(self):
+        """The ``Watch``, begun where a resumed run left it; None without a guard."""
+        if not self.config.algo.guard.every:
+            return None
+        return make(self).begin(self.resumed and self.resumed["guard"])
+
+    def look_if_due(self):
+        """What is due of the guard after a micro-batch, before it is saved."""
+        if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
+            self._look()
+
+    def _look(self):
+        pair = self.distiller.pairs
+        rows, best, stop = self.watch.look(pair)
+        self.log_dict(logged(rows, self.distiller))
+        if self.trainer.is_global_zero:
+            self.watch.guard.write(self.file("guard.json"))
+            if stop:
+                tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
+        if best:
+            self.trainer.save_checkpoint(self.file(BEST))
+        if stop:
+            self.trainer.should_stop = True
+
+    def on_train_end(self):
+        if self.watch and self.trainer.is_global_zero:
+            kept = self.watch.guard.kept
+            print(
+                f"kept the student after {kept} pairs: {self.file(BEST)}"
+                if kept
+                else f"no student was inside the guard's bounds; the last is {self.file(LAST)}"
+            )
+
+    def file(self, name):
+        """The path of one of the run's files."""
+        return f"{self.config.checkpointing.save_dir}/{name}"

@@ -5,7 +5,8 @@ import torch
 
 import duo_ext.__main__
 from benchmarks import seeded
-from duo_ext.core import processes, rollout
+from duo_ext.core import rollout
+from duo_ext.core.absorbing import AbsorbingProcess
 
 V, B, L = 6, 400, 16
 MASK = V - 1
@@ -37,7 +38,7 @@ def share(z, given):
 def test_an_input_has_seeds_among_its_masks(batch, alpha):
     """A share SHARE (1 - 2 alpha) of the masks, none from alpha = 1/2 on."""
     x0, given = batch
-    process = seeded.seeded(processes.AbsorbingProcess(V, MASK))
+    process = seeded.seeded(AbsorbingProcess(V, MASK))
     z = process.corrupt(x0, torch.full((B,), alpha, dtype=torch.float64), given)
     assert torch.equal(z[given], x0[given]) and z[z != MASK].max() < 2
     expected = 1 - (1 - alpha) * (1 - seeded.SHARE * max(1 - 2 * alpha, 0))
@@ -48,7 +49,7 @@ def test_an_input_has_seeds_among_its_masks(batch, alpha):
 
 def test_seeds_stay_in_a_rollout(batch, toy, monkeypatch):
     x0, given = batch
-    process = seeded.seeded(processes.AbsorbingProcess(V, MASK))
+    process = seeded.seeded(AbsorbingProcess(V, MASK))
     priors, prior = [], process.prior
 
     def watched(*arguments):
@@ -85,5 +86,5 @@ def test_it_is_for_masks_alone(teacher, monkeypatch, tmp_path):
         seeded.main([*given, teacher("duo_base")])
     with pytest.raises(SystemExit, match="error: --sampler is 'rows'; the seeded prior is in the"):
         seeded.main([*given, teacher("mdlm"), "--sampler", "rows"])
-    product = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
+    product = AbsorbingProcess(V, MASK, on_policy=0.5)
     assert seeded.seeded(product).on_policy == 0.5

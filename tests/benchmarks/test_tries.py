@@ -9,13 +9,15 @@ import torch
 
 from benchmarks import tries
 from benchmarks.tiny import Tiny, same
-from duo_ext.core import processes, rollout, rows
+from duo_ext.core import rollout, rows
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.uniform import Sample, UniformProcess
 
 V, B, L, K = 6, 5, 7, 3
 MASK = V - 1
 PROCESSES = {
-    "absorbing": processes.AbsorbingProcess(V, MASK),
-    "uniform": processes.UniformProcess(V),
+    "absorbing": AbsorbingProcess(V, MASK),
+    "uniform": UniformProcess(V),
 }
 both = pytest.mark.parametrize("name", PROCESSES)
 
@@ -104,7 +106,7 @@ def test_times_is_the_mean_over_its_draws(networks, batch, name):
             whole = drawn["_sample"]
             output = rows.Head(student, student.features(*bodies[0])[~given])
             noise = map(part, (whole.x, whole.x, whole.alpha_B, whole.dalpha_B))
-            return processes.Sample(output, *noise, part(whole.free) - k * x0.numel())
+            return Sample(output, *noise, part(whole.free) - k * x0.numel())
 
         if name == "absorbing":
             product._draw = lambda *given: tuple(map(part, drawn["_draw"]))

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import distiller, losses, processes
+from duo_ext.core import distiller, losses
+from duo_ext.core.absorbing import AbsorbingProcess
 
 V, L = 5, 6
 GIVEN = torch.zeros(4, L, dtype=torch.bool)
@@ -26,7 +27,7 @@ def make(toy, compared=None, **recipe):
         for o in optimizers
     ]
     parties = list(zip(networks, optimizers, schedulers, strict=False))
-    process = processes.AbsorbingProcess(V, V - 1)
+    process = AbsorbingProcess(V, V - 1)
     return distiller.Distiller(
         process, *parties, teacher=networks[2], recipe=distiller.Recipe(**recipe)
     )
@@ -166,7 +167,7 @@ def test_processes_see_what_accumulation_sees(toy):
     others = []
     for rank in (0, 1):
         machine = make(toy, accumulate=1, seed=5)
-        machine.processes = distiller.Processes(rank=rank, world=2)
+        machine.world = distiller.World(rank=rank, size=2)
         others.append(machine._seed())
     assert seeds == others and len(set(seeds)) == 2
 
@@ -209,7 +210,7 @@ def test_what_is_not_finite_in_another_process_stops_this_one_too(toy, what):
     machine = make(toy)
     before = [w.clone() for w in weights(machine)]
     place = {"gradient": 0, "loss": -1}[what]
-    machine.processes = distiller.Processes(0, 2, lambda tensors: tensors[place].fill_(torch.nan))
+    machine.world = distiller.World(0, 2, lambda tensors: tensors[place].fill_(torch.nan))
     with pytest.raises(ValueError, match=f"the fake's {what} after 0 pairs is nan: stopped before"):
         machine.step(batches(1)[0], GIVEN)
     assert all(map(torch.equal, before, weights(machine)))
@@ -218,7 +219,7 @@ def test_what_is_not_finite_in_another_process_stops_this_one_too(toy, what):
 def test_half_an_update_of_one_process_is_not_shared_among_two(toy):
     """Its gradients would count twice; at the end of an update two may go on."""
     machine, other = make(toy, accumulate=2), make(toy)
-    other.processes = distiller.Processes(0, 2, lambda tensors: None)
+    other.world = distiller.World(0, 2, lambda tensors: None)
     for x in batches(2):
         machine.step(x, GIVEN)
     other.load_state_dict(machine.state_dict())

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from duo_ext.core import rows, sampler
-from duo_ext.core.networks import Denoiser
+from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser, Tempered
 
 ALPHA = torch.tensor([0.9, 0.4])
 BF16 = torch.autocast("cpu", torch.bfloat16)
@@ -38,7 +38,7 @@ def test_the_network_distilled_is_the_network_sampled(dit, around, soft):
     sampled = dit(x, -ALPHA.log())
     with around:
         assert torch.equal(Denoiser(dit, True)(x, ALPHA), sampled)
-        assert torch.equal(sampler.Tempered(dit, True)(x, ALPHA), sampled.double())
+        assert torch.equal(Tempered(dit, True)(x, ALPHA), sampled.double())
 
 
 @pytest.mark.parametrize("around", [BF16, contextlib.nullcontext()], ids=["autocast", "plain"])

@@ -9,16 +9,20 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import one_hot
 
 from benchmarks import dense
-from duo_ext.core import gaussian, losses, processes, rollout, rows, schedules
+from duo_ext.core import gaussian, losses, rollout, rows, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.process import sample_times
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 V, B, L = 6, 5, 7
 MASK = V - 1
 GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
 PROCESSES = {
-    "absorbing": processes.AbsorbingProcess(V, MASK),
-    "uniform": processes.UniformProcess(V),
+    "absorbing": AbsorbingProcess(V, MASK),
+    "uniform": UniformProcess(V),
     "gaussian": gaussian.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
-    "score": processes.ScoreProcess(V, MASK),
+    "score": ScoreProcess(V, MASK),
 }
 DENSE = {
     "absorbing": dense.Absorbing(V, MASK),
@@ -210,7 +214,7 @@ def test_corruption_frequencies():
 class TestRollout:
     """States of the student's own sampling in place of noised data."""
 
-    process = processes.AbsorbingProcess(V, MASK, on_policy=1.0, rollout_steps=4)
+    process = AbsorbingProcess(V, MASK, on_policy=1.0, rollout_steps=4)
 
     def states(self, toy, n=4000):
         """With a student that says the same everywhere."""
@@ -241,7 +245,7 @@ class TestRollout:
 
     def test_a_uniform_step_is_bayes_rule(self, toy):
         """q(z_s | z_t), proportional to q(z_t | z_s) p_s(z_s), by its four factors."""
-        process, student = processes.UniformProcess(V), toy(V, L)
+        process, student = UniformProcess(V), toy(V, L)
         student.head = lambda features: torch.arange(V).double().expand(*features.shape[:-1], V)
         alpha_t, alpha_s = torch.tensor([0.3, 0.5], dtype=torch.float64)
         z_BL, given = torch.full((8000, L), 1), torch.zeros(8000, L, dtype=torch.bool)
@@ -256,7 +260,7 @@ class TestRollout:
         torch.testing.assert_close(shares, expected / expected.sum(), atol=0.015, rtol=0)
 
     def test_a_uniform_rollout_starts_anywhere_and_keeps_what_is_given(self, toy):
-        process = processes.UniformProcess(V, on_policy=1.0)
+        process = UniformProcess(V, on_policy=1.0)
         torch.manual_seed(0)
         x0, given = torch.zeros(4000, L, dtype=torch.long), torch.zeros(4000, L, dtype=torch.bool)
         given[:, 0] = True
@@ -278,7 +282,7 @@ class TestRollout:
         assert 0 not in seen and 0 < len(seen) < 60
 
     def test_the_chosen_share_is_replaced(self, networks):
-        process = processes.AbsorbingProcess(V, MASK, on_policy=0.5)
+        process = AbsorbingProcess(V, MASK, on_policy=0.5)
         x0 = torch.randint(0, MASK, (600, L))
         torch.manual_seed(0)
         _, alpha, *_ = process._draw(networks[0], x0, torch.zeros(600, L, dtype=torch.bool))
@@ -295,7 +299,7 @@ class TestRollout:
 
 def test_times_are_stratified():
     torch.manual_seed(0)
-    times = processes.sample_times(8, 1e-3, "cpu")
+    times = sample_times(8, 1e-3, "cpu")
     strata = ((times - 1e-3) / (1 - 1e-3) * 8).floor().long()
     assert sorted(strata.tolist()) == list(range(8)) and strata.tolist() != list(range(8))
 
@@ -314,7 +318,7 @@ class TestAgainstTheHost:
 
     def test_absorbing(self, tiny, tokenizer, standalone):
         model, x0, xt, alpha, logits = self.make(tiny, tokenizer, standalone, "mdlm")
-        process = processes.AbsorbingProcess(model.vocab_size, model.mask_index)
+        process = AbsorbingProcess(model.vocab_size, model.mask_index)
         log_x_theta = model._process_model_output(logits[0], xt, None)
         expected = model.nll_per_token(log_x_theta, xt, x0, alpha, -0.999)
         hidden = xt == model.mask_index

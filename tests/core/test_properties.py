@@ -7,7 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duo_ext.core import gaussian, losses, processes, rows, schedules
+from duo_ext.core import gaussian, losses, rows, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.process import sample_times
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 # log-probabilities of any size, but scores are exponentials: beyond this float32 has none
 LARGEST = {"absorbing": 1e6, "on_policy": 1e6, "score": 60.0, "uniform": 1e6, "gaussian": 1e6}
@@ -44,10 +48,10 @@ def make(name, V):
         schedule = schedules.GaussianSchedule.configured(V, None, None)
         return gaussian.GaussianUniformProcess(V, schedule, tau=1e-3)
     return {
-        "absorbing": lambda: processes.AbsorbingProcess(V, V - 1),
-        "on_policy": lambda: processes.AbsorbingProcess(V, V - 1, on_policy=1.0),
-        "score": lambda: processes.ScoreProcess(V, V - 1),
-        "uniform": lambda: processes.UniformProcess(V),
+        "absorbing": lambda: AbsorbingProcess(V, V - 1),
+        "on_policy": lambda: AbsorbingProcess(V, V - 1, on_policy=1.0),
+        "score": lambda: ScoreProcess(V, V - 1),
+        "uniform": lambda: UniformProcess(V),
     }[name]()
 
 
@@ -120,7 +124,7 @@ def test_probabilities_lie_on_the_simplex(data):
 @given(n=st.integers(1, 50), eps=st.sampled_from([1e-12, 1e-5, 1e-3, 0.1]), seed=st.integers(0, 99))
 def test_times_keep_away_from_zero_and_reach_one_at_most(n, eps, seed):
     torch.manual_seed(seed)
-    times = processes.sample_times(n, eps, "cpu")
+    times = sample_times(n, eps, "cpu")
     assert (times >= eps).all() and (times <= 1).all()
 
 

@@ -5,15 +5,18 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import gaussian, processes, schedules
+from duo_ext.core import gaussian, schedules
+from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.rounding import gradient_cosine
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 V, B, L = 32, 4, 16
 PROCESSES = {
-    "absorbing": processes.AbsorbingProcess(V, V - 1, on_policy=0.5),
-    "score": processes.ScoreProcess(V, V - 1),
-    "uniform": processes.UniformProcess(V),
+    "absorbing": AbsorbingProcess(V, V - 1, on_policy=0.5),
+    "score": ScoreProcess(V, V - 1),
+    "uniform": UniformProcess(V),
     "gaussian": gaussian.GaussianUniformProcess(V, schedules.GaussianSchedule(V, -2.0, 2.0)),
 }
 

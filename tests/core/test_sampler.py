@@ -3,15 +3,20 @@
 import pytest
 import torch
 
-from duo_ext.core import processes, rows, sampler
+from duo_ext.core import rows
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import ancestral
+from duo_ext.core.score import ScoreProcess
+from duo_ext.core.uniform import UniformProcess
 
 V, B, L = 6, 7, 5
 MASK = V - 1
 PROCESSES = {
-    "absorbing": processes.AbsorbingProcess(V, MASK),
-    "renormalised": processes.ScoreProcess(V, MASK),
-    "analytic": processes.ScoreProcess(V, MASK, renormalised=False),
-    "uniform": processes.UniformProcess(V),
+    "absorbing": AbsorbingProcess(V, MASK),
+    "renormalised": ScoreProcess(V, MASK),
+    "analytic": ScoreProcess(V, MASK, renormalised=False),
+    "uniform": UniformProcess(V),
 }
 
 
@@ -42,7 +47,7 @@ def network(toy):
 @pytest.mark.parametrize("steps", [1, 3, 200])
 @pytest.mark.parametrize("name", ["absorbing", "renormalised"])
 def test_the_head_runs_once_for_each_masked_token(network, name, steps):
-    tokens = sampler.sample(PROCESSES[name], network, (B, L), steps)
+    tokens = ancestral.sample(PROCESSES[name], network, (B, L), steps)
     assert tokens.shape == (B, L) and tokens.max() < MASK
     assert network.network.head_rows == B * L
     assert len(network.seen) <= min(steps + 1, B * L)
@@ -50,7 +55,7 @@ def test_the_head_runs_once_for_each_masked_token(network, name, steps):
 
 def test_the_network_is_evaluated_only_for_sequences_that_change(network):
     """At most once for each token, since each evaluation of a sequence unmasks one or more."""
-    sampler.sample(PROCESSES["absorbing"], network, (B, L), 200)
+    ancestral.sample(PROCESSES["absorbing"], network, (B, L), 200)
     assert 10 < len(network.seen) < 40
     assert B * L / 2 < sum(len(x_BL) for x_BL, _ in network.seen) <= B * L
 
@@ -58,7 +63,7 @@ def test_the_network_is_evaluated_only_for_sequences_that_change(network):
 @pytest.mark.parametrize("name", ["uniform", "analytic"])
 def test_the_times_are_the_hosts(network, name):
     """Equal steps from 1 to 1e-5, an evaluation at the beginning of each, and one at the end."""
-    sampler.sample(PROCESSES[name], network, (B, L), 4)
+    ancestral.sample(PROCESSES[name], network, (B, L), 4)
     alphas = torch.stack([alpha_B[0] for _, alpha_B in network.seen])
     wanted = 1 - 0.999 * torch.linspace(1, 1e-5, 5, dtype=torch.float64)
     torch.testing.assert_close(alphas, wanted[: len(alphas)], rtol=1e-12, atol=0)
@@ -71,7 +76,7 @@ def test_no_removal_leaves_the_last_state(network, name):
     found = []
     for removal in ("none", "greedy", "ancestral"):
         torch.manual_seed(3)
-        found.append(sampler.sample(PROCESSES[name], network, (B, L), 1, removal, eps=0.6))
+        found.append(ancestral.sample(PROCESSES[name], network, (B, L), 1, removal, eps=0.6))
     left, *removed = found
     for tokens in removed:
         if name == "uniform":
@@ -84,9 +89,9 @@ def test_no_removal_leaves_the_last_state(network, name):
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_greedy_is_the_likeliest_token(network, name):
     torch.manual_seed(3)
-    left = sampler.sample(PROCESSES[name], network, (B, L), 1, "none", eps=0.6)
+    left = ancestral.sample(PROCESSES[name], network, (B, L), 1, "none", eps=0.6)
     torch.manual_seed(3)
-    found = sampler.sample(PROCESSES[name], network, (B, L), 1, "greedy", eps=0.6)
+    found = ancestral.sample(PROCESSES[name], network, (B, L), 1, "greedy", eps=0.6)
     alpha = torch.full((B,), 1 - 0.999 * 0.6, dtype=torch.float64)
     logits = network.network(left, alpha)
     if name == "absorbing":
@@ -104,7 +109,7 @@ def test_chunks_change_no_token(network, name, monkeypatch):
         monkeypatch.setitem(rows.CHUNK, "cpu", count * V)
         monkeypatch.setitem(rows.PIECE, "cpu", count * V // 2)
         torch.manual_seed(3)
-        found.append(sampler.sample(PROCESSES[name], network, (B, L), 3))
+        found.append(ancestral.sample(PROCESSES[name], network, (B, L), 3))
     assert torch.equal(*found)
 
 
@@ -125,7 +130,7 @@ class Autocast(torch.nn.Module):
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_logits_are_the_networks_own_in_float64(temperature):
     torch.manual_seed(0)
-    student = sampler.Tempered(Autocast(), False, temperature)
+    student = Tempered(Autocast(), False, temperature)
     x_BL = torch.randint(V, (B, L))
     logits = student(x_BL, torch.ones(B))
     assert logits.dtype == torch.float64 and student.calls == [1]

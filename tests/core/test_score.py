@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from benchmarks import dense
-from duo_ext.core import processes, schedules
+from duo_ext.core import schedules
+from duo_ext.core.score import ScoreProcess
 
 V, B, L = 6, 5, 7
 MASK = V - 1
 GEOMETRIC = schedules.Geometric(1e-3, 5.0)
 SETTINGS = {"scaled": {}, "unscaled": {"scaled": False}, "geometric": {"schedule": GEOMETRIC}}
-PROCESSES = {name: processes.ScoreProcess(V, MASK, **more) for name, more in SETTINGS.items()}
+PROCESSES = {name: ScoreProcess(V, MASK, **more) for name, more in SETTINGS.items()}
 DENSE = {name: dense.Score(V, MASK, **more) for name, more in SETTINGS.items()}
 
 

@@ -1,0 +1,166 @@
+"""The absorbing process with MDLM's network: tokens become the mask, and masks become tokens.
+
+See ``process`` for shapes and for what the losses are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from duo_ext.core import losses, rollout, rows
+from duo_ext.core.process import Process, sample_times
+from duo_ext.core.schedules import LOG_LINEAR, LogLinear
+
+
+@dataclass
+class AbsorbingProcess(Process):
+    """p_t(. | x) = alpha_t x + (1 - alpha_t) e_mask, with MDLM's network (SUBS).
+
+    The network puts no mass on the mask and copies visible tokens, so the loss lives at the
+    positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
+    masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
+
+    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
+    """
+
+    vocab_size: int
+    mask_index: int
+    schedule: LogLinear = LOG_LINEAR
+    eps: float = 1e-3
+    on_policy: float = 0.0
+    rollout_steps: int = 4
+    rollout_stops: Callable = rollout.sample_stops
+    input_times: Callable = sample_times
+
+    def corrupt(self, x0_BL, alpha_B, given_BL):
+        """Tokens z_t ~ p_t(. | x0), (B, L)."""
+        return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
+
+    def _hidden(self, alpha_B, given_BL):
+        u_BL = torch.rand(given_BL.shape, dtype=torch.float64, device=given_BL.device)
+        return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
+
+    def probs(self, logits):
+        """softmax over the tokens other than the mask, whose logit is overwritten."""
+        return losses.probs(logits, self.mask_index)
+
+    def _outside(self, logits):
+        return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
+
+    def _draw(self, student, x0_BL, given_BL):
+        """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
+        B, device = len(x0_BL), x0_BL.device
+        t_B = self.input_times(B, self.eps, device)
+        alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
+        z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
+        hidden_BL = self._hidden(alpha_s, given_BL)
+        rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
+        weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)
+        return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
+
+    def prior(self, x0_BL, given_BL):
+        return torch.where(given_BL, x0_BL, self.mask_index)
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
+        drawn_BL, u_BL = (rows.uniforms(z_BL.shape, z_BL.device) for _ in range(2))
+        drawn_BL = (drawn_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & (z_BL == self.mask_index)
+
+        def choose(logits, u):
+            return rows.sample_tokens(self.probs(logits), u)
+
+        return rows.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
+
+    def greedy(self, student, z_BL, alpha_t, given_BL):
+        """The likeliest token in the place of each mask."""
+
+        def choose(logits):
+            return self.probs(logits).argmax(-1)
+
+        return rows.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose)
+
+    def _renoise(self, z_BL, hidden_BL, output, sampled):
+        """x_s: the student's sampled tokens with the mask at the hidden positions.
+
+        output: the student's at all positions; sampled: where it is drawn from.
+        """
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        x_BL = torch.where(hidden_BL, self.mask_index, z_BL)
+        u_R = u_BL.flatten()[sampled]
+        x_BL.view(-1)[sampled] = rows.sample(output.at(sampled), self.probs, u_R)
+        return x_BL
+
+    def _sample(self, student, x0_BL, given_BL):
+        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
+        masked_BL = z_BL == self.mask_index
+        sampled, free, copied = rows.positions(
+            masked_BL & ~hidden_BL, masked_BL & hidden_BL, hidden_BL & ~masked_BL
+        )
+        output = rows.Head.of(student, z_BL, alpha_t)
+        return MaskedSample(
+            output=output.at(free),
+            x_BL=self._renoise(z_BL, hidden_BL, output, sampled),
+            alpha_B=alpha_s,
+            weight_BL=weight_BL,
+            free=free,
+            copied=copied,
+            tokens_R=z_BL.flatten()[copied],
+            count=(~given_BL).sum().clamp(min=1),
+        )
+
+    def _fitted(self, sample, fake):
+        soft = (sample.output, *sample.inputs(sample.free, fake))
+        hard = (*sample.inputs(sample.copied, fake), sample.tokens_R)
+        terms = rows.Term(self.soft, soft, of=(1,)), rows.Term(self.hard, hard, of=(0,))
+        return rows.total(*terms) / sample.count
+
+    def _compared(self, sample, teacher, fake):
+        inputs = (sample.output, *sample.inputs(sample.free, teacher.detach(), fake.detach()))
+        return rows.total(rows.Term(self.difference, inputs, of=(0,))) / sample.count
+
+    def soft(self, student_logits, logits, alpha_R, weight_R):
+        """(5), or (4), at masked positions, the student's output in the place of the token."""
+        form = self._form(losses.absorbing_soft)
+        return form(student_logits, logits, weight_R, self.mask_index)
+
+    def hard(self, logits, alpha_R, weight_R, token_R):
+        """The same for a token."""
+        return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
+
+    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+        """The teacher's loss minus the fake's, where both see the mask."""
+        form = self._form(losses.absorbing_difference)
+        return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
+
+
+@dataclass
+class MaskedSample:
+    """The student's output for z_t, and one x_s of it.
+
+    output: its logits where both are masked and not given, at ``free``; x_BL: x_s; copied: where
+    x_s alone is masked, so that xhat is z_t, tokens_R; alpha_B, weight_BL: alpha_s,
+    dalpha_s / (1 - alpha_s); count: the positions that are not given.
+    """
+
+    output: rows.Head
+    x_BL: torch.Tensor
+    alpha_B: torch.Tensor
+    weight_BL: torch.Tensor
+    free: torch.Tensor
+    copied: torch.Tensor
+    tokens_R: torch.Tensor
+    count: torch.Tensor
+
+    def head(self, network):
+        """A network's logits of x_s (N, V)."""
+        return rows.Head.of(network, self.x_BL, self.alpha_B)
+
+    def inputs(self, positions, *heads):
+        """Logits, alpha and weight at some positions: what the loss of a row takes."""
+        alpha_BL = self.alpha_B[:, None].expand_as(self.x_BL)
+        levels = (values.flatten()[positions] for values in (alpha_BL, self.weight_BL))
+        return *(head.at(positions) for head in heads), *levels
+
+    def detach(self):
+        return replace(self, output=self.output.detach())

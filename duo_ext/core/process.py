@@ -1,0 +1,85 @@
+"""What a process owes the distiller and the samplers.
+
+A process is how tokens are corrupted. One object of it holds all in which the teachers differ. Its
+two losses are those of one pair:
+
+    fake_loss     l_s(f_phi(x_s, s); xhat) for the fake's parameters            (9)
+    student_loss  l_s(f*(x_s, s); xhat) - l_s(f_phi(x_s, s); xhat) for theta    (10)
+
+with z_t ~ p_t(. | x0), xhat = G_theta(z_t, t) on the simplex, x_s ~ p_s(. | xhat), and l the loss
+that the teacher was trained with, its clean token relaxed to the simplex. Both are means over the
+tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
+``losses`` are the two of one xhat and one x_s, each network run once.
+
+Shapes, here and in the modules of the processes: B batch, L length, N = B L positions, V
+vocabulary, R of the positions, which are given by their indices (``rows.positions``). Networks are
+``networks.Denoiser``. ``given_BL`` marks positions that keep their token everywhere and carry no
+loss. Levels are alpha, the share of the clean token that is left, in float64.
+"""
+
+from typing import Protocol
+
+import torch
+
+from duo_ext.core import losses
+
+
+def sample_times(n, eps, device):
+    """n times in (eps, 1], one in each of n equal strata, in random order; float64 (n,)."""
+    u = torch.rand(n, dtype=torch.float64, device=device)
+    strata = torch.randperm(n, device=device)
+    return eps + (1 - eps) * (strata + u) / n
+
+
+class Sampled(Protocol):
+    """What a process owes the samplers (``samplers``)."""
+
+    def schedule(self, t_B):
+        """(alpha_t, d alpha_t / dt) of times (B,) in (0, 1]; float64 (B,) each."""
+
+    def corrupt(self, x0_BL, alpha_B, given_BL):
+        """Tokens z_t ~ p_t(. | x0), (B, L), where alpha_t is alpha_B (B,)."""
+
+    def prior(self, x0_BL, given_BL):
+        """Tokens z_1 (B, L), of the noise alone; x0 where given."""
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
+        student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data."""
+
+    def greedy(self, student, z_BL, alpha_t, given_BL):
+        """The likeliest clean tokens (B, L). May write into z_BL."""
+
+
+class Process(Sampled):
+    """The losses of a pair, of what a process says of itself:
+
+    ``_sample(student, x0_BL, given_BL)``, one x_s and the student's output, with ``head(network)``,
+    the logits of a network that sees x_s, and ``detach()``; ``_fitted(sample, fake)``, the loss (9)
+    of these and of the fake's logits; ``_compared(sample, teacher, fake)``, the loss (10).
+
+    ``compiled``: their closed forms (``losses``) are applied as ``losses.compiled`` makes them.
+    """
+
+    compiled = False
+
+    def fake_loss(self, student, fake, x0_BL, given_BL):
+        """(9), a scalar whose gradients are the fake's."""
+        with torch.no_grad():
+            sample = self._sample(student, x0_BL, given_BL)
+        return self._fitted(sample, sample.head(fake))
+
+    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
+        """(10), a scalar whose gradients are the student's."""
+        sample = self._sample(student, x0_BL, given_BL)
+        return self._compared(sample, sample.head(teacher), sample.head(fake))
+
+    def losses(self, student, fake, teacher, x0_BL, given_BL):
+        """(fake_loss, student_loss) of the same sample; x_s must carry no gradient."""
+        sample = self._sample(student, x0_BL, given_BL)
+        fitted = sample.head(fake)
+        loss = self._fitted(sample.detach(), fitted)
+        return loss, self._compared(sample, sample.head(teacher), fitted.detach())
+
+    def _form(self, loss):
+        return losses.compiled(loss) if self.compiled else loss

@@ -1,0 +1,67 @@
+"""The absorbing process with SEDD's network, whose output are scores.
+
+See ``process`` for shapes and for what the losses are.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from duo_ext.core import losses, rows
+from duo_ext.core.absorbing import AbsorbingProcess
+
+
+@dataclass
+class ScoreProcess(AbsorbingProcess):
+    """The absorbing process with SEDD's network: log s_y, estimates of log p_t(y) / p_t(x_t).
+
+    At a masked position s_y = r f_y for the ideal network, r = alpha / (1 - alpha), so the
+    student's output is the softmax of its log-scores over the tokens, and the loss (4) is
+
+        dalpha / (1 - alpha) [<xhat, log s> - sum_y s_y / r - log r + 1].
+
+    ``scaled``: log s is the last layer's output + log r - log n, n the number of tokens
+    (model.scale_by_sigma); otherwise that output itself.
+
+    The ideal scores sum to r; a network's do not. A step of sampling that is ``renormalised`` takes
+    r for their sum, so that it is the absorbing process's; otherwise it is SEDD's analytic
+    predictor, whose probability of a token is (alpha_s / alpha_t - 1) s_y.
+    """
+
+    scaled: bool = True
+    renormalised: bool = True
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        if self.renormalised or alpha_s == 1:  # no mask remains in clean data, whatever the sum
+            return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL)
+
+        def choose(logits, u):
+            _, shift = self._levels(alpha_t)
+            log_s = logits.double().masked_fill(self._outside(logits), -torch.inf) + shift
+            probs = (log_s + torch.log(alpha_s / alpha_t - 1)).exp()
+            probs[:, self.mask_index] = (1 - probs.sum(-1)).clamp_min(0.0)
+            return rows.sample_tokens(probs, u)
+
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        return rows.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose, u_BL)
+
+    def _levels(self, alpha):
+        """log r, and what the last layer's output lacks of log s."""
+        log_r = torch.log(alpha) - torch.log1p(-alpha)
+        shift = log_r - math.log(self.vocab_size - 1) if self.scaled else torch.zeros_like(log_r)
+        return log_r, shift
+
+    def soft(self, student_logits, logits, alpha_R, weight_R):
+        levels = self._levels(alpha_R)
+        form = self._form(losses.score_soft)
+        return form(student_logits, logits, weight_R, *levels, self.mask_index)
+
+    def hard(self, logits, alpha_R, weight_R, token_R):
+        levels = self._levels(alpha_R)
+        form = self._form(losses.score_hard)
+        return form(logits, weight_R, token_R, *levels, self.mask_index)
+
+    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+        form = self._form(losses.score_difference)
+        return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)

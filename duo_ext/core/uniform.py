@@ -1,0 +1,129 @@
+"""The uniform process with the network of UDLM and Duo: tokens become any token.
+
+See ``process`` for shapes and for what the losses are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from duo_ext.core import losses, rollout, rows
+from duo_ext.core.losses import mix
+from duo_ext.core.networks import Mixture
+from duo_ext.core.process import Process, sample_times
+from duo_ext.core.schedules import LOG_LINEAR, GaussianSchedule, LogLinear
+
+
+@dataclass
+class UniformProcess(Process):
+    """p_t(. | x) = alpha_t x + (1 - alpha_t) / V, with the network of UDLM and Duo.
+
+    Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
+    differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
+
+    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
+    """
+
+    vocab_size: int
+    schedule: LogLinear | GaussianSchedule = LOG_LINEAR
+    eps: float = 1e-3
+    on_policy: float = 0.0
+    rollout_steps: int = 4
+    rollout_stops: Callable = rollout.sample_stops
+    input_times: Callable = sample_times
+
+    def _fitted(self, sample, fake):
+        return sample.mean(self._form(losses.uniform_soft), fake, of=(1,))
+
+    def _compared(self, sample, teacher, fake):
+        form = self._form(losses.uniform_ratio)
+        return sample.mean(form, teacher.detach(), fake.detach(), of=(0,))
+
+    def corrupt(self, x0_BL, alpha_B, given_BL):
+        """Tokens z_t ~ p_t(. | x0), (B, L)."""
+        replaced_BL = self._replaced(alpha_B, given_BL)
+        return torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), x0_BL)
+
+    def _replaced(self, alpha_B, given_BL):
+        """Where p_t takes a token at random."""
+        return (rows.uniforms(given_BL.shape, given_BL.device) < 1 - alpha_B[:, None]) & ~given_BL
+
+    def _times(self, x0_BL):
+        """t, of the student's input, and s (B,)."""
+        draws = self.input_times, sample_times
+        return (draw(len(x0_BL), self.eps, x0_BL.device) for draw in draws)
+
+    def _sample(self, student, x0_BL, given_BL):
+        t_B, s_B = self._times(x0_BL)
+        z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
+        rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
+        output = rows.Head.of(student, z_BL, self.schedule(t_B)[0])
+        x_BL = self._renoise(output, x0_BL, s_B, given_BL)
+        (free,) = rows.positions(~given_BL)
+        return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
+
+    def prior(self, x0_BL, given_BL):
+        return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+        """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
+        V, alpha_ts = self.vocab_size, alpha_t / alpha_s
+
+        def choose(logits, z, u):
+            f = losses.softmax(logits)
+            at_s = mix(f, alpha_s.to(f.dtype))
+            kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
+            return rows.sample_tokens(at_s.scatter_(-1, z[:, None], kept), u)
+
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        return rows.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
+
+    def greedy(self, student, z_BL, alpha_t, given_BL):
+        """The likeliest clean token at each position."""
+        return rows.fill(student, z_BL, ~given_BL, alpha_t, lambda logits: logits.argmax(-1))
+
+    def _renoise(self, output, x0_BL, s_B, given_BL):
+        """x_s: tokens at random, and the student's at the other positions, if they are not given.
+
+        The head runs for those that are not replaced alone.
+        """
+        u_BL = rows.uniforms(given_BL.shape, given_BL.device)
+        (sampled,) = rows.positions(~self._replaced(self.schedule(s_B)[0], given_BL) & ~given_BL)
+        x_BL = torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+        u_R = u_BL.flatten()[sampled]
+        tokens_R = rows.sample(output.at(sampled), losses.softmax, u_R)
+        x_BL.view(-1)[sampled] = tokens_R
+        return x_BL
+
+
+@dataclass
+class Sample:
+    """The student's output and one x_s of it.
+
+    output: its logits at the R positions ``free``, which carry a loss; x: x_s as the networks take
+    it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s.
+    """
+
+    output: torch.Tensor | rows.Head
+    x: torch.Tensor | Mixture
+    z_BL: torch.Tensor
+    alpha_B: torch.Tensor
+    dalpha_B: torch.Tensor
+    free: torch.Tensor
+
+    def head(self, network):
+        """A network's logits at the R positions; with a graph if its parameters or x have one."""
+        return rows.Head.of(network, self.x, self.alpha_B).at(self.free)
+
+    def mean(self, loss, *heads, of=()):
+        """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
+        alpha_BL, dalpha_BL = (
+            v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
+        )
+        inputs = (v.flatten()[self.free] for v in (self.z_BL, alpha_BL, dalpha_BL))
+        total = rows.total(rows.Term(loss, (self.output, *heads, *inputs), of))
+        return total / max(1, len(self.free))
+
+    def detach(self):
+        return replace(self, output=self.output.detach())

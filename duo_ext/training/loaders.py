@@ -1,0 +1,33 @@
+"""The loaders inside Lightning's trainer. Its private attributes stand here alone."""
+
+import contextlib
+
+from duo_ext.machine import cores
+from duo_ext.training.order import ResumableLoader
+
+
+def order_blocks(trainer, config):
+    """Give the host's data the order of ``order``, with which a resumed run goes on."""
+    source, settings = trainer.fit_loop._data_source, config.loader
+    # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
+    workers = min(settings.num_workers, max(1, cores() // trainer.num_devices))
+    source.instance = ResumableLoader(
+        source.instance.dataset,
+        settings.batch_size,
+        config.seed,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+        accumulate=config.trainer.accumulate_grad_batches,
+        num_workers=workers,
+        pin_memory=settings.pin_memory,
+        persistent_workers=workers > 0,
+    )
+
+
+@contextlib.contextmanager
+def kept(trainer):
+    """The training's loaders stay what they are, whatever is put in their place inside."""
+    combined = trainer.fit_loop._combined_loader
+    loaders = combined.flattened
+    yield
+    combined.flattened = loaders

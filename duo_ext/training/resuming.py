@@ -1,0 +1,64 @@
+"""What a distillation's checkpoint holds besides the host's, and how a run goes on from it."""
+
+import copy
+import os
+
+import omegaconf
+
+from duo_ext import Refused
+from duo_ext.files import sweep
+from duo_ext.settings import LASTING, chosen
+from duo_ext.weights import checkpoints
+
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+# What no run changes when it goes on.
+OF_THE_RUN = (*LASTING, "seed", "loader.global_batch_size", "loader.batch_size", "training.ema")
+OF_THE_RUN += ("optim", "lr_scheduler", "trainer.gradient_clip_val")
+OF_THE_RUN += ("trainer.gradient_clip_algorithm",)
+
+
+class Resumed:
+    """The checkpoints of a distillation (``algorithms.Distillation``).
+
+    ``resumed`` is what the one held that a run goes on from, until its training starts.
+    """
+
+    def sweep(self):
+        """Remove what a killed run left half-written."""
+        if self.trainer.is_global_zero:
+            for name in (LAST, "guard.json"):
+                sweep(os.path.dirname(self.file(name)))
+
+    def on_save_checkpoint(self, checkpoint):
+        """The student as a plain checkpoint of the host's, and what a resumed run needs besides.
+
+        Duo counts progress by the optimizer steps of automatic optimisation, which are none here,
+        and pickles its configuration: Lightning's counts and plain values stay in their place.
+        """
+        loops = copy.deepcopy(checkpoint["loops"])
+        super().on_save_checkpoint(checkpoint)
+        config = omegaconf.OmegaConf.to_container(self.config, resolve=False)
+        checkpoint |= {"loops": loops, "hyper_parameters": {"config": config}}
+        checkpoint["idlm"] = {
+            "format": checkpoints.FORMAT,
+            "run": self._identity(),
+            "distiller": self.distiller.state_dict(),
+            "guard": self.watch.guard.state_dict() if self.watch else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint):
+        super().on_load_checkpoint(checkpoint)
+        if self.opponents is None:
+            return
+        saved = checkpoints.ours(checkpoint, "checkpointing.resume_ckpt_path")
+        if differing := checkpoints.differing(saved and saved["run"], self._identity()):
+            raise Refused(
+                "checkpointing.resume_ckpt_path: the checkpoint belongs to another run "
+                f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
+            )
+        self.resumed = saved
+
+    def _identity(self):
+        """What must be the same for a checkpoint to be this run's."""
+        return {"teacher": self.opponents.teacher_sha256, **chosen(self.config, OF_THE_RUN)}
