@@ -111,11 +111,11 @@ class _Uniform:
 class Uniform(_Uniform, UniformProcess):
     def _sample(self, student, x0_BL, given_BL):
         t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
-        z_BL = self.corrupt(x0_BL, t_B, given_BL)
+        z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
         logits_BLV = student(z_BL, self.schedule(t_B)[0])
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         tokens_BL = rows.sample_tokens(logits_BLV.softmax(-1), u_BL)
-        replaced_BL = self._replaced(s_B, given_BL)
+        replaced_BL = self._replaced(self.schedule(s_B)[0], given_BL)
         x_BL = torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), tokens_BL)
         x_BL = torch.where(given_BL, x0_BL, x_BL)
         (free,) = rows.positions(~given_BL)

@@ -26,6 +26,7 @@ from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
 from duo_ext.core.uniform import Sample, UniformProcess
+from duo_ext.families import FAMILIES
 from duo_ext.settings import require
 
 GRID = 4  # steps of the sampler
@@ -190,11 +191,13 @@ def put_in(name):
     """Let the algorithms of an active host make the variant of each process that has one."""
     from duo_ext import algorithms
 
-    for key, family in algorithms.FAMILIES.items():
+    for family in FAMILIES.values():
         make = family.noisings["categorical"]
-        algorithms.FAMILIES[key] = replace(family, noisings={"categorical": _variant(name, make)})
-    identity = algorithms.IDLM._identity
-    algorithms.IDLM._identity = lambda self: identity(self) | {"variant": name}
+        family.noisings.clear()
+        family.noisings["categorical"] = _variant(name, make)
+    kind = algorithms.Distillation
+    identity = kind._identity
+    kind._identity = lambda self: identity(self) | {"variant": name}
     if name == seeded.__name__:
         seed_the_sampler()
 

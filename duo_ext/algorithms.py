@@ -49,11 +49,11 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
     family = teachers = None
 
     def __init__(self, config, tokenizer):
+        self._require_own(config.algo.process)
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
         require_whole(config.trainer.get("precision"))
-        self._require_own_process(config.algo.process)
         if config.algo.recompute_blocks:
             recompute(self.backbone)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
@@ -61,10 +61,10 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         self.require_looks()
         self.opponents = self.distiller = self.watch = self.resumed = None
 
-    def _require_own_process(self, name):
-        if choose("algo.process", name, FAMILIES) is not self.family:
-            own = next(key for key, family in FAMILIES.items() if family is self.family)
-            raise Refused(f"algo.process is '{name}'; algo={self.config.algo.name} has '{own}'")
+    def _require_own(self, process):
+        if choose("algo.process", process, FAMILIES) is not self.family:
+            own = next(name for name, family in FAMILIES.items() if family is self.family)
+            raise Refused(f"algo.process is '{process}'; {type(self).__name__} distils '{own}'")
 
     # set-up ----------------------------------------------------------------------------------
 

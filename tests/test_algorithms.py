@@ -5,15 +5,17 @@ import gc
 import types
 import weakref
 
+import hydra
 import lightning
 import pytest
 import torch
 
-from duo_ext import Refused
+from duo_ext import ALGORITHMS, Refused
 from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import ancestral
 from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
+from duo_ext.training import loaders
 from duo_ext.weights import checkpoints
 
 TEACHERS = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "distillation"}
@@ -35,15 +37,13 @@ SHARED = "algo.shared_forward=true"
 def distil(standalone, tiny, tokenizer, teacher, tmp_path, monkeypatch):
     """``distil("idlm", ...)`` runs a small distillation and returns the algorithm."""
     monkeypatch.chdir(tmp_path)
-    from duo_ext import algorithms
-
     paths = {}
 
     def run(name, *overrides, save_after=None, resume=None):
         if name not in paths:
             paths[name] = teacher(TEACHERS[name])
         config = tiny(f"algo={name}", f"algo.teacher_path={paths[name]}", *RECIPE, *overrides)
-        cls = algorithms.IDLMDCD if name == "idlm_dcd" else algorithms.IDLM
+        cls = hydra.utils.get_class(ALGORITHMS[name])
         lightning.seed_everything(config.seed, verbose=False)
         model = cls(config, tokenizer)
         train, _ = standalone.module("dataloader").get_dataloaders(config, tokenizer)
@@ -144,17 +144,15 @@ def test_a_checkpoint_that_was_resumed_is_given_back_before_training_begins(dist
 
 @pytest.mark.parametrize(("asked", "cores", "given"), [(8, 4, 4), (2, 4, 2), (0, 4, 0), (8, 0, 1)])
 def test_a_rank_has_no_more_workers_than_cores(distil, monkeypatch, asked, cores, given):
-    from duo_ext import algorithms
-
-    monkeypatch.setattr(algorithms, "cores", lambda: cores)
+    monkeypatch.setattr(loaders, "cores", lambda: cores)
     made = []
 
-    class Loader(algorithms.ResumableLoader):
+    class Loader(loaders.ResumableLoader):
         def __init__(self, *parts, num_workers, persistent_workers, **options):
             made.append((num_workers, persistent_workers))
             super().__init__(*parts, **options)
 
-    monkeypatch.setattr(algorithms, "ResumableLoader", Loader)
+    monkeypatch.setattr(loaders, "ResumableLoader", Loader)
     distil("idlm", f"loader.num_workers={asked}", "trainer.max_steps=1")
     assert made == [(given, given > 0)]
 
@@ -273,10 +271,10 @@ def test_sampling_that_the_guard_does_not_know_is_refused_at_once(tiny, tokenize
     from duo_ext import algorithms
 
     config = tiny("algo=idlm_mdlm", "algo.teacher_path=none", setting)
-    assert algorithms.IDLM(config, tokenizer)  # without a guard
+    assert algorithms.IDLMMDLM(config, tokenizer)  # without a guard
     config.algo.guard.every = 10
     with pytest.raises(Refused, match=told):
-        algorithms.IDLM(config, tokenizer)
+        algorithms.IDLMMDLM(config, tokenizer)
 
 
 def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standalone, monkeypatch):
@@ -321,3 +319,11 @@ def test_no_copy_of_the_weights_stays_behind_a_look(standalone):
     with looks._network(model, teacher=False) as network:
         assert network == "student"
     assert ema.collected_params == []
+
+
+def test_a_class_refuses_the_process_of_another(tiny, tokenizer, standalone):
+    from duo_ext import algorithms
+
+    config = tiny("algo=idlm_mdlm", "algo.teacher_path=none")
+    with pytest.raises(Refused, match=r"^algo.process is 'absorbing'; IDLM distils 'uniform'$"):
+        algorithms.IDLM(config, tokenizer)

@@ -205,7 +205,7 @@ def test_corruption_frequencies():
     x0, given = torch.zeros(1, 40_000, dtype=torch.long), torch.zeros(1, 40_000, dtype=torch.bool)
     time = torch.tensor([0.3], dtype=torch.float64)
     alpha, _ = PROCESSES["uniform"].schedule(time)
-    kept = (PROCESSES["uniform"].corrupt(x0, time, given) == 0).double().mean()
+    kept = (PROCESSES["uniform"].corrupt(x0, alpha, given) == 0).double().mean()
     assert abs(kept - (alpha + (1 - alpha) / V)) < 0.01
     masked = (PROCESSES["absorbing"].corrupt(x0, alpha, given) == MASK).double().mean()
     assert abs(masked - (1 - alpha)) < 0.01

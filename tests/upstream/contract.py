@@ -8,8 +8,10 @@ import argparse
 import os
 from pathlib import Path
 
+import hydra
 import torch
 
+import duo_ext
 from duo_ext import host
 from duo_ext.weights import checkpoints
 
@@ -92,7 +94,6 @@ def samples(work, name, *overrides):
 
 def distil(work, name, teacher, *overrides):
     """(losses of the updates, the average student's weights) of five pairs."""
-    from duo_ext.algorithms import IDLM
     from duo_ext.core import distiller
 
     folder = Path(work, "runs", f"{host.active().name} {name}".replace(" ", "-"))
@@ -114,7 +115,7 @@ def distil(work, name, teacher, *overrides):
 
     distiller.Distiller.step = watched
     os.chdir(folder)
-    host.active().run(config, IDLM)
+    host.active().run(config, hydra.utils.get_class(duo_ext.ALGORITHMS[config.algo.name]))
     distiller.Distiller.step = step
     student = checkpoints.denoiser(checkpoints.read(f"{folder}/checkpoints/last.ckpt", "last"))
     return torch.tensor(losses), student.average
