@@ -150,7 +150,7 @@ Path.rename = meet
 corpus.addresses = lambda: [corpus.Address(f"{year}", "Some text.") for year in range(24)]
 print(corpus.text_dir("sotu32", here / "cache"))
 """
-    root = Path(corpus.__file__).parents[1]
+    root = Path(corpus.__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": str(root)}
     racers = [
         subprocess.Popen(
