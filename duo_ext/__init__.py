@@ -1,5 +1,7 @@
-"""IDLM for Duo: the registry of algorithms, and how a user is refused. Importing it imports nothing
-else."""
+"""IDLM for Duo: the registry of algorithms, how a user is refused, a student from Python.
+
+Importing it imports nothing else.
+"""
 
 ALGORITHMS = {
     "idlm": "duo_ext.algorithms.IDLM",
@@ -15,3 +17,19 @@ class Refused(ValueError):
     The command lines print it alone. Every other exception is a fault of the program and keeps its
     traceback.
     """
+
+
+def load_student(path, *overrides, host=None, device=None, trust_checkpoint=False):
+    """A trained model of Duo's, student or teacher, that writes texts (``commands.student``).
+
+    path: a checkpoint, a folder of the hub's layout, or a hub id. overrides: Duo's settings as
+    words, for a checkpoint that carries none. host: the Duo tree to run in, found as by --host.
+    device: "cpu", "cuda"; by default a GPU if there is one.
+
+    >>> student = load_student("runs/student/checkpoints/best.ckpt")
+    >>> texts = student.sample(4, steps=8)
+    """
+    from duo_ext import evaluate
+    from duo_ext.commands.student import Student
+
+    return Student(evaluate.SIDE, path, overrides, host, device, trust_checkpoint)

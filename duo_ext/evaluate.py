@@ -26,18 +26,20 @@ SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the res
 class Subject(subject.Subject):
     """A Duo checkpoint in the host's class of its family.
 
-    ``constructed`` is the state of the CPU's generator behind the seed and the model's making, from
-    which the host's own sample_eval starts to sample. ``process`` is the core's for its family.
+    ``constructed``: a seed, and the state of the CPU's generator behind it and the model's making,
+    from which the host's own sample_eval starts to sample. ``process``: the core's for its family.
     """
 
     model: torch.nn.Module
-    constructed: torch.Tensor
+    constructed: tuple[int, torch.Tensor]
     process: object
 
     def seed(self, seed):
         """With --batch-size as loader.eval_batch_size the tokens are those of sample_eval."""
         torch.manual_seed(seed)
-        torch.set_rng_state(self.constructed)
+        made_with, state = self.constructed
+        if seed == made_with:
+            torch.set_rng_state(state)
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
@@ -88,7 +90,7 @@ def load(role, given, options):
     config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
     with tree.refusing():
         model = family.host_class(config, tokenizer)
-    constructed = torch.get_rng_state()
+    constructed = options.seed, torch.get_rng_state()
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.check(saved, model.backbone, key)

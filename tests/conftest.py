@@ -162,6 +162,13 @@ def tiny(standalone, text_folder):
     return compose
 
 
+@pytest.fixture
+def arguments(text_folder, tmp_path):
+    """``arguments("algo=mdlm", ...)``: a command line on the small text, run in tmp_path/run."""
+    data = [f"data.train={text_folder}", f"data.cache_dir={tmp_path}/tokens"]
+    return lambda *overrides: [*TINY, *data, f"hydra.run.dir={tmp_path}/run", *overrides]
+
+
 @pytest.fixture(scope="session")
 def tokenizer(standalone, tiny):
     return standalone.module("dataloader").get_tokenizer(tiny())

@@ -25,14 +25,6 @@ from duo_ext.weights import checkpoints
 
 
 @pytest.fixture
-def arguments(tiny, text_folder, tmp_path):
-    """``arguments("algo=mdlm", ...)``: a command line on the small text, run in tmp_path/run."""
-    data = [f"data.train={text_folder}", f"data.cache_dir={tmp_path}/tokens"]
-    base = [*tiny.__kwdefaults__["base"], *data, f"hydra.run.dir={tmp_path}/run"]
-    return lambda *overrides: [*base, *overrides]
-
-
-@pytest.fixture
 def command(arguments, monkeypatch, capfd):
     """``command("algo=mdlm", ...)`` calls it in this process; the message it ends with, or None."""
     monkeypatch.setattr(duo_ext.commands.line, "TRACEBACK", False)

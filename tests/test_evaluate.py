@@ -340,7 +340,7 @@ def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, optio
     given = options("--seed", "3", "--samples", "5", "--batch-size", "3")
     subject = evaluate.load("student", checkpoint(algo), given)
     model = subject.model
-    torch.set_rng_state(subject.constructed)
+    torch.set_rng_state(subject.constructed[1])
     plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
     tokens, evaluations, seconds = evaluation.sample([(subject, Setting(4))], given)[0]
     assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0

@@ -1,0 +1,35 @@
+"""commands.student: the texts of a checkpoint from Python are those of ``evaluate``."""
+
+import pytest
+import torch
+
+from duo_ext import Refused, evaluate, host, load_student
+from duo_ext.commands import evaluation, options
+from duo_ext.measuring.subject import Setting
+
+
+@pytest.fixture
+def student(standalone, teacher):
+    path = teacher("mdlm")
+    return path, load_student(path, host=host.STANDALONE, device="cpu")
+
+
+@pytest.mark.parametrize("sampler", ["host", "rows"])
+def test_texts_are_those_of_evaluate(student, sampler):
+    path, found = student
+    given = options.parse(
+        evaluate.SIDE,
+        ["--student", path, "--samples", "5", "--output", "", "--device", "cpu"],
+    )
+    subject = evaluate.load("student", path, given)
+    wanted, _, _ = evaluation.sample([(subject, Setting(4, sampler, temperature=0.9))], given)[0]
+    tokens = found.sample_tokens(5, steps=4, sampler=sampler, temperature=0.9)
+    assert torch.equal(tokens, wanted) and tokens.shape == (5, found.length)
+    texts = found.sample(5, steps=4, sampler=sampler, temperature=0.9)
+    assert texts == found.tokenizer.batch_decode(wanted)
+    assert texts != found.sample(5, steps=4, seed=4, sampler=sampler, temperature=0.9)
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"^--student is '.*none.ckpt'; it cannot be opened"):
+        load_student(tmp_path / "none.ckpt", host=host.STANDALONE)
