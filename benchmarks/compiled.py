@@ -18,6 +18,7 @@ from benchmarks.rehearsal.counts import Traffic, over_vocabulary
 from duo_ext import files
 from duo_ext.core import losses
 from duo_ext.hosting import trees
+from duo_ext.report import tables
 
 R, V, RUNS = 20, 50258, 20  # as many rows as a CPU takes at a time
 # What a form takes: logits of student, teacher or fake (s, t), probabilities (p), a token (z),
@@ -88,13 +89,13 @@ def _least(form, *given):
 
 
 def as_markdown(results):
-    head = "| loss | bytes | ms | ms, compiled |\n|---|---:|---:|---:|"
-    rows = (
-        f"| {r['loss']} | {r['bytes']:.0f} | {r['ms']:.1f} | {r['ms_compiled']:.1f} |"
+    lines = [
+        [r["loss"], f"{r['bytes']:.0f}", f"{r['ms']:.1f}", f"{r['ms_compiled']:.1f}"]
         for r in results["rows"]
-    )
+    ]
+    table = tables.markdown(["loss", "bytes", "ms", "ms, compiled"], lines, words=1)
     facts = f"{results['size']}; {results['hardware']}; torch {torch.__version__}"
-    return "\n".join([__doc__.partition("\n\n")[2], facts, "", head, *rows])
+    return "\n".join([__doc__.partition("\n\n")[2], facts, "", table])
 
 
 def main(arguments=None):

@@ -168,9 +168,3 @@ LEGEND = (
 def number(row, key):
     value = row.get(key)
     return "" if value is None else f"{value:.3g}"
-
-
-def table(titles, cells):
-    """In Markdown."""
-    lines = [titles, ["---"] * len(titles), *cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

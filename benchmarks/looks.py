@@ -15,7 +15,7 @@ import omegaconf
 
 from duo_ext import Refused
 from duo_ext.files import write_whole
-from duo_ext.report import figures
+from duo_ext.report import figures, tables
 from duo_ext.report.results import save
 from duo_ext.training.resuming import LAST
 from duo_ext.weights import checkpoints
@@ -57,12 +57,12 @@ def command(folder):
 def table(runs):
     """Markdown: a line for each run and number of steps, a column for each look."""
     pairs = sorted({int(pair) for run in runs for pair in run["looks"]})
-    lines = [["run", "steps", *map(str, pairs)], ["---"] * (2 + len(pairs))]
+    lines = []
     for run in runs:
         for steps in next(iter(run["looks"].values())):
             looks = [run["looks"].get(str(pair), {}).get(steps) for pair in pairs]
             lines.append([run["name"], steps, *map(_cell, looks)])
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    body = tables.markdown(["run", "steps", *pairs], lines)
     commands = "\n".join(f"- {run['name']}: `{run['command']}`" for run in runs)
     return (
         "GenPPL / entropy / unigram KL of the guard's samples, by pairs. The teacher that the "

@@ -16,6 +16,7 @@ from duo_ext.core import rows
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.hosting import trees
 from duo_ext.measuring import batches
+from duo_ext.report import tables
 
 GB = 1e9
 LIMITS = {"owt": 24 * GB, "sotu_bpe": 24 * GB, "sotu": 4 * GB}
@@ -186,12 +187,12 @@ def of_tree(tree, program):
 
 
 def table(experiments):
-    lines = ["| experiment | phase | GB | of |", "| --- | --- | ---: | ---: |"]
+    lines = []
     for found in experiments:
         for phase, size in found.phases.items():
             cells = found.name, phase, f"{size / GB:.1f}", f"{LIMITS[found.kind] / GB:.0f}"
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return tables.markdown(["experiment", "phase", "GB", "of"], lines, words=2)
 
 
 def too_large(experiments):

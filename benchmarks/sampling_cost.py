@@ -18,6 +18,7 @@ from duo_ext.core.samplers import SAMPLERS
 from duo_ext.data import corpus
 from duo_ext.hosting import trees
 from duo_ext.measuring.subject import Setting
+from duo_ext.report import tables
 
 ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
 
@@ -86,14 +87,14 @@ def _subject(name, size):
 
 def as_markdown(results):
     head = ["process", "sampler", "network evaluations", "CPU seconds", "GiB over base"]
-    lines = [head, ["---", "---", "---:", "---:", "---:"]]
+    lines = []
     for row in results["rows"]:
         memory = row["peak_bytes_over_base"] / 2**30
         numbers = f"{row['cpu_seconds']:.1f}", f"{memory:.2f}"
-        lines.append([row["process"], row["sampler"], str(row["evaluations"]), *numbers])
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        lines.append([row["process"], row["sampler"], row["evaluations"], *numbers])
+    body = tables.markdown(head, lines, words=2)
     size = ", ".join(f"{name} {value}" for name, value in results["size"].items())
-    return f"{results['steps']} steps; {size}; {results['hardware']}\n\n{body}\n"
+    return f"{results['steps']} steps; {size}; {results['hardware']}\n\n{body}"
 
 
 def main(arguments=None):

@@ -4,6 +4,7 @@ import json
 
 from duo_ext import files
 from duo_ext.report import figures
+from duo_ext.report.tables import markdown
 
 TIMES = ("before", "after")
 KEY = ("name", "precision", "dropout")
@@ -116,15 +117,10 @@ bf16).
 MADE = "\n**Made by**\n"
 
 
-def _table(head, lines):
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (head, rule, *lines)) + "\n"
-
-
 def _pairs(found):
     head = ["DIT", "process", "", "networks", "mixed", "waits", "at an update", "elementwise"]
     head += ["products", "kernels", "bodies", "heads"]
-    return _table(head, [_pair(when, row) for when, row in select(found, "pair", options=False)])
+    return markdown(head, [_pair(when, row) for when, row in select(found, "pair", options=False)])
 
 
 def _pair(when, row):
@@ -154,7 +150,7 @@ def _options(found):
         ]
         for when, row in select(found, "pair", options=True)
     ]
-    return _table([*head, "head"], lines)
+    return markdown([*head, "head"], lines)
 
 
 def _dtypes(row, module):
@@ -172,7 +168,7 @@ def _blocks(found):
         ]
         for when, row in select(found, "blocks")
     ]
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def _state(found):
@@ -186,7 +182,7 @@ def _state(found):
         ]
         for when, row in select(found, "state")
     ]
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def _made(found):
@@ -196,7 +192,7 @@ def _made(found):
         for when in TIMES
         for row in found[when]
     }
-    return _table(["", "commit", "DIT", "of commit", "torch", "command"], sorted(lines, key=str))
+    return markdown(["", "commit", "DIT", "of commit", "torch", "command"], sorted(lines, key=str))
 
 
 def drawn(found):

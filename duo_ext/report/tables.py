@@ -45,11 +45,11 @@ def table(results: dict) -> str:
     return f"{_headline(results, differing)}\n\n{markdown(head, lines, words)}"
 
 
-def markdown(head: list[str], body: list[list[str]], words: int | None = None) -> str:
+def markdown(head: list[str], body: list[list], words: int | None = None) -> str:
     """A Markdown table; all columns after the first ``words`` are numbers, none without it."""
     numbers = 0 if words is None else len(head) - words
     rule = ["---"] * (len(head) - numbers) + ["---:"] * numbers
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)) + "\n"
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rule, *body)) + "\n"
 
 
 def _headline(results: dict, varying: list[str]) -> str:
