@@ -139,6 +139,7 @@ def check_make(words):
     assert set(given) <= set(" ".join(targets).split())
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # runpy's, of what others import
 @pytest.mark.parametrize("words", commands())
 def test_a_command_is_one_that_its_program_takes(words, parses, composes, monkeypatch):
     program, *words = words
