@@ -1,4 +1,4 @@
-"""README's main table, from results/sotu32: python -m benchmarks.readme
+"""The main table of results/README.md, from results/sotu32: python -m benchmarks.readme
 
 GenPPL / entropy at temperature 1, means over the seeds, in the place of the table that is there.
 """
@@ -10,8 +10,8 @@ from duo_ext.files import write_whole
 from duo_ext.report import compare, families
 from duo_ext.report.results import load
 
-README = Path(__file__).parent.parent / "README.md"
-RESULTS = README.parent / "results" / "sotu32"
+PAGE = Path(__file__).parent.parent / "results" / "README.md"
+RESULTS = PAGE.parent / "sotu32"
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # label: (name in the results, last step)
@@ -52,10 +52,10 @@ def _cell(row):
 
 
 def page(text, rows):
-    """README with the table of these rows."""
+    """The page ``text`` with the table of these rows."""
     return re.sub(rf"{re.escape(HEAD)}(\|.*\n)*", lambda _: table(rows), text)
 
 
 if __name__ == "__main__":
-    text = page(README.read_text(), load(str(RESULTS))["rows"])
-    write_whole(str(README), text.encode())
+    text = page(PAGE.read_text(), load(str(RESULTS))["rows"])
+    write_whole(str(PAGE), text.encode())
