@@ -4,7 +4,7 @@ from setuptools import find_namespace_packages, setup
 
 CONFIGS = {"duo_ext.configs": "configs/duo", "sedd_ext.configs": "configs/sedd"}
 EVAL = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "pytest-xdist", "hypothesis>=6", "ruff==0.17.6"]
+TEST = ["pytest>=8", "pytest-xdist", "import-linter", "hypothesis>=6", "ruff==0.17.6"]
 TEST += ["datasets", "setuptools>=70.1"]  # a remedy wraps the one, a wheel is built with the other
 
 setup(

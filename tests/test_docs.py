@@ -182,7 +182,8 @@ def test_the_commands_are_found():
 
 def defined(module):
     """The names at the top of a module, found without importing it: our own, and of either tree."""
-    places, spec = [*map(str, STANDALONE.values()), *sys.path], None
+    places = [*map(str, STANDALONE.values()), str(ROOT / "docs" / "extending"), *sys.path]
+    spec = None
     for part in module.split("."):
         spec = importlib.machinery.PathFinder.find_spec(
             part if spec is None else f"{spec.name}.{part}", places
