@@ -80,7 +80,7 @@ def _teachers(runs):
     return "; ".join(dict.fromkeys(_cell(run["teacher"]) for run in runs))
 
 
-def draw(runs):
+def plot(runs):
     """GenPPL and unigram KL over pairs, a column for each number of steps."""
     from matplotlib.figure import Figure
 
@@ -111,7 +111,7 @@ def main(arguments=None):
         raise SystemExit(f"error: {error}") from error
     save({"runs": runs}, options.output)
     write_whole(f"{options.output}/table.md", table(runs).encode())
-    figures.figure(draw(runs), f"{options.output}/figure.png")
+    figures.figure(plot(runs), f"{options.output}/figure.png")
     print(table(runs))
 
 

@@ -79,7 +79,7 @@ def _subject(name, size):
     from duo_ext.families import FAMILIES  # imports the host
 
     process = FAMILIES[ALGORITHMS[name]].noisings["categorical"](model)
-    unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data", "constructed"))
+    unused = dict.fromkeys(("role", "path", "algo", "sha256", "tokenizer", "data", "constructed"))
     return evaluate.Subject(
         **unused, vocab_size=size.vocab, length=size.length, model=model, process=process
     )

@@ -105,7 +105,7 @@ def load(role, given, options):
         )
     return Subject(
         role=role,
-        given=given,
+        path=given,
         algo=config.algo.name,
         sha256=checkpoints.sha256(path, model.backbone),
         tokenizer=tokenizer,

@@ -76,7 +76,7 @@ def load(role, given, options):
         _check_rows(parts, options)
     return Subject(
         role=role,
-        given=given,
+        path=given,
         algo=config.algo.name,
         sha256=checkpoints.sha256(path, parts.model),
         tokenizer=tokenizer,

@@ -193,7 +193,7 @@ def _names(subjects):
     """Their algo, and the path as well where two of a role have the same."""
     algos = [(subject.role, subject.algo) for subject in subjects]
     return [
-        subject.algo if algos.count(own) == 1 else f"{subject.algo} {subject.given}"
+        subject.algo if algos.count(own) == 1 else f"{subject.algo} {subject.path}"
         for own, subject in zip(algos, subjects, strict=True)
     ]
 
@@ -217,8 +217,8 @@ def _make_folder(path):
 
 
 def _row(name, subject, setting, options, evaluations, seconds):
-    given = subject.given
-    local = os.path.exists(given) and not is_url(options.output)
+    path = subject.path
+    local = os.path.exists(path) and not is_url(options.output)
     return {
         "model": subject.role,
         "name": name,
@@ -235,7 +235,7 @@ def _row(name, subject, setting, options, evaluations, seconds):
         "seed": options.seed,
         "seconds": seconds,
         "tokens_per_second": options.samples * subject.length / seconds,
-        "checkpoint": os.path.relpath(given, options.output) if local else given,
+        "checkpoint": os.path.relpath(path, options.output) if local else path,
         "checkpoint_sha256": subject.sha256,
     }
 

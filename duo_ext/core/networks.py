@@ -9,10 +9,6 @@ from duo_ext.core.losses import wide
 from duo_ext.core.precision import running_in
 
 
-class _Captured(Exception):
-    """Carries the features out of a forward pass whose output layer is not wanted."""
-
-
 @dataclass(frozen=True)
 class Mixture:
     """Soft tokens that mix k tokens each: tokens (B, L, k) with weights (B, L, k) of sum 1."""
@@ -46,20 +42,9 @@ class Denoiser:
 
     def features(self, x, alpha_B):
         """The input (B, L, D) of the last linear layer."""
-
-        def capture(module, arguments):
-            self._autocast = _autocast_here(arguments[0].device.type)
-            raise _Captured(arguments[0])
-
-        hook = self._last_layer.register_forward_pre_hook(capture)
-        try:
-            with running_in(self.backbone, self.precision):
-                self._run(x, alpha_B)
-        except _Captured as captured:
-            return captured.args[0]
-        finally:
-            hook.remove()
-        raise AssertionError("the backbone did not call output_layer.linear")
+        with running_in(self.backbone, self.precision):
+            found, self._autocast = input_of(self._last_layer, lambda: self._run(x, alpha_B))
+        return found
 
     def _run(self, x, alpha_B):
         with torch.autocast(alpha_B.device.type, enabled=False):
@@ -117,6 +102,31 @@ class Denoiser:
             alpha_B = torch.ones_like(alpha_B)
         dtype = next(self.backbone.parameters()).dtype
         return -alpha_B.log().to(dtype)
+
+
+def input_of(layer, call):
+    """(what ``call()`` gives ``layer`` as its input, the autocast that is in force there).
+
+    The call ends there, by an exception that a hook raises and that is caught here. A host's
+    forward pass has no other way to stop before its last layer, whose logits of all positions and
+    tokens are most of a pair's memory and are wanted at some positions alone. The autocast is a
+    host's own, opened inside its forward pass; the layer needs it when it is applied later.
+    """
+
+    class Reached(Exception):
+        pass
+
+    def reach(module, arguments):
+        raise Reached(arguments[0], _autocast_here(arguments[0].device.type))
+
+    hook = layer.register_forward_pre_hook(reach)
+    try:
+        call()
+    except Reached as reached:
+        return reached.args
+    finally:
+        hook.remove()
+    raise AssertionError("the network did not call its last layer")
 
 
 def _autocast_here(kind):

@@ -30,7 +30,7 @@ class Ceiling(Subject):
         )
         if own != wanted:
             raise Refused(
-                f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.given}'"
+                f"--ceiling: the judge {judge.name} has not the vocabulary of '{like.path}'"
             )
         config, tokens = judge.model.config, range(judge.vocab_size)
         if config.bos_token_id not in tokens or config.eos_token_id not in tokens:

@@ -21,7 +21,7 @@ class Setting:
 
 @dataclass
 class Subject:
-    """A checkpoint to sample: its role in the report, the path as given, the algorithm that made
+    """A checkpoint to sample: its role in the report, its path, the algorithm that made
     it, its hash, and what its texts and statistics are made with.
 
     A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
@@ -30,7 +30,7 @@ class Subject:
     """
 
     role: str
-    given: str
+    path: str
     algo: str
     sha256: str
     tokenizer: object

@@ -198,7 +198,7 @@ def published() -> str:
     return markdown(["method", *map(str, steps)], body)
 
 
-def draw(results: dict):
+def plot(results: dict):
     """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
     steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
     rows being those of each seed."""
@@ -213,7 +213,7 @@ def draw(results: dict):
         rows = [row for row in results["rows"] if row.get("family") == family]
         for index, ((_, name, sampler), line) in enumerate(lines(rows).items()):
             style = line_style(index, line[0]["model"])
-            _draw_steps(above, line, f"{name} {sampler}".strip(), style)
+            _plot_steps(above, line, f"{name} {sampler}".strip(), style)
             for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
                 frontiers = _frontiers([row for row in line if row["steps"] == steps])
                 chosen = seeds_joined(list(itertools.chain.from_iterable(frontiers)))
@@ -230,7 +230,7 @@ def draw(results: dict):
     return drawing
 
 
-def _draw_steps(axes, line, label, style):
+def _plot_steps(axes, line, label, style):
     """A line of the table over steps, with its 95 % intervals."""
     rows = over_steps(seeds_joined(line))
     steps = [row["steps"] for row in rows]

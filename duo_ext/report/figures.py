@@ -32,7 +32,7 @@ def blank(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw(results: dict):
+def plot(results: dict):
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
     The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
@@ -45,8 +45,8 @@ def draw(results: dict):
     left, middle, right = drawing.subplots(1, 3)
     for index, (label, rows) in enumerate(_series(results["rows"]).items()):
         style = line_style(index, rows[0]["model"])
-        _draw_steps(left, middle, plain(rows), label, style)
-        _draw_entropy(right, rows, style)
+        _plot_steps(left, middle, plain(rows), label, style)
+        _plot_entropy(right, rows, style)
     name = results["judge"]["name"]
     heldout = results["judge"]["heldout_ppl"]
     if heldout is not None:
@@ -81,7 +81,7 @@ def _series(rows: list[dict]) -> dict[str, list[dict]]:
     return series
 
 
-def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dict) -> None:
+def _plot_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dict) -> None:
     """One series in both panels over steps; for a teacher the 2 % band around its last entropy."""
     rows = sorted(rows, key=lambda row: row["steps"])
     steps, ppl, low, high, entropy = (
@@ -96,7 +96,7 @@ def _draw_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dic
         entropy_axes.axhspan(*band, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _draw_entropy(axes, rows: list[dict], style: dict) -> None:
+def _plot_entropy(axes, rows: list[dict], style: dict) -> None:
     """One series in the panel over entropy: a line per number of steps, labelled with it."""
     by_steps = defaultdict(list)
     for row in rows:

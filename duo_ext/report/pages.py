@@ -14,5 +14,5 @@ def render(folder: str) -> None:
     if by_family:
         text = f"{families.page(results)}\n## All rows\n\n{text}"
     write_whole(f"{folder}/table.md", text.encode())
-    drawing = families.draw(results) if by_family else figures.draw(joined)
+    drawing = families.plot(results) if by_family else figures.plot(joined)
     figures.figure(drawing, f"{folder}/figure.png")

@@ -129,6 +129,6 @@ def test_a_folder_of_families_is_rendered(results, tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert text.index("## Methods over steps") < text.index("## Published") < text.index("## All")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    panels = families.draw(results).axes
+    panels = families.plot(results).axes
     assert [axes.get_title() for axes in panels[:2]] == ["Duo", "MDLM"]
     assert {line.get_label() for line in panels[0].lines} >= {"Duo", "IDLM-Duo"}

@@ -337,7 +337,7 @@ def curves(axes):
 
 
 def test_figure_draws_the_rows():
-    left, middle, right = figures.draw(CURVES).axes
+    left, middle, right = figures.plot(CURVES).axes
     assert curves(left) == [[(4, 100.0), (8, 80.0), (16, 60.0)], [(2, 82.0), (4, 59.0)]]
     assert curves(middle) == [[(4, 5.0), (8, 5.0), (16, 5.0)], [(2, 5.05), (4, 5.02)]]
     assert sorted(curves(right)) == sorted([[(r["entropy"], r["genppl"])] for r in CURVES["rows"]])
@@ -359,27 +359,27 @@ def test_temperatures_are_lines_over_entropy_and_stay_out_of_the_curves_over_ste
         row("teacher", 8, 80.0, 5.0),
         row("teacher", 8, math.nan, 4.9, temperature=0.8),
     )
-    left, _, right = figures.draw(sweep).axes
+    left, _, right = figures.plot(sweep).axes
     assert curves(left) == [[(4, 100.0), (8, 80.0)]]
     assert curves(right) == [[(4.8, 50.0), (5.0, 100.0)], [(5.0, 80.0)]]
 
 
 def test_a_sweep_without_temperature_1_is_the_panel_over_entropy_alone(tmp_path):
     sweep = results(*(row("teacher", 4, 100.0, temperature=t) for t in (0.8, 0.9)))
-    figures.figure(figures.draw(sweep), tmp_path / "figure.png")
-    assert [axes.get_visible() for axes in figures.draw(sweep).axes] == [False, False, True]
+    figures.figure(figures.plot(sweep), tmp_path / "figure.png")
+    assert [axes.get_visible() for axes in figures.plot(sweep).axes] == [False, False, True]
 
 
 def test_rows_of_fewer_samples_belong_to_the_same_curve():
     few = results(row("teacher", 16, 60.0, samples=128), row("teacher", 8, 80.0))
-    left, middle, _ = figures.draw(few).axes
+    left, middle, _ = figures.plot(few).axes
     assert curves(left) == [[(8, 80.0), (16, 60.0)]]
     assert len(middle.patches) == 1
 
 
 def test_samplers_are_series_of_their_own():
     both = results(row("teacher", 4, 100.0), row("teacher", 4, 90.0, noise_removal="greedy"))
-    drawing = figures.draw(both)
+    drawing = figures.plot(both)
     assert curves(drawing.axes[0]) == [[(4, 100.0)], [(4, 90.0)]]
     labels = [text.get_text() for text in drawing.legends[0].get_texts()]
     assert labels == ["teacher mdlm, ancestral", "teacher mdlm, greedy", "held-out text"]

@@ -26,7 +26,7 @@ def subject(build, tiny):
         model = build(name, TOKENS, predictor, *small, seed=1).eval()
         family = FAMILIES["absorbing" if name == "mdlm" else "uniform"]
         process = family.noisings["categorical"](model)
-        unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data"))
+        unused = dict.fromkeys(("role", "path", "algo", "sha256", "tokenizer", "data"))
         return evaluate.Subject(
             **unused, vocab_size=model.vocab_size, length=LENGTH, model=model,
             constructed=None, process=process,

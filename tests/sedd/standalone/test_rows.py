@@ -39,7 +39,7 @@ def subject(sedd, compose, monkeypatch):
         # sums of scores so low that masks remain
         parts.model.output_layer.linear.bias.data -= 10 if way == "unscaled" else 1.5
         parts.model.eval()
-        unused = dict.fromkeys(("role", "given", "algo", "sha256", "tokenizer", "data"))
+        unused = dict.fromkeys(("role", "path", "algo", "sha256", "tokenizer", "data"))
         return evaluate.Subject(**unused, vocab_size=parts.graph.dim, length=LENGTH, parts=parts)
 
     return make
