@@ -30,7 +30,7 @@ from benchmarks.pair_cost import hardware
 from duo_ext import files, host
 from duo_ext.core import distiller
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.data import corpus
 from duo_ext.hosting import trees
 from duo_ext.measuring import metrics
@@ -157,7 +157,8 @@ class Scored:
 
     def row(self, process, student, steps, samples, seed):
         torch.manual_seed(seed)
-        tokens = ancestral.sample(process, student, (samples, shipped.LENGTH), steps)
+        start = blank(student, (samples, shipped.LENGTH))
+        tokens = ancestral.sample(process, student, *start, grids.times("host", steps))
         scores = self.judge.score(self.tokenizer.batch_decode(tokens))
         return metrics.measure(tokens, scores, self.reference, seed)
 

@@ -12,7 +12,7 @@ import torch
 
 from duo_ext import ALGORITHMS, Refused
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
 from duo_ext.training import loaders
@@ -255,7 +255,10 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
         student, drawn = Tempered(network, model.time_conditioning), []
         for batch, size in enumerate((16, 4)):
             torch.manual_seed(model.config.seed + draws.STRIDE * batch)
-            drawn.append(ancestral.sample(process, student, (size, 16), 2, removal))
+            start = blank(student, (size, 16))
+            drawn.append(
+                ancestral.sample(process, student, *start, grids.times("host", 2), removal)
+            )
         assert torch.equal(torch.cat(drawn), found)
 
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks.rehearsal import counts, memory, networks
 from benchmarks.rehearsal.fakecuda import Device
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 
 ACCUMULATE, WARM = 2, 1  # micro-batches of an update, pairs before those that are counted
 OPTIONS = {"fake_warmup": 0, "shared_forward": True}
@@ -98,7 +98,8 @@ class Watch:
         self.dtypes.modules.clear()
         own, _ = networks.precisions()[precision]
         tempered = networks.denoiser(Tempered, student, process, own)
-        ancestral.sample(machine.process, tempered, (2, size.length), 2)
+        start = blank(tempered, (2, size.length))
+        ancestral.sample(machine.process, tempered, *start, grids.times("host", 2))
         self.waits["sampling of 2 steps"] = device.waits - before
         return {"modules": distilling, "sampling_modules": _sorted(self.dtypes.modules)}
 

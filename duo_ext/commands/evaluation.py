@@ -226,6 +226,7 @@ def _row(name, subject, setting, options, evaluations, seconds):
         "steps": setting.steps,
         "evaluations": evaluations,
         "sampler": setting.sampler,
+        "grid": setting.grid,
         "predictor": setting.predictor,
         "noise_removal": setting.noise_removal,
         "temperature": setting.temperature,

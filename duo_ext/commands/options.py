@@ -9,7 +9,7 @@ import shlex
 import torch
 
 from duo_ext import Refused
-from duo_ext.core.samplers import SAMPLERS
+from duo_ext.core.samplers import SAMPLERS, grids
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
@@ -38,6 +38,9 @@ def parse(side, arguments):
         choices=("host", *SAMPLERS),
         default=["host"],
         help="the host's own; or ours, which forms probabilities only where a token is drawn",
+    )
+    parser.add_argument(
+        "--grid", nargs="+", default=["host"], help=f"where our samplers evaluate: {grids.WANTED}"
     )
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
     side.add_options(parser)
@@ -103,6 +106,11 @@ def _check(options):
                 raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
     for name in set(options.sampler) & set(SAMPLERS):
         _check_core(name, options)
+    for grid in options.grid:
+        if "host" in options.sampler and grid != "host":
+            raise Refused(f"--grid is '{grid}'; --sampler host has a grid of its own: host")
+        for steps in options.steps:
+            grids.times(grid, steps)
 
 
 def _check_core(name, options):

@@ -32,6 +32,7 @@ class AbsorbingProcess(Process):
     rollout_steps: int = 4
     rollout_stops: Callable = rollout.sample_stops
     input_times: Callable = sample_times
+    changes_once = True
 
     def corrupt(self, x0_BL, alpha_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
@@ -62,10 +63,12 @@ class AbsorbingProcess(Process):
     def prior(self, x0_BL, given_BL):
         return torch.where(given_BL, x0_BL, self.mask_index)
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
-        drawn_BL, u_BL = (rows.uniforms(z_BL.shape, z_BL.device) for _ in range(2))
-        drawn_BL = (drawn_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & (z_BL == self.mask_index)
+        if changes_BL is None:
+            changes_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        drawn_BL = (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & (z_BL == self.mask_index)
 
         def choose(logits, u):
             return rows.sample_tokens(self.probs(logits), u)

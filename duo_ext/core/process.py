@@ -43,9 +43,15 @@ class Sampled(Protocol):
     def prior(self, x0_BL, given_BL):
         """Tokens z_1 (B, L), of the noise alone; x0 where given."""
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+    changes_once: bool  # whether a position changes in one step alone, from the mask to a token
+
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
-        student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data."""
+        student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data.
+
+        ``changes_BL`` (B, L), uniform on [0, 1): a position changes where its number is below the
+        probability of a change; by default independent ones.
+        """
 
     def greedy(self, student, z_BL, alpha_t, given_BL):
         """The likeliest clean tokens (B, L). May write into z_BL."""

@@ -199,16 +199,17 @@ def sample(head, probs, u_R):
     return tokens(head, lambda logits, u: sample_tokens(probs(logits), u), u_R)
 
 
-def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL):
-    """z_BL, in place, with choose(logits (R, V), inputs (R,)) -> tokens (R,) at the R chosen
-    positions. The network is evaluated for the sequences that have any."""
+def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL, into=None):
+    """``into``, by default z_BL, with choose(logits (R, V), inputs (R,)) -> (R, ...) at the R
+    chosen positions, in place. The network is evaluated for the sequences that have any."""
+    into = z_BL if into is None else into
     chosen, some = positions(chosen_BL, chosen_BL.any(1))
     if len(some):
         at = chosen_BL[some].flatten().argsort(stable=True, descending=True)[: len(chosen)]
         head = Head.of(student, z_BL[some], alpha_t.expand(len(some))).at(at)
-        tokens_R = tokens(head, choose, *(x_BL.flatten()[chosen] for x_BL in inputs_BL))
-        z_BL.view(-1)[chosen] = tokens_R
-    return z_BL
+        found = tokens(head, choose, *(x_BL.flatten()[chosen] for x_BL in inputs_BL))
+        into.view(-1, *into.shape[2:])[chosen] = found
+    return into
 
 
 def positions(*masks_BL):

@@ -32,9 +32,10 @@ class ScoreProcess(AbsorbingProcess):
     scaled: bool = True
     renormalised: bool = True
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         if self.renormalised or alpha_s == 1:  # no mask remains in clean data, whatever the sum
-            return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL)
+            return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes_BL)
+        assert changes_BL is None, "the network's own sum of scores says which positions change"
 
         def choose(logits, u):
             _, shift = self._levels(alpha_t)

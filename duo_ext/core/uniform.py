@@ -32,6 +32,7 @@ class UniformProcess(Process):
     rollout_steps: int = 4
     rollout_stops: Callable = rollout.sample_stops
     input_times: Callable = sample_times
+    changes_once = False
 
     def _fitted(self, sample, fake):
         return sample.mean(self._form(losses.uniform_soft), fake, of=(1,))
@@ -66,18 +67,30 @@ class UniformProcess(Process):
     def prior(self, x0_BL, given_BL):
         return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL):
+    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
         V, alpha_ts = self.vocab_size, alpha_t / alpha_s
 
-        def choose(logits, z, u):
+        def weights(logits, z):
             f = losses.softmax(logits)
             at_s = mix(f, alpha_s.to(f.dtype))
             kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
-            return rows.sample_tokens(at_s.scatter_(-1, z[:, None], kept), u)
+            return at_s.scatter_(-1, z[:, None], kept)
+
+        def choose(logits, z, u):
+            return rows.sample_tokens(weights(logits, z), u)
+
+        def change(logits, z, u, changes):
+            """Leave z where ``changes`` says so, for a token out of the others."""
+            at_s = weights(logits, z)
+            total, kept = at_s.sum(-1), at_s.gather(-1, z[:, None])[:, 0]
+            other = rows.sample_tokens(at_s.scatter_(-1, z[:, None], 0.0), u)
+            return torch.where(changes < 1 - kept / total, other, z)
 
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
-        return rows.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
+        if changes_BL is None:
+            return rows.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
+        return rows.fill(student, z_BL, ~given_BL, alpha_t, change, z_BL, u_BL, changes_BL)
 
     def greedy(self, student, z_BL, alpha_t, given_BL):
         """The likeliest clean token at each position."""

@@ -2,17 +2,21 @@
 
 from dataclasses import dataclass
 
-from duo_ext.core.samplers import SAMPLERS
+from duo_ext.core.samplers import SAMPLERS, blank, grids
 
-WAYS = ("steps", "sampler", "predictor", "noise_removal", "temperature", "nucleus")
+WAYS = ("steps", "sampler", "grid", "predictor", "noise_removal", "temperature", "nucleus")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling; ``sampler`` is "host", the host's own, or a name of ``SAMPLERS``."""
+    """One way of sampling.
+
+    ``sampler``: "host", the host's own, or a name of ``SAMPLERS``; ``grid``: see ``grids.times``.
+    """
 
     steps: int
     sampler: str = "host"
+    grid: str = "host"
     predictor: str = "ancestral"
     noise_removal: str = "ancestral"
     temperature: float = 1.0
@@ -43,8 +47,10 @@ def by_core(process, student, setting, length):
     """What a subject's ``sampler`` gives, by one of ``SAMPLERS``; student is a ``Tempered``."""
     sample = SAMPLERS[setting.sampler]
 
+    times_K = grids.times(setting.grid, setting.steps)
+
     def draw(size):
-        shape, removal = (size, length), setting.noise_removal
-        return sample(process, student, shape, setting.steps, removal)
+        start = blank(student, (size, length))
+        return sample(process, student, *start, times_K, setting.noise_removal)
 
     return draw, student.calls

@@ -10,14 +10,14 @@ from duo_ext import Refused
 from duo_ext.files import opened, write_whole
 
 METRICS = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv")
-SAMPLER = ("sampler", "predictor", "noise_removal", "precision")
-SETTINGS = ("sampler", "predictor", "noise_removal", "temperature", "nucleus", "precision")
+SAMPLER = ("sampler", "grid", "predictor", "noise_removal", "precision")
+SETTINGS = ("sampler", "grid", "predictor", "noise_removal", "temperature", "nucleus", "precision")
 SETTINGS += ("samples", "seed")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 MEASURED = (*METRICS, "seconds")
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
-ROW_KEYS -= {"sampler"}  # of rows from before there was a choice: the host's
-WORDS = ("name", "algo", "sampler", "predictor", "noise_removal", "precision")
+ROW_KEYS -= {"sampler", "grid"}  # of rows from before there was a choice: the host's
+WORDS = ("name", "algo", "sampler", "grid", "predictor", "noise_removal", "precision")
 TRAINING = ("updates", "seconds", "updates_per_second", "kept_pair")
 MODELS = ("teacher", "student", "judge")
 
@@ -40,6 +40,7 @@ def load(folder: str) -> dict:
     results["judge"]["heldout_ppl"] = _finite(results["judge"]["heldout_ppl"])
     for row in results["rows"]:
         row.setdefault("sampler", "host")
+        row.setdefault("grid", "host")
         row.update({key: math.nan for key in MEASURED if not finite(row, key)})
     return results
 

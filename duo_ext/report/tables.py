@@ -6,7 +6,14 @@ import textwrap
 from duo_ext.report.compare import matched_entropy, order, step_reduction, told_apart, varying
 from duo_ext.report.results import SETTINGS
 
-WORDS = ("model", "name", "sampler", "predictor", "noise removal")  # columns; the rest is numbers
+WORDS = (
+    "model",
+    "name",
+    "sampler",
+    "grid",
+    "predictor",
+    "noise removal",
+)  # columns; the rest is numbers
 NUMBERS = {
     "genppl": ("GenPPL [95 %]", ""),
     "entropy": ("entropy", ".3f"),

@@ -12,7 +12,7 @@ import tqdm
 from duo_ext import Refused
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
@@ -70,8 +70,10 @@ def _sampler(model, steps, teacher):
     precision, _ = PRECISIONS[model.config.algo.precision]
     with _network(model, teacher) as network:
         drawn = Tempered(network, model.time_conditioning, precision=precision)
-        L = model.num_tokens
-        yield lambda size: ancestral.sample(process, drawn, (size, L), steps, removal)
+        L, times_K = model.num_tokens, grids.times("host", steps)
+        yield lambda size: ancestral.sample(
+            process, drawn, *blank(drawn, (size, L)), times_K, removal
+        )
 
 
 @contextlib.contextmanager

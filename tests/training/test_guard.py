@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from omegaconf import OmegaConf
 
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import metrics
 from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
@@ -191,7 +191,8 @@ def watch(toy):
 
     @contextlib.contextmanager
     def drawing(steps, teacher):
-        yield lambda size: ancestral.sample(process, network, (size, L), steps)
+        times_K = grids.times("host", steps)
+        yield lambda size: ancestral.sample(process, network, *blank(network, (size, L)), times_K)
 
     def make(ranks=ALONE):
         seen = []

@@ -12,22 +12,23 @@ import torch
 from duo_ext.core import rows
 
 
-@torch.no_grad()
-def sample(process, student, shape, steps, noise_removal="ancestral", eps=1e-5):
-    """Tokens (B, L) of that shape, in ``steps`` equal steps from t = 1 to eps.
+def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+    """Tokens (B, L) by the process's own steps, in which each position changes by itself."""
+    return walk(process, student, x0_BL, given_BL, times_K, noise_removal)
 
-    ``noise_removal``, from eps to clean data: one more step of the process (ancestral), the
-    likeliest tokens (greedy) or nothing (none).
+
+@torch.no_grad()
+def walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms=lambda alpha: None):
+    """Tokens (B, L) by steps of the process between the times.
+
+    ``uniforms(alpha_t)`` (B, L) decide which positions change in a step (``Sampled.reverse``).
     """
-    device = next(student.backbone.parameters()).device
-    given_BL = torch.zeros(shape, dtype=torch.bool, device=device)
-    times = torch.linspace(1, eps, steps + 1, dtype=torch.float64, device=device)
-    alphas, _ = process.schedule(times)
+    z_BL = process.prior(x0_BL, given_BL)
+    alphas, _ = process.schedule(times_K.to(x0_BL.device))
     if noise_removal == "ancestral":
         alphas = torch.cat([alphas, alphas.new_ones(1)])
-    z_BL = process.prior(given_BL.long(), given_BL)
-    steps_B = torch.full(shape[:1], len(alphas) - 1, device=device)
-    z_BL = descend(process, student, z_BL, alphas, given_BL, steps_B)
+    for alpha_t, alpha_s in itertools.pairwise(alphas):
+        z_BL = process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, uniforms(alpha_t))
     if noise_removal == "greedy":
         z_BL = process.greedy(student, z_BL, alphas[-1], given_BL)
     return z_BL

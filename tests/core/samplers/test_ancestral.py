@@ -6,7 +6,7 @@ import torch
 from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
 
@@ -18,6 +18,12 @@ PROCESSES = {
     "analytic": ScoreProcess(V, MASK, renormalised=False),
     "uniform": UniformProcess(V),
 }
+
+
+def sample(process, network, steps, removal="ancestral", eps=None):
+    """By the host's grid, or in one step from 1 to ``eps``."""
+    times_K = grids.times(f"1,{eps}" if eps else "host", steps)
+    return ancestral.sample(process, network, *blank(network, (B, L)), times_K, removal)
 
 
 class Counting:
@@ -47,7 +53,7 @@ def network(toy):
 @pytest.mark.parametrize("steps", [1, 3, 200])
 @pytest.mark.parametrize("name", ["absorbing", "renormalised"])
 def test_the_head_runs_once_for_each_masked_token(network, name, steps):
-    tokens = ancestral.sample(PROCESSES[name], network, (B, L), steps)
+    tokens = sample(PROCESSES[name], network, steps)
     assert tokens.shape == (B, L) and tokens.max() < MASK
     assert network.network.head_rows == B * L
     assert len(network.seen) <= min(steps + 1, B * L)
@@ -55,7 +61,7 @@ def test_the_head_runs_once_for_each_masked_token(network, name, steps):
 
 def test_the_network_is_evaluated_only_for_sequences_that_change(network):
     """At most once for each token, since each evaluation of a sequence unmasks one or more."""
-    ancestral.sample(PROCESSES["absorbing"], network, (B, L), 200)
+    sample(PROCESSES["absorbing"], network, 200)
     assert 10 < len(network.seen) < 40
     assert B * L / 2 < sum(len(x_BL) for x_BL, _ in network.seen) <= B * L
 
@@ -63,7 +69,7 @@ def test_the_network_is_evaluated_only_for_sequences_that_change(network):
 @pytest.mark.parametrize("name", ["uniform", "analytic"])
 def test_the_times_are_the_hosts(network, name):
     """Equal steps from 1 to 1e-5, an evaluation at the beginning of each, and one at the end."""
-    ancestral.sample(PROCESSES[name], network, (B, L), 4)
+    sample(PROCESSES[name], network, 4)
     alphas = torch.stack([alpha_B[0] for _, alpha_B in network.seen])
     wanted = 1 - 0.999 * torch.linspace(1, 1e-5, 5, dtype=torch.float64)
     torch.testing.assert_close(alphas, wanted[: len(alphas)], rtol=1e-12, atol=0)
@@ -76,7 +82,7 @@ def test_no_removal_leaves_the_last_state(network, name):
     found = []
     for removal in ("none", "greedy", "ancestral"):
         torch.manual_seed(3)
-        found.append(ancestral.sample(PROCESSES[name], network, (B, L), 1, removal, eps=0.6))
+        found.append(sample(PROCESSES[name], network, 1, removal, eps=0.6))
     left, *removed = found
     for tokens in removed:
         if name == "uniform":
@@ -89,9 +95,9 @@ def test_no_removal_leaves_the_last_state(network, name):
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_greedy_is_the_likeliest_token(network, name):
     torch.manual_seed(3)
-    left = ancestral.sample(PROCESSES[name], network, (B, L), 1, "none", eps=0.6)
+    left = sample(PROCESSES[name], network, 1, "none", eps=0.6)
     torch.manual_seed(3)
-    found = ancestral.sample(PROCESSES[name], network, (B, L), 1, "greedy", eps=0.6)
+    found = sample(PROCESSES[name], network, 1, "greedy", eps=0.6)
     alpha = torch.full((B,), 1 - 0.999 * 0.6, dtype=torch.float64)
     logits = network.network(left, alpha)
     if name == "absorbing":
@@ -109,7 +115,7 @@ def test_chunks_change_no_token(network, name, monkeypatch):
         monkeypatch.setitem(rows.CHUNK, "cpu", count * V)
         monkeypatch.setitem(rows.PIECE, "cpu", count * V // 2)
         torch.manual_seed(3)
-        found.append(ancestral.sample(PROCESSES[name], network, (B, L), 3))
+        found.append(sample(PROCESSES[name], network, 3))
     assert torch.equal(*found)
 
 

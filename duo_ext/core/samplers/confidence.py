@@ -1,0 +1,66 @@
+"""The surest tokens first: of the masks that a step fills, those at which the network is surest.
+
+Each step draws a token for every mask and keeps the tokens with the highest score, as many as the
+schedule leaves unmasked. It seeks modes: entropy falls with GenPPL. arXiv 2202.04200 (MaskGIT).
+"""
+
+import itertools
+
+import torch
+
+from duo_ext import Refused
+from duo_ext.core import rows
+
+
+def probability(p_RV, token_R):
+    """Of the token drawn."""
+    return p_RV.gather(-1, token_R[:, None])[:, 0]
+
+
+def entropy(p_RV, token_R):
+    """Minus the entropy of all tokens, in nats."""
+    return torch.special.entr(p_RV).sum(-1).neg()
+
+
+def margin(p_RV, token_R):
+    """The largest probability minus the second largest."""
+    return p_RV.topk(2).values.diff().neg()[:, 0]
+
+
+@torch.no_grad()
+def sample(score, process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+    """Tokens (B, L); score(probabilities (R, V), tokens (R,)) -> (R,), the highest first.
+
+    Raises Refused for a process without masks.
+    """
+    if not process.changes_once:
+        raise Refused("a sampler that fills the surest masks first needs a process that has masks")
+    z_BL = process.prior(x0_BL, given_BL)
+    alphas, _ = process.schedule(times_K.to(x0_BL.device))
+    if noise_removal == "ancestral":
+        alphas = torch.cat([alphas, alphas.new_ones(1)])
+    free_B = (~given_BL).sum(1)
+    for alpha_t, alpha_s in itertools.pairwise(alphas):
+        masked_BL = z_BL == process.mask_index
+        left_B = (free_B * (1 - alpha_s)).round().long()
+        filled_BL, score_BL = _filled(score, process, student, z_BL, masked_BL, alpha_t)
+        rank_BL = score_BL.argsort(1, descending=True).argsort(1)
+        chosen_BL = masked_BL & (rank_BL < (masked_BL.sum(1) - left_B)[:, None])
+        z_BL = torch.where(chosen_BL, filled_BL, z_BL)
+    if noise_removal == "greedy":
+        z_BL = process.greedy(student, z_BL, alphas[-1], given_BL)
+    return z_BL
+
+
+def _filled(score, process, student, z_BL, masked_BL, alpha_t):
+    """(z with a token drawn for each mask, the tokens' scores, -inf elsewhere), (B, L) each."""
+
+    def choose(logits, u):
+        p = process.probs(logits)
+        token = rows.sample_tokens(p, u)
+        return torch.stack([token.double(), score(p, token).double()], -1)
+
+    u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+    drawn_BL2 = torch.stack([z_BL.double(), torch.full_like(u_BL, -torch.inf)], -1)
+    rows.fill(student, z_BL, masked_BL, alpha_t, choose, u_BL, into=drawn_BL2)
+    return drawn_BL2[..., 0].long(), drawn_BL2[..., 1]

@@ -1,0 +1,40 @@
+"""Where in time the network is evaluated.
+
+"N steps" are N + 1 evaluations, as in the hosts, the last of which removes the noise that is left.
+"""
+
+import torch
+
+from duo_ext import Refused
+
+WANTED = "host, linear, power:NUMBER, or the times themselves, as 1,.6,.3,.12,.03"
+
+
+def times(grid, steps):
+    """N + 1 descending times in (0, 1], float64, the first of them 1.
+
+    grid: "host", N equal steps from 1 to 1e-5; "linear", (N + 1 - i) / (N + 1); "power:P", these to
+    the power of P, dense near 0 for P > 1; or the times themselves, separated by commas, N + 1 of
+    them. Raises Refused for any other.
+    """
+    kind, _, power = grid.partition(":")
+    left = 1 - torch.arange(steps + 1, dtype=torch.float64) / (steps + 1)
+    if grid == "host":
+        return torch.linspace(1, 1e-5, steps + 1, dtype=torch.float64)
+    if grid == "linear":
+        return left
+    if kind == "power":
+        return left ** _number(power, grid)
+    found = torch.tensor([_number(word, grid) for word in grid.split(",")], dtype=torch.float64)
+    if found[0] != 1 or found[-1] <= 0 or (found.diff() >= 0).any():
+        raise Refused(f"the grid is '{grid}'; its times must fall from 1 and stay above 0")
+    if len(found) != steps + 1:
+        raise Refused(f"the grid is '{grid}', for {len(found) - 1} steps; {steps} are asked for")
+    return found
+
+
+def _number(word, grid):
+    try:
+        return float(word)
+    except ValueError:
+        raise Refused(f"the grid is '{grid}'; it must be {WANTED}") from None

@@ -1,0 +1,53 @@
+"""Spread sampling: the positions that change in one step lie far from each other.
+
+A step draws all its positions at once, each by itself. Neighbours depend on each other most, so a
+step errs least where its positions are spread over the text. Which positions change is decided by
+numbers of a low-discrepancy sequence over the positions instead of independent ones; the order
+knows nothing of the content. Each text begins at a random place of the sequence, which makes each
+position's number uniform by itself, so that its own law is that of the ancestral step.
+
+Where a position changes once (the absorbing process), a text has one order for all steps: as many
+steps as tokens are exact, as in any order. Where it may change at every step (the uniform process),
+each step has an order of its own.
+"""
+
+import torch
+
+from duo_ext.core import rows
+from duo_ext.core.samplers import ancestral
+
+
+def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+    """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
+    not given."""
+    if process.changes_once:
+        rank_BL = low_discrepancy(given_BL)  # revealed where alpha passes it
+
+        def uniforms(alpha_t):
+            return (rank_BL - alpha_t) / (1 - alpha_t)
+    else:
+
+        def uniforms(alpha_t):
+            return low_discrepancy(given_BL)
+
+    return ancestral.walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms)
+
+
+def low_discrepancy(given_BL):
+    """Numbers (B, L) in [0, 1), float64: van der Corput's sequence over the positions that are not
+    given, from a random place in it for each text, and a jitter below its resolution."""
+    B, L = given_BL.shape
+    device = given_BL.device
+    resolution = 2 ** max(1, (L - 1).bit_length())
+    place_BL = ((~given_BL).cumsum(1) - 1).clamp(min=0)
+    shift_B1 = torch.randint(resolution, (B, 1), device=device)
+    corput_BL = reversed_bits(resolution, device)[(place_BL + shift_B1) % resolution]
+    return (corput_BL + rows.uniforms((B, L), device)) / resolution
+
+
+def reversed_bits(n, device):
+    """The numbers 0 to n - 1, n a power of 2, each with its bits in reverse order (n,)."""
+    found = torch.zeros(1, dtype=torch.long, device=device)
+    while len(found) < n:
+        found = torch.cat([2 * found, 2 * found + 1])
+    return found
