@@ -1,5 +1,7 @@
 """What every sampler keeps: what is given, the number of evaluations, no mask at the end."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -76,10 +78,8 @@ def test_the_surest_come_first(toy, sampler):
     torch.manual_seed(0)
     start = blank(network, (1, L))
     SAMPLERS[sampler](process, network, *start, grids.times("linear", L - 1))
-    order = [
-        int(((a != MASK) & (b == MASK)).nonzero()[0, 1])
-        for b, a in zip(seen, seen[1:], strict=False)
-    ]
+    filled = [(before == MASK) & (after != MASK) for before, after in itertools.pairwise(seen)]
+    order = [int(one.nonzero()[0, 1]) for one in filled]
     wanted = sharpness_L.argsort(descending=True).tolist()
     if sampler != "confidence":  # whose score is of the token drawn, at times the unlikely one
         assert order == wanted[:-1]
