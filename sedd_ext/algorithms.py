@@ -11,18 +11,17 @@ import itertools
 import torch
 
 from duo_ext import Refused
-from duo_ext.core import distiller, schedules
+from duo_ext.core import distiller
 from duo_ext.core.networks import Denoiser, Tempered
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import ancestral
-from duo_ext.core.score import ScoreProcess
 from duo_ext.measuring import batches, draws, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.settings import LASTING, check_idlm, chosen
 from duo_ext.training.guard import Watch
 from duo_ext.training.recompute import recompute
-from duo_ext.weights import checkpoints, pretrained
-from sedd_ext import host, program, runs
+from duo_ext.weights import checkpoints
+from sedd_ext import data, host, runs
 
 SEED_STRIDE = 1_000_003
 
@@ -142,7 +141,7 @@ class IDLM:
         own, compared = PRECISIONS[config.algo.precision]
         student = Denoiser(parts.model, True, own)
         return distiller.Distiller(
-            make_process(parts, on_policy=config.algo.on_policy),
+            parts.process(on_policy=config.algo.on_policy),
             student=(student, *self._scheduled(self.state["optimizer"])),
             fake=(Denoiser(fake, True, own), *self._scheduled(fake_optimizer)),
             teacher=Denoiser(self.teacher, True, compared),
@@ -197,8 +196,8 @@ class IDLM:
                 sampler=self._sampler,
                 batch_size=batches.of_a_look(config.model.length, config.model.hidden_size),
                 decode=tokenizer.batch_decode,
-                judge=program.judge(config, parts.device),
-                reference=metrics.Reference(program.held_out(valid), parts.graph.dim),
+                judge=parts.judge(),
+                reference=metrics.Reference(data.held_out(valid), parts.graph.dim),
                 seed=config.seed,
                 ranks=Ranks(self.world.rank, self.world.size),
             ).begin(self.saved_guard)
@@ -208,7 +207,7 @@ class IDLM:
         """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
         config, removal = self.parts.config, way_of_looks(self.parts.config)
         precision, _ = PRECISIONS[config.algo.precision]
-        process = make_process(self.parts, renormalised=config.sampling.renormalise)
+        process = self.parts.process(renormalised=config.sampling.renormalise)
         with self._network(teacher) as network:
             drawn = Tempered(network, True, precision=precision)
             length = config.model.length
@@ -272,42 +271,11 @@ def way_of_looks(config):
 ALGORITHMS = {"sedd": Score, "idlm": IDLM}
 
 
-def make_process(parts, **settings):
-    """The core's process for SEDD's graph and noise, with its other settings."""
-    config = parts.config
-    if not parts.graph.absorb:
-        raise Refused(
-            "graph.type is 'uniform'; algo=idlm and --sampler rows take absorb: a network of "
-            "scores of the uniform graph gives no distribution of clean tokens"
-        )
-    if config.noise.type == "geometric":
-        schedule = schedules.Geometric(config.noise.sigma_min, config.noise.sigma_max)
-    else:
-        schedule = schedules.LogLinear()
-    return ScoreProcess(
-        vocab_size=parts.graph.dim,
-        mask_index=parts.graph.dim - 1,
-        schedule=schedule,
-        scaled=config.model.scale_by_sigma,
-        **settings,
-    )
-
-
 def load_teacher(parts):
     """(the teacher's network with its EMA weights, its fingerprint)."""
     config = parts.config
-    saved = read(config.teacher, "teacher")
-    program.check(saved, parts, "teacher")
+    saved = runs.denoiser(config.teacher, "teacher")
+    parts.check(saved, "teacher")
     teacher = copy.deepcopy(parts.model)
     checkpoints.load(teacher, saved)
     return teacher, checkpoints.fingerprint(teacher)
-
-
-def read(path, key, trust=None):
-    """A SEDD run folder, checkpoint file, or a folder or hub id in HF format, as ``Saved``.
-
-    ``trust`` is for checkpoints (``runs.read``).
-    """
-    if path and (runs.is_run(path) or path.endswith((".pth", ".pt", ".ckpt"))):
-        return runs.denoiser(path, key, trust)
-    return pretrained.load(path, key)

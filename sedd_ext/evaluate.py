@@ -18,8 +18,10 @@ from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import subject
 from duo_ext.weights import checkpoints
-from sedd_ext import algorithms, host, program
+from sedd_ext import data, host, runs
 from sedd_ext.__main__ import hydra_arguments
+from sedd_ext.parts import Parts
+from sedd_ext.sampler import Way, sampler
 
 SECTIONS = ("tokens", "graph", "noise", "model", "data")  # of a checkpoint's configuration
 PREDICTORS = {"analytic": ("analytic", False), "euler": ("euler", False)}
@@ -30,7 +32,7 @@ PREDICTORS["renormalised"] = ("analytic", True)
 class Subject(subject.Subject):
     """A SEDD checkpoint as the objects of its configuration."""
 
-    parts: program.Parts
+    parts: Parts
 
     def seed(self, seed):
         torch.manual_seed(seed)
@@ -41,9 +43,7 @@ class Subject(subject.Subject):
         yield self._by_core(setting) if ours else self._hosts(setting, precision)
 
     def _by_core(self, setting):
-        process = algorithms.make_process(
-            self.parts, renormalised=setting.predictor == "renormalised"
-        )
+        process = self.parts.process(renormalised=setting.predictor == "renormalised")
         student = Tempered(self.parts.model, True, setting.temperature)
 
         return subject.by_core(process, student, setting, self.length)
@@ -51,34 +51,31 @@ class Subject(subject.Subject):
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
         removal, float64 = setting.noise_removal == "ancestral", precision == "float64"
-        way = program.Way(
-            setting.steps, predictor, removal, renormalise, setting.temperature, float64
-        )
-        return program.sampler(self.parts, way)
+        way = Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
+        return sampler(self.parts, way)
 
     def held_out(self):
-        blocks = program.blocks(self.parts.config, "validation", self.tokenizer)
-        return program.held_out(blocks)
+        return data.held_out(data.blocks(self.parts.config, "validation", self.tokenizer))
 
 
-def load(role, given, options):
+def load(role, path, options):
     """The ``Subject`` of a checkpoint, ready to sample."""
-    path, key = line.resolve(given), f"--{role}"
-    saved = algorithms.read(path, key, options.trust_checkpoint)
-    config = _config(saved, options, f"{key} is '{given}'")
-    tokenizer = program.tokenizer_of(config)
+    resolved, key = line.resolve(path), f"--{role}"
+    saved = runs.denoiser(resolved, key, options.trust_checkpoint)
+    config = _config(saved, options, f"{key} is '{path}'")
+    tokenizer = data.tokenizer_of(config)
     with host.active().refusing():
-        parts = program.build(config, torch.device(options.device))
-    program.check(saved, parts, key)
+        parts = Parts.build(config, torch.device(options.device))
+    parts.check(saved, key)
     checkpoints.load(parts.model, saved)
     parts.model.eval()
     if set(options.sampler) & set(SAMPLERS):
-        _check_rows(parts, options)
+        _require_core(parts, options)
     return Subject(
         role=role,
-        given=given,
+        given=path,
         algo=config.algo.name,
-        sha256=checkpoints.sha256(path, parts.model),
+        sha256=checkpoints.sha256(resolved, parts.model),
         tokenizer=tokenizer,
         vocab_size=parts.graph.dim,
         length=config.model.length,
@@ -87,8 +84,8 @@ def load(role, given, options):
     )
 
 
-def _check_rows(parts, options):
-    algorithms.make_process(parts)
+def _require_core(parts, options):
+    parts.process()
     if "euler" in options.predictor:
         raise Refused(
             "--predictor is euler; --sampler rows has analytic (for log-linear noise the same) and "
@@ -105,15 +102,15 @@ def _check_rows(parts, options):
 def _config(saved, options, named):
     """SEDD's configuration with what the checkpoint says of its model and its data; the command
     line stands in for a checkpoint that says nothing, and wins over one that does."""
-    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
-    if not (saved.config or {"model", "data"} <= given):
+    told = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
+    if not (saved.config or {"model", "data"} <= told):
         raise Refused(
             f"{named}; it carries no configuration to sample it with; give SEDD's settings: "
             "tokens=..., model=..., data=..."
         )
     config = host.active().compose(hydra_arguments(options.overrides))
     for section in SECTIONS:
-        if section not in given and section in saved.config:
+        if section not in told and section in saved.config:
             trained = saved.config[section]
             nested = isinstance(trained, dict)
             config[section] = (

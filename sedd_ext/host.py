@@ -42,13 +42,13 @@ class Host(trees.Tree):
         return _active
 
 
-def find(given=None):
-    """The tree to run in: ``given`` (--host), else $SEDD_ROOT, else the working directory if it is
+def find(path=None):
+    """The tree to run in: ``path`` (--host), else $SEDD_ROOT, else the working directory if it is
     a SEDD checkout, else third_party/sedd if it is there, else the standalone tree.
 
     Raises Refused if a tree that was named is none, with what it lacks.
     """
-    named = [("--host", given), ("SEDD_ROOT", os.environ.get("SEDD_ROOT"))]
+    named = [("--host", path), ("SEDD_ROOT", os.environ.get("SEDD_ROOT"))]
     local = [Path.cwd(), trees.REPOSITORY / "third_party" / "sedd"]
     root = trees.locate("SEDD", FILES, named, local)
     if root in (None, STANDALONE.resolve()):

@@ -17,11 +17,12 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused, files
-from duo_ext.weights import checkpoints, saves
+from duo_ext.weights import checkpoints, pretrained, saves
 from duo_ext.weights.checkpoints import Saved
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
+ENDINGS = (".pth", ".pt", ".ckpt")  # of checkpoint files
 SECTIONS = ("algo", "graph", "noise", "model", "data")  # of it, as far as a denoiser needs them
 
 # SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
@@ -88,7 +89,14 @@ def load(checkpoint, state, key):
 
 
 def denoiser(path, key, trust=None):
-    """The denoiser of a run folder or of a checkpoint file of SEDD's, as ``Saved``."""
+    """The trained network at ``path``, as ``Saved``.
+
+    ``path`` is a run folder, a checkpoint file of SEDD's, or a folder or hub id in Hugging Face
+    format. ``key`` is the setting that named it, ``trust`` is for checkpoints (``read``). Raises
+    Refused where there is none.
+    """
+    if not (path and (is_run(path) or path.endswith(ENDINGS))):
+        return pretrained.load(path, key)
     if is_run(path):
         run, checkpoint = path, read(f"{path}/{LAST}", key, trust)
     else:

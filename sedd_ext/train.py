@@ -19,7 +19,9 @@ from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
-from sedd_ext import algorithms, host, processes, program, runs
+from sedd_ext import algorithms, data, host, runs, workers
+from sedd_ext.parts import Parts
+from sedd_ext.sampler import Way, sampler
 
 # What no run changes when it goes on, besides the loss and the order of updates.
 OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
@@ -31,19 +33,19 @@ def train(config, folder):
 
     Raises Refused for settings that cannot work and where a loss is not finite.
     """
-    device, world = processes.join(config.device)
+    device, world = workers.join(config.device)
     ranks = Ranks(world.rank, world.size)
     shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
-    tokenizer = program.tokenizer_of(config)
+    tokenizer = data.tokenizer_of(config)
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     torch.manual_seed(config.seed)
-    parts = program.build(config, device)
+    parts = Parts.build(config, device)
     state = algorithms.new_state(parts)
     trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
 
     def blocks(split):
-        return ranks.in_turn(lambda: program.blocks(config, split, tokenizer))
+        return ranks.in_turn(lambda: data.blocks(config, split, tokenizer))
 
     loader = ResumableLoader(
         blocks("train"),
@@ -248,11 +250,10 @@ class Run:
         self.save(f"{self.folder}/checkpoints/checkpoint_{number}.pth")
         if not self.config.training.snapshot_sampling:
             return
-        draw, _ = program.sampler(self.parts, program.Way.configured(self.config.sampling))
+        draw, _ = sampler(self.parts, Way.configured(self.config.sampling))
         torch.manual_seed(self.config.seed + self.world.rank)
         with algorithms.averaged(self.parts.model, self.state["ema"]):
-            at_a_time = program.at_a_time(self.config, self.parts.graph)
-            tokens_NL = draws.stream(draw, self.config.eval.batch_size, at_a_time)
+            tokens_NL = draws.stream(draw, self.config.eval.batch_size, self.parts.at_a_time)
             texts = self.tokenizer.batch_decode(tokens_NL)
         place = f"{self.folder}/samples/iter_{self.state['step']}/sample_{self.world.rank}.txt"
         write_whole(place, "\n\n".join(texts).encode())
