@@ -91,9 +91,7 @@ def load(role, given, options):
     constructed = torch.get_rng_state()
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
-    checkpoints.check(saved, model.backbone, key)
-    checkpoints.check_config(saved, config, key)
-    checkpoints.load(model.backbone, saved)
+    checkpoints.fill(model.backbone, saved, config, key)
     model.ema = None
     process = family.noisings["categorical"](model)
     ours = set(options.sampler) & set(SAMPLERS)

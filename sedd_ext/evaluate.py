@@ -65,10 +65,7 @@ def load(role, path, options):
     config = _config(saved, options, f"{key} is '{path}'")
     tokenizer = data.tokenizer_of(config)
     with host.active().refusing():
-        parts = Parts.build(config, torch.device(options.device))
-    parts.check(saved, key)
-    checkpoints.load(parts.model, saved)
-    parts.model.eval()
+        parts = Parts.trained(config, torch.device(options.device), saved, key)
     if set(options.sampler) & set(SAMPLERS):
         _require_core(parts, options)
     return Subject(

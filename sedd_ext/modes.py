@@ -7,7 +7,6 @@ import torch
 from duo_ext import Refused
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
-from duo_ext.weights import checkpoints
 from sedd_ext import data, host, runs, workers
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
@@ -18,12 +17,8 @@ def load(config):
     """(``Parts`` with the EMA weights of ``config.checkpoint``, the tokenizer)."""
     device, _ = workers.join(config.device)
     tokenizer = data.tokenizer_of(config)
-    parts = Parts.build(config, device)
     saved = runs.denoiser(config.checkpoint, "checkpoint")
-    parts.check(saved, "checkpoint")
-    checkpoints.load(parts.model, saved)
-    parts.model.eval()
-    return parts, tokenizer
+    return Parts.trained(config, device, saved, "checkpoint"), tokenizer
 
 
 def projector(config, tokenizer, device):

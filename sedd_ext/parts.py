@@ -36,10 +36,16 @@ class Parts:
         model = tree.module("model").SEDD(config).to(device)
         return cls(config, device, graph, noise, model)
 
-    def check(self, saved, key):
-        """Raise Refused if a file's weights do not fit the model."""
-        checkpoints.check(saved, self.model, key)
-        checkpoints.check_config(saved, self.config, key)
+    @classmethod
+    def trained(cls, config, device, saved, key):
+        """As ``build``, with the EMA weights of a file (``Saved``), in evaluation.
+
+        ``key`` is the setting that named the file. Raises Refused where its weights do not fit.
+        """
+        parts = cls.build(config, device)
+        checkpoints.fill(parts.model, saved, config, key)
+        parts.model.eval()
+        return parts
 
     def process(self, **settings):
         """The core's process of graph and noise; ``settings`` are its further arguments.

@@ -1,12 +1,13 @@
-"""Run folders and checkpoints in SEDD's layout.
+"""Run folders, training states and checkpoints in SEDD's layout.
 
 A run is a folder with .hydra/config.yaml, checkpoints-meta/checkpoint.pth (the last step; beside
 it previous.pth, what was saved before), checkpoints/checkpoint_N.pth, samples and logs. A
-checkpoint is {optimizer, model, ema, step}, which SEDD's own load_model reads, and ``idlm`` where a
-distillation wrote it.
+checkpoint is {optimizer, model, ema, step}, which SEDD's own load_model reads, and ``idlm``, which
+we add. A training state is SEDD's: {optimizer, scaler, model, noise, ema, step}.
 """
 
 import io
+import itertools
 import os
 import posixpath
 
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from duo_ext import Refused, files
 from duo_ext.weights import checkpoints, pretrained, saves
 from duo_ext.weights.checkpoints import Saved
+from sedd_ext import host
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
@@ -34,6 +36,21 @@ NUMPY_TYPES = [
     (numpy.dtype, "numpy.dtype"),
     type(numpy.dtype(numpy.float64)),
 ]
+
+
+def new_state(parts):
+    """The training state of ``parts`` before its first step."""
+    config, tree = parts.config, host.active()
+    parameters = itertools.chain(parts.model.parameters(), parts.noise.parameters())
+    average = tree.module("model.ema").ExponentialMovingAverage
+    return {
+        "optimizer": tree.module("losses").get_optimizer(config, parameters),
+        "scaler": torch.amp.GradScaler("cuda", enabled=False),
+        "model": parts.model,
+        "noise": parts.noise,
+        "ema": average(parts.model.parameters(), decay=config.training.ema),
+        "step": 0,
+    }
 
 
 def save(path, state, extra=None):

@@ -13,13 +13,14 @@ from duo_ext.files import sweep, write_whole
 from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
 from duo_ext.settings import chosen
-from duo_ext.training import guard
+from duo_ext.training.guard import logged
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
-from sedd_ext import algorithms, data, host, runs, workers
+from sedd_ext import data, host, looks, runs, workers
+from sedd_ext.algorithms import ALGORITHMS
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 
@@ -41,8 +42,7 @@ def train(config, folder):
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     torch.manual_seed(config.seed)
     parts = Parts.build(config, device)
-    state = algorithms.new_state(parts)
-    trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
+    trained = ALGORITHMS[config.algo.name](parts, runs.new_state(parts), world)
 
     def blocks(split):
         return ranks.in_turn(lambda: data.blocks(config, split, tokenizer))
@@ -55,8 +55,7 @@ def train(config, folder):
         world.size,
         config.training.accum,
     )
-    valid = blocks("validation")
-    run = Run(config, shared, parts, state, trained, loader, world, tokenizer, valid)
+    run = Run(trained, loader, tokenizer, blocks("validation"), shared)
     run.restore()
     run.begin()
     run.loop()
@@ -80,13 +79,20 @@ def _batch_size(config, world):
 
 
 class Run:
-    """A training with its files."""
+    """A training with its files.
 
-    def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer, valid):
-        self.config, self.folder, self.parts, self.state = config, folder, parts, state
-        self.trained, self.loader, self.world = trained, loader, world
-        self.tokenizer, self.valid, self.stopped, self.saves = tokenizer, valid, False, Saves()
-        self.log = _logger(folder, silent=world.rank > 0)
+    ``trained`` is an ``algorithms.Algorithm``, ``valid`` the data set of the validation text.
+    ``restore``, ``begin`` and ``loop`` are called in this order.
+    """
+
+    def __init__(self, trained, loader, tokenizer, valid, folder):
+        self.trained, self.parts, self.state = trained, trained.parts, trained.state
+        self.config, self.world = trained.parts.config, trained.world
+        self.loader, self.tokenizer, self.valid = loader, tokenizer, valid
+        self.folder, self.saves, self.stopped = folder, Saves(), False
+        self.log = _logger(folder, silent=self.world.rank > 0)
+
+    # files -----------------------------------------------------------------------------------
 
     @property
     def last(self):
@@ -136,6 +142,13 @@ class Run:
         }
         runs.save(path, self.state, extra)
 
+    # the loop --------------------------------------------------------------------------------
+
+    def begin(self):
+        """Make the guard; a run that it has stopped before stays stopped."""
+        self.trained.begin(self.tokenizer, self.valid)
+        self.stopped = bool(self.watch and self.watch.guard.stops)
+
     def loop(self):
         with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:
             for x_BL in self._batches():
@@ -154,7 +167,8 @@ class Run:
                         interrupt.requeue()
                     raise KeyboardInterrupt
         self.save(self.last)
-        self._tell_kept()
+        if self.watch:
+            self.watch.conclude(f"{self.folder}/{runs.BEST}", self.last)
 
     def _progress(self):
         total = self.config.training.n_iters
@@ -166,14 +180,9 @@ class Run:
             show=self.world.rank == 0,
         )
 
-    def begin(self):
-        """Make the guard; a run that it has stopped stays so."""
-        self.trained.begin(self.tokenizer, self.valid)
-        self.stopped = bool(self.watch and self.watch.guard.stops)
-
     @property
     def watch(self):
-        return getattr(self.trained, "watch", None)
+        return self.trained.watch
 
     @property
     def _going(self):
@@ -197,15 +206,17 @@ class Run:
             return torch.autocast(self.parts.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
+    # after a step ----------------------------------------------------------------------------
+
     def _after(self, logs):
-        """What is due after a step."""
+        """Do what is due after a step."""
         settings, step = self.config.training, self.state["step"]
         if step % settings.log_freq == 0:
             self._log(logs)
         if step % settings.eval_freq == 0:
             self._log({"evaluation_loss": self._evaluate(step // settings.eval_freq)})
         if look := self.trained.look():
-            self._guard(*look)
+            self._looked(*look)
         if step % settings.snapshot_freq_for_preemption == 0:
             self.save(self.last)
         if step % settings.snapshot_freq == 0:
@@ -222,28 +233,16 @@ class Run:
         x_BL = torch.stack([self.valid[n]["input_ids"] for n in places]).to(self.parts.device)
         torch.manual_seed(self.config.seed)
         loss = host.active().module("losses").get_loss_fn(self.parts.noise, self.parts.graph, False)
-        with algorithms.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
+        with looks.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
             return loss(self.parts.model, x_BL).mean().item()
 
-    def _guard(self, rows, best, stop):
-        self._log(guard.logged(rows, self.trained.distiller))
-        if self.world.rank == 0:
-            self.watch.guard.write(f"{self.folder}/guard.json")
-            if stop:
-                told = f"the guard stops the distillation after {self.state['step']} pairs"
-                tqdm.tqdm.write(told)
+    def _looked(self, measured, best, stop):
+        """Keep what a look at the student has found: ({steps: metrics}, best so far, stop)."""
+        self._log(logged(measured, self.trained.distiller))
+        self.watch.record(f"{self.folder}/guard.json", self.state["step"], stop)
         if best:
             self.save(f"{self.folder}/{runs.BEST}")
         self.stopped = stop
-
-    def _tell_kept(self):
-        if self.watch and self.world.rank == 0:
-            kept = self.watch.guard.kept
-            print(
-                f"kept the student after {kept} pairs: {self.folder}/{runs.BEST}"
-                if kept
-                else f"no student was inside the guard's bounds; the last is {self.last}"
-            )
 
     def _snapshot(self, number):
         """SEDD's numbered checkpoint, with texts beside it where training.snapshot_sampling."""
@@ -252,7 +251,7 @@ class Run:
             return
         draw, _ = sampler(self.parts, Way.configured(self.config.sampling))
         torch.manual_seed(self.config.seed + self.world.rank)
-        with algorithms.averaged(self.parts.model, self.state["ema"]):
+        with looks.averaged(self.parts.model, self.state["ema"]):
             tokens_NL = draws.stream(draw, self.config.eval.batch_size, self.parts.at_a_time)
             texts = self.tokenizer.batch_decode(tokens_NL)
         place = f"{self.folder}/samples/iter_{self.state['step']}/sample_{self.world.rank}.txt"

@@ -274,6 +274,17 @@ def check_config(saved, config, key):
             )
 
 
+def fill(backbone, saved, config, key, average=True):
+    """Load a file's weights into a network of ``config`` (``load``).
+
+    ``key`` is the setting that named the file. Raises Refused, before anything is loaded, where the
+    file's network is another (``check``, ``check_config``).
+    """
+    check(saved, backbone, key)
+    check_config(saved, config, key)
+    load(backbone, saved, average)
+
+
 def load(backbone, saved, average=True):
     """Load the EMA weights, the raw ones where there are none or ``average`` is false."""
     state = backbone.state_dict()
