@@ -7,7 +7,6 @@ for what is written.
 import contextlib
 from dataclasses import dataclass
 
-import omegaconf
 import torch
 
 from duo_ext import Refused, families, host
@@ -120,18 +119,14 @@ def _config(tree, saved, options, named):
     Overrides of the command line stand in for a checkpoint that says nothing, and win over one
     that does.
     """
-    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
-    if "algo" not in given and "name" not in saved.config.get("algo", {}):
+    chosen = line.groups(options.overrides)
+    if "algo" not in chosen and "name" not in saved.config.get("algo", {}):
         raise Refused(
             f"{named}; it carries no configuration to sample it with; give Duo's settings: "
             "algo=mdlm or algo=duo_base, data=..., model=..."
         )
     config = tree.compose(options.overrides)
-    for section in SECTIONS:
-        if section not in given:
-            trained = saved.config.get(section, {})
-            config[section] = omegaconf.OmegaConf.merge(config[section], trained)
-    line.override(config, options.overrides)
+    line.as_trained(config, saved.config, SECTIONS, options.overrides)
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
     config.algo.loss_type = "elbo"  # DCD's, SDTT's: refused by the class that samples, not used
     config.sampling.use_float64 = options.precision == "float64"

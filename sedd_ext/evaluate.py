@@ -97,24 +97,20 @@ def _require_core(parts, options):
 
 
 def _config(saved, options, named):
-    """SEDD's configuration with what the checkpoint says of its model and its data; the command
-    line stands in for a checkpoint that says nothing, and wins over one that does."""
-    told = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
-    if not (saved.config or {"model", "data"} <= told):
+    """SEDD's configuration with what the checkpoint says of its model and its data.
+
+    Overrides of the command line stand in for a checkpoint that says nothing, and win over one
+    that does; its algorithm alone is the checkpoint's in any case. ``named`` is how a sentence
+    calls the checkpoint.
+    """
+    if not (saved.config or {"model", "data"} <= line.groups(options.overrides)):
         raise Refused(
             f"{named}; it carries no configuration to sample it with; give SEDD's settings: "
             "tokens=..., model=..., data=..."
         )
     config = host.active().compose(hydra_arguments(options.overrides))
-    for section in SECTIONS:
-        if section not in told and section in saved.config:
-            trained = saved.config[section]
-            nested = isinstance(trained, dict)
-            config[section] = (
-                omegaconf.OmegaConf.merge(config[section], trained) if nested else trained
-            )
     config.algo = omegaconf.OmegaConf.merge(config.algo, saved.config.get("algo", {}))
-    line.override(config, options.overrides)
+    line.as_trained(config, saved.config, SECTIONS, options.overrides)
     return config
 
 
