@@ -1,9 +1,9 @@
 """Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
 
-Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows); see
-``duo_ext.commands.evaluation`` for what is written.
-``renormalised`` is the analytic predictor on scores with the mass that the process has: a student's
-loss leaves that mass free.
+Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows).
+``duo_ext.commands.evaluation`` says what is written. --predictor renormalised is the analytic
+predictor on scores to which the mass of the process is given, because a student's loss leaves their
+mass free.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 
 SECTIONS = ("tokens", "graph", "noise", "model", "data")  # of a checkpoint's configuration
+# {value of --predictor: (SEDD's name of the predictor, whether scores are renormalised)}
 PREDICTORS = {"analytic": ("analytic", False), "euler": ("euler", False)}
 PREDICTORS["renormalised"] = ("analytic", True)
 
 
 @dataclass
 class Subject(subject.Subject):
-    """A SEDD checkpoint as the objects of its configuration."""
+    """A SEDD checkpoint, ready to sample: the objects of its configuration with its weights."""
 
     parts: Parts
 
@@ -45,7 +46,6 @@ class Subject(subject.Subject):
     def _by_core(self, setting):
         process = self.parts.process(renormalised=setting.predictor == "renormalised")
         student = Tempered(self.parts.model, True, setting.temperature)
-
         return subject.by_core(process, student, setting, self.length)
 
     def _hosts(self, setting, precision):
@@ -59,7 +59,11 @@ class Subject(subject.Subject):
 
 
 def load(role, path, options):
-    """The ``Subject`` of a checkpoint, ready to sample."""
+    """The ``Subject`` of a checkpoint, for ``evaluation.Side``.
+
+    ``role`` is "teacher" or "student", ``path`` as the command line gives it, ``options`` are those
+    of the command. Raises Refused where the checkpoint or an option does not fit.
+    """
     resolved, key = line.resolve(path), f"--{role}"
     saved = runs.denoiser(resolved, key, options.trust_checkpoint)
     config = _config(saved, options, f"{key} is '{path}'")
@@ -82,6 +86,7 @@ def load(role, path, options):
 
 
 def _require_core(parts, options):
+    """Raise Refused for options under which the core's sampler cannot draw from the model."""
     parts.process()
     if "euler" in options.predictor:
         raise Refused(

@@ -1,6 +1,6 @@
 """Write a SEDD checkpoint as a Hugging Face folder: ``python -m sedd_ext.export --help``.
 
-``SEDD.from_pretrained`` and SEDD's own load_model read it, and so does ``teacher=``.
+SEDD's own ``SEDD.from_pretrained`` and ``load_model`` read the folder, and ``teacher=`` takes it.
 """
 
 import omegaconf

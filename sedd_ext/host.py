@@ -1,8 +1,8 @@
-"""Find and import the SEDD tree that the extension runs in.
+"""Find and import the SEDD tree that the extension runs in (``hosting.trees``).
 
 A host is a directory with SEDD's flat modules (graph_lib, noise_lib, losses, sampling, data, model)
-and its configs. Only these are used: SEDD's own training program wants CUDA, nccl, a cluster's
-launcher and the hub's gpt2. One process serves one host, of SEDD or of Duo.
+and its configs. Its training program is not used, because it wants CUDA, nccl, a cluster's launcher
+and the hub's gpt2. One process serves one host.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ``mode=`` may be: train, sample, eval. Each is called with (configuration, run folder)."""
+"""What ``mode=`` may be: train, sample, eval. Each is called with (configuration, run's folder)."""
 
 import json
 

@@ -24,15 +24,16 @@ from sedd_ext.algorithms import ALGORITHMS
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 
-# What no run changes when it goes on, besides the loss and the order of updates.
+# What no run changes when it goes on, besides an algorithm's own ``identity``.
 OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
 OF_THE_RUN += ("graph.type", "noise")
 
 
 def train(config, folder):
-    """Train ``algo.name`` up to step ``training.n_iters``, from the run's last checkpoint if any.
+    """Train ``algo.name`` up to step ``training.n_iters``, as ``mode=train`` does.
 
-    Raises Refused for settings that cannot work and where a loss is not finite.
+    The run goes on from the last checkpoint in ``folder``, if there is one. Raises Refused for
+    settings that cannot work, and where a loss or a gradient is not finite.
     """
     device, world = workers.join(config.device)
     ranks = Ranks(world.rank, world.size)
@@ -62,8 +63,10 @@ def train(config, folder):
 
 
 def _batch_size(config, world):
-    """Of a micro-batch of this process; ``training.micro_batch``, where it is given, decides
-    ``training.accum``."""
+    """How many texts a micro-batch of this worker has.
+
+    Sets ``training.accum`` where ``training.micro_batch`` is given, which decides it.
+    """
     settings, key, parts = config.training, "training.accum", config.training.accum
     if settings.micro_batch is not None:
         key, parts = "training.micro_batch", settings.micro_batch
@@ -96,11 +99,14 @@ class Run:
 
     @property
     def last(self):
+        """The path of the run's last checkpoint."""
         return f"{self.folder}/{runs.LAST}"
 
     def restore(self):
-        """Go on from the run's last checkpoint, if it has one. Raises Refused if that is not of
-        this run."""
+        """Go on from the run's last checkpoint, if it has one.
+
+        Raises Refused if another run has written it.
+        """
         if self.world.rank == 0:
             for name in (runs.LAST, runs.BEST, "guard.json"):
                 sweep(os.path.dirname(f"{self.folder}/{name}"))
@@ -129,6 +135,7 @@ class Run:
         }
 
     def save(self, path):
+        """Have the run's present state at ``path``; it is written once, however many paths ask."""
         if self.world.rank == 0:
             write = functools.partial(self._write, path)
             self.saves.save(self.loader.state_dict(), path, write)
@@ -150,6 +157,11 @@ class Run:
         self.stopped = bool(self.watch and self.watch.guard.stops)
 
     def loop(self):
+        """Train until ``training.n_iters`` steps are done or the guard stops the run, and save.
+
+        When a signal asks one of the workers to stop, all save and end as soon as a checkpoint
+        would be whole.
+        """
         with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:
             for x_BL in self._batches():
                 before, kind = self.state["step"], self.trained.phase
@@ -189,7 +201,7 @@ class Run:
         return self.state["step"] < self.config.training.n_iters and not self.stopped
 
     def _one_says(self, yes):
-        """Whether one of the processes says so; all of them ask."""
+        """Whether ``yes`` is true in one of the workers. All of them call this."""
         said = torch.tensor([float(yes)], device=self.parts.device)
         self.world.average([said])
         return said.item() > 0
@@ -227,7 +239,7 @@ class Run:
         self.log.info("step: %d, %s", self.state["step"], shown)
 
     def _evaluate(self, number):
-        """SEDD's loss of the EMA model on one batch of the validation text, another each time."""
+        """SEDD's loss of the EMA model on a batch of the validation text; ``number`` picks it."""
         start = number * self.config.eval.batch_size
         places = [n % len(self.valid) for n in range(start, start + self.config.eval.batch_size)]
         x_BL = torch.stack([self.valid[n]["input_ids"] for n in places]).to(self.parts.device)
@@ -245,7 +257,7 @@ class Run:
         self.stopped = stop
 
     def _snapshot(self, number):
-        """SEDD's numbered checkpoint, with texts beside it where training.snapshot_sampling."""
+        """Save SEDD's numbered checkpoint, and texts beside it if training.snapshot_sampling."""
         self.save(f"{self.folder}/checkpoints/checkpoint_{number}.pth")
         if not self.config.training.snapshot_sampling:
             return
@@ -259,7 +271,7 @@ class Run:
 
 
 def _logger(folder, silent):
-    """A logger that writes to the run's file ``logs``, as SEDD's, or nowhere."""
+    """A logger that writes the run's file ``logs``, as SEDD does, or with ``silent`` nothing."""
     os.makedirs(folder, exist_ok=True)
     logger = logging.getLogger("sedd_ext")
     logger.setLevel(logging.INFO)
