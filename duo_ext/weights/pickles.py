@@ -22,7 +22,7 @@ class Tokenizer:
 
 
 def plain_dict(*_):
-    """An empty dict in place of OmegaConf's defaultdict, which torch.load makes and leaves empty."""
+    """Instead of OmegaConf's defaultdict, which torch.load would make and leave empty."""
     return {}
 
 
