@@ -36,10 +36,12 @@ class Subject(subject.Subject):
     parts: Parts
 
     def seed(self, seed):
+        """Seed torch: the tokens are then those of ``mode=sample`` with this seed."""
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
+        """(draw, calls) under a ``Setting``; see ``subject.Subject``."""
         ours = setting.sampler != "host"
         yield self._by_core(setting) if ours else self._hosts(setting, precision)
 
@@ -55,6 +57,7 @@ class Subject(subject.Subject):
         return sampler(self.parts, way)
 
     def held_out(self):
+        """Blocks (N, L) of ``data.valid``, with which samples are compared."""
         return data.held_out(data.blocks(self.parts.config, "validation", self.tokenizer))
 
 

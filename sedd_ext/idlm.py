@@ -10,10 +10,10 @@ from sedd_ext import host, looks, runs
 
 
 class IDLM:
-    """Inverse distillation of the checkpoint ``teacher`` into a student of the same shape.
+    """An ``algorithms.Algorithm``: distils the checkpoint ``teacher`` into a few-step student.
 
-    The student is the model of ``parts`` and of ``state``. ``watch`` is the guard's ``Watch`` once
-    ``begin`` has made it, None without a guard.
+    The student is the model of ``parts``; teacher and fake have its shape. Raises Refused for
+    settings that no distillation can have, and for a teacher of another shape.
     """
 
     counts = "pair"

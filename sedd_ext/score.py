@@ -9,7 +9,11 @@ SEED_STRIDE = 1_000_003
 
 
 class Score:
-    """SEDD's own training step, its gradients averaged over the workers."""
+    """An ``algorithms.Algorithm``: SEDD's own training step.
+
+    Gradients are averaged over the workers, and a seed of its own for each micro-batch makes a
+    resumed run repeat what a straight one does.
+    """
 
     identity = {}
     counts = phase = "step"

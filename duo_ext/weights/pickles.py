@@ -22,7 +22,7 @@ class Tokenizer:
 
 
 def plain_dict(*_):
-    """An empty dict in the place of OmegaConf's defaultdict, which torch.load leaves empty."""
+    """Instead of OmegaConf's defaultdict, which torch.load would make and leave empty."""
     return {}
 
 
