@@ -5,36 +5,22 @@ and checkpoint unchanged) with ``Distillation``, which trains it by the core's a
 family is such a class and an entry of ``families.FAMILIES``.
 """
 
-import copy
-from dataclasses import dataclass
-
 import algo
 import hydra
 import torch
 import trainer_base
 
 from duo_ext import Refused
-from duo_ext.core import distiller
-from duo_ext.core.networks import Denoiser
-from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.distiller import World
 from duo_ext.families import FAMILIES
 from duo_ext.settings import check_idlm, choose, require_whole
 from duo_ext.training import loaders
 from duo_ext.training.average import average
 from duo_ext.training.looks import Watched
+from duo_ext.training.opponents import Opponents
 from duo_ext.training.recompute import recompute
 from duo_ext.training.resuming import Resumed
-from duo_ext.weights import checkpoints, pretrained
-
-
-@dataclass
-class Opponents:
-    """The networks besides the student. No submodules of the algorithm: a checkpoint's state_dict,
-    the EMA and the host's optimizer see the student alone."""
-
-    teacher: torch.nn.Module
-    fake: torch.nn.Module
-    teacher_sha256: str
+from duo_ext.weights import pretrained
 
 
 class Distillation(Watched, Resumed, trainer_base.Diffusion):
@@ -73,15 +59,11 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         if stage != "fit":
             return
         self.sweep()
-        teacher = self._load_teacher()
-        sha256 = checkpoints.fingerprint(teacher)
-        self.opponents = Opponents(teacher, copy.deepcopy(teacher), sha256)
-        self.backbone.load_state_dict(teacher.state_dict())
-        if self.ema:
-            self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
+        self.opponents = self._read_opponents()
+        self.opponents.start(self.backbone, self._get_parameters(), self.ema)
         loaders.order_blocks(self.trainer, self.config)
 
-    def _load_teacher(self):
+    def _read_opponents(self):
         settings, key = self.config.algo, "algo.teacher_path"
         saved = pretrained.load(settings.teacher_path, key, settings.trust_checkpoint)
         trained_as = saved.config.get("algo", {}).get("name")
@@ -91,11 +73,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
                 f"{key} is '{settings.teacher_path}', a checkpoint of algo={trained_as}; "
                 f"algo={settings.name} takes {', '.join(teachers)}"
             )
-        checkpoints.check(saved, self.backbone, key)
-        checkpoints.check_config(saved, self.config, key)
-        teacher = copy.deepcopy(self.backbone)
-        checkpoints.load(teacher, saved, average=settings.teacher_ema)
-        return teacher
+        return Opponents.read(saved, self.backbone, self.config, key, settings.teacher_ema)
 
     def on_train_start(self):
         with loaders.kept(self.trainer):
@@ -120,30 +98,21 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
             weight_decay=optim.weight_decay,
         )
         fake_scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=fake_optimizer)
-        recipe = distiller.Recipe.configured(
+        return self.opponents.distiller(
+            self.process,
+            self.backbone,
             settings,
+            optimizers=(
+                (self.optimizers(), self.lr_schedulers()),
+                (fake_optimizer, fake_scheduler),
+            ),
+            time_conditioning=self.time_conditioning,
+            world=World(self.trainer.global_rank, self.trainer.world_size, average),
+            backward=self.manual_backward,
             accumulate=self.config.trainer.accumulate_grad_batches,
             clip=self.config.trainer.gradient_clip_val or 0.0,
             clip_by=self.config.trainer.get("gradient_clip_algorithm") or "norm",
             seed=self.config.seed,
-        )
-        own, compared = PRECISIONS[settings.precision]
-        student, fake, teacher = (
-            Denoiser(network, self.time_conditioning, precision)
-            for network, precision in (
-                (self.backbone, own),
-                (self.opponents.fake, own),
-                (self.opponents.teacher, compared),
-            )
-        )
-        return distiller.Distiller(
-            self.process,
-            student=(student, self.optimizers(), self.lr_schedulers()),
-            fake=(fake, fake_optimizer, fake_scheduler),
-            teacher=teacher,
-            recipe=recipe,
-            world=distiller.World(self.trainer.global_rank, self.trainer.world_size, average),
-            backward=self.manual_backward,
         )
 
     # training --------------------------------------------------------------------------------

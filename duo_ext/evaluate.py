@@ -7,7 +7,6 @@ for what is written.
 import contextlib
 from dataclasses import dataclass
 
-import omegaconf
 import torch
 
 from duo_ext import Refused, families, host
@@ -93,9 +92,7 @@ def load(role, given, options):
     constructed = options.seed, torch.get_rng_state()
     if masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
-    checkpoints.check(saved, model.backbone, key)
-    checkpoints.check_config(saved, config, key)
-    checkpoints.load(model.backbone, saved)
+    checkpoints.fill(model.backbone, saved, config, key)
     model.ema = None
     process = family.noisings["categorical"](model)
     ours = set(options.sampler) & set(SAMPLERS)
@@ -124,18 +121,14 @@ def _config(tree, saved, options, named):
     Overrides of the command line stand in for a checkpoint that says nothing, and win over one
     that does.
     """
-    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
-    if "algo" not in given and "name" not in saved.config.get("algo", {}):
+    chosen = line.groups(options.overrides)
+    if "algo" not in chosen and "name" not in saved.config.get("algo", {}):
         raise Refused(
             f"{named}; it carries no configuration to sample it with; give Duo's settings: "
             "algo=mdlm or algo=duo_base, data=..., model=..."
         )
     config = tree.compose(options.overrides)
-    for section in SECTIONS:
-        if section not in given:
-            trained = saved.config.get(section, {})
-            config[section] = omegaconf.OmegaConf.merge(config[section], trained)
-    line.override(config, options.overrides)
+    line.as_trained(config, saved.config, SECTIONS, options.overrides)
     config.eval.gen_ppl_eval_model_name_or_path = resolve(options.judge)
     config.algo.loss_type = "elbo"  # DCD's, SDTT's: refused by the class that samples, not used
     config.sampling.use_float64 = options.precision == "float64"

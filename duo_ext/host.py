@@ -6,42 +6,29 @@ configs. What differs between hosts is answered here and in hosting/, and nowher
 
 import inspect
 import logging
-import os
-import sys
 from pathlib import Path
 
 from duo_ext import settings
-from duo_ext.hosting import duo, remedies, trees
+from duo_ext.hosting import duo, trees
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
 FILES = ("main.py", "algo.py", "trainer_base.py", "dataloader.py", "metrics.py", "utils.py")
 FILES += ("models/dit.py", "models/ema.py", "configs/config.yaml")
 
-_active = None
-
 
 class Host(trees.Tree):
     """A Duo tree on disk. ``name`` is "standalone", "duo ch-1" or "duo main"."""
 
-    program = "Duo"
+    program, standalone, modules, files = "Duo", STANDALONE, MODULES, FILES
+    imported = ("main",)  # which imports the others
 
-    def activate(self):
-        """Put the tree first on the module path, import it and apply the remedies that it needs.
+    @classmethod
+    def called(cls, root):
+        return "duo main" if (root / "models" / "unet.py").is_file() else "duo ch-1"
 
-        One process serves one host. Raises Refused if modules of another are loaded.
-        """
-        global _active
-        self.require_own(MODULES)
-        if _active != self:
-            self.apply(remedies.BEFORE)
-            sys.path.insert(0, str(self.root))
-            with self.needing("duo"):
-                self.module("main")
-            remedies.withdraw_stand_ins()
-            self.apply(duo.AFTER)
-            _active = self
-        return _active
+    def after_import(self):
+        self.apply(duo.AFTER)
 
     @property
     def modes(self):
@@ -94,22 +81,4 @@ class Host(trees.Tree):
         return self.name == "duo main"
 
 
-def find(given=None):
-    """The tree to run in: ``given`` (--host), else $DUO_ROOT, else the working directory if it is
-    a Duo checkout, else third_party/duo if it is there, else the standalone tree.
-
-    Raises Refused if a tree that was named is none, with what it lacks.
-    """
-    named = [("--host", given), ("DUO_ROOT", os.environ.get("DUO_ROOT"))]
-    local = [Path.cwd(), trees.REPOSITORY / "third_party" / "duo"]
-    root = trees.locate("Duo", FILES, named, local)
-    if root in (None, STANDALONE.resolve()):
-        return Host(STANDALONE.resolve(), "standalone", trees.own_commit())
-    newer = (root / "models" / "unet.py").is_file()
-    return Host(root, "duo main" if newer else "duo ch-1", trees.commit(root))
-
-
-def active():
-    """The host of this process."""
-    assert _active is not None, "no host is active"
-    return _active
+find, active = Host.find, Host.active

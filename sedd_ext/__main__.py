@@ -13,15 +13,16 @@ from duo_ext.hosting.remedies import BEFORE
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 
-# Our groups, and how Hydra takes them: SEDD's defaults do not list algo, whose entries list data.
+# {a group of ours: the sign of its overrides}. SEDD's defaults lack algo; algo's own list data.
 GROUPS = {"algo": "+", "data": ""}
 
 
 def hydra_arguments(arguments):
-    """The words with ``algo=idlm`` as Hydra takes a group that is added.
+    """The words of a command line, with the signs that Hydra wants: ``+algo=idlm``.
 
-    The algorithm (algo=sedd if none is named) is the first of the overrides: others change what it
-    declares. Hydra's own flags stay where they are.
+    SEDD's defaults do not list the group algo, so Hydra takes it with a plus alone. The algorithm
+    (algo=sedd if none is named) becomes the first override, because others change what it declares.
+    Hydra's own flags stay where they are.
     """
     return line.with_overrides(arguments, _with_algorithm)
 
@@ -33,13 +34,14 @@ def _with_algorithm(overrides):
 
 
 def _group(word):
-    """An override with the sign that its group needs, whatever sign it has."""
+    """The override with the sign that its group needs, in place of its own sign."""
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     return f"{GROUPS[name]}{name}{equals}{value}" if name in GROUPS else word
 
 
 def run(config):
+    """Do what ``mode`` says with a composed configuration."""
     from sedd_ext import modes  # imports the host, which is active by now
 
     with line.one_sentence():
@@ -50,7 +52,7 @@ def run(config):
 
 
 def main():
-    """Find the host, compose the configuration, make the run folder and run."""
+    """Find the host, compose its configuration, make the run's folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
     with line.one_sentence(folder.ABOUT_FILES):
         own, rest = line.own_arguments(sys.argv[1:])
@@ -66,6 +68,7 @@ def main():
 
 
 def report(tree):
+    """Print what --check says: the tree, the remedies that it needs here, what the CPU is worth."""
     print(f"host: {tree}")
     for remedy in BEFORE:
         state = "applied" if remedy in tree.remedies else "not needed"

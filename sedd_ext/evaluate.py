@@ -1,9 +1,9 @@
 """Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
 
-Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows); see
-``duo_ext.commands.evaluation`` for what is written.
-``renormalised`` is the analytic predictor on scores with the mass that the process has: a student's
-loss leaves that mass free.
+Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows).
+``duo_ext.commands.evaluation`` says what is written. --predictor renormalised is the analytic
+predictor on scores to which the mass of the process is given, because a student's loss leaves their
+mass free.
 """
 
 import contextlib
@@ -18,67 +18,68 @@ from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import subject
 from duo_ext.weights import checkpoints
-from sedd_ext import algorithms, host, program
+from sedd_ext import data, host, runs
 from sedd_ext.__main__ import hydra_arguments
+from sedd_ext.parts import Parts
+from sedd_ext.sampler import Way, sampler
 
 SECTIONS = ("tokens", "graph", "noise", "model", "data")  # of a checkpoint's configuration
+# {value of --predictor: (SEDD's name of the predictor, whether scores are renormalised)}
 PREDICTORS = {"analytic": ("analytic", False), "euler": ("euler", False)}
 PREDICTORS["renormalised"] = ("analytic", True)
 
 
 @dataclass
 class Subject(subject.Subject):
-    """A SEDD checkpoint as the objects of its configuration."""
+    """A SEDD checkpoint, ready to sample: the objects of its configuration with its weights."""
 
-    parts: program.Parts
+    parts: Parts
 
     def seed(self, seed):
+        """Seed torch: the tokens are then those of ``mode=sample`` with this seed."""
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
     def sampler(self, setting, precision):
+        """(draw, calls) under a ``Setting``; see ``subject.Subject``."""
         ours = setting.sampler != "host"
         yield self._by_core(setting) if ours else self._hosts(setting, precision)
 
     def _by_core(self, setting):
-        process = algorithms.make_process(
-            self.parts, renormalised=setting.predictor == "renormalised"
-        )
+        process = self.parts.process(renormalised=setting.predictor == "renormalised")
         student = Tempered(self.parts.model, True, setting.temperature)
-
         return subject.by_core(process, student, setting, self.length)
 
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
         removal, float64 = setting.noise_removal == "ancestral", precision == "float64"
-        way = program.Way(
-            setting.steps, predictor, removal, renormalise, setting.temperature, float64
-        )
-        return program.sampler(self.parts, way)
+        way = Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
+        return sampler(self.parts, way)
 
     def held_out(self):
-        blocks = program.blocks(self.parts.config, "validation", self.tokenizer)
-        return program.held_out(blocks)
+        """Blocks (N, L) of ``data.valid``, with which samples are compared."""
+        return data.held_out(data.blocks(self.parts.config, "validation", self.tokenizer))
 
 
-def load(role, given, options):
-    """The ``Subject`` of a checkpoint, ready to sample."""
-    path, key = line.resolve(given), f"--{role}"
-    saved = algorithms.read(path, key, options.trust_checkpoint)
-    config = _config(saved, options, f"{key} is '{given}'")
-    tokenizer = program.tokenizer_of(config)
+def load(role, path, options):
+    """The ``Subject`` of a checkpoint, for ``evaluation.Side``.
+
+    ``role`` is "teacher" or "student", ``path`` as the command line gives it, ``options`` are those
+    of the command. Raises Refused where the checkpoint or an option does not fit.
+    """
+    resolved, key = line.resolve(path), f"--{role}"
+    saved = runs.denoiser(resolved, key, options.trust_checkpoint)
+    config = _config(saved, options, f"{key} is '{path}'")
+    tokenizer = data.tokenizer_of(config)
     with host.active().refusing():
-        parts = program.build(config, torch.device(options.device))
-    program.check(saved, parts, key)
-    checkpoints.load(parts.model, saved)
-    parts.model.eval()
+        parts = Parts.trained(config, torch.device(options.device), saved, key)
     if set(options.sampler) & set(SAMPLERS):
-        _check_rows(parts, options)
+        _require_core(parts, options)
     return Subject(
         role=role,
-        path=given,
+        path=path,
         algo=config.algo.name,
-        sha256=checkpoints.sha256(path, parts.model),
+        sha256=checkpoints.sha256(resolved, parts.model),
         tokenizer=tokenizer,
         vocab_size=parts.graph.dim,
         length=config.model.length,
@@ -87,8 +88,9 @@ def load(role, given, options):
     )
 
 
-def _check_rows(parts, options):
-    algorithms.make_process(parts)
+def _require_core(parts, options):
+    """Raise Refused for options under which the core's sampler cannot draw from the model."""
+    parts.process()
     if "euler" in options.predictor:
         raise Refused(
             "--predictor is euler; --sampler rows has analytic (for log-linear noise the same) and "
@@ -103,24 +105,20 @@ def _check_rows(parts, options):
 
 
 def _config(saved, options, named):
-    """SEDD's configuration with what the checkpoint says of its model and its data; the command
-    line stands in for a checkpoint that says nothing, and wins over one that does."""
-    given = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
-    if not (saved.config or {"model", "data"} <= given):
+    """SEDD's configuration with what the checkpoint says of its model and its data.
+
+    Overrides of the command line stand in for a checkpoint that says nothing, and win over one
+    that does; its algorithm alone is the checkpoint's in any case. ``named`` is how a sentence
+    calls the checkpoint.
+    """
+    if not (saved.config or {"model", "data"} <= line.groups(options.overrides)):
         raise Refused(
             f"{named}; it carries no configuration to sample it with; give SEDD's settings: "
             "tokens=..., model=..., data=..."
         )
     config = host.active().compose(hydra_arguments(options.overrides))
-    for section in SECTIONS:
-        if section not in given and section in saved.config:
-            trained = saved.config[section]
-            nested = isinstance(trained, dict)
-            config[section] = (
-                omegaconf.OmegaConf.merge(config[section], trained) if nested else trained
-            )
     config.algo = omegaconf.OmegaConf.merge(config.algo, saved.config.get("algo", {}))
-    line.override(config, options.overrides)
+    line.as_trained(config, saved.config, SECTIONS, options.overrides)
     return config
 
 

@@ -1,17 +1,17 @@
 """Write a SEDD checkpoint as a Hugging Face folder: ``python -m sedd_ext.export --help``.
 
-``SEDD.from_pretrained`` and SEDD's own load_model read it, and so does ``teacher=``.
+SEDD's own ``SEDD.from_pretrained`` and ``load_model`` read the folder, and ``teacher=`` takes it.
 """
 
 import omegaconf
 
 from duo_ext.commands import publishing
-from sedd_ext import algorithms, host
+from sedd_ext import host, runs
 
 SECTIONS = ("algo", "tokens", "graph", "noise", "model", "data")
 
 
-def _process(config, given):
+def _process(config, path):
     return {"absorb": "absorbing"}.get(config["graph"]["type"], "uniform")
 
 
@@ -22,7 +22,7 @@ def _network(config, weights):
 SIDE = publishing.Side(
     module="sedd_ext.export",
     activate=lambda path: host.find(path).activate(),
-    read=algorithms.read,
+    read=runs.denoiser,
     sections=SECTIONS,
     process=_process,
     network=_network,

@@ -1,6 +1,95 @@
-"""The three modes: train, sample, eval."""
+"""What ``mode=`` may be: train, sample, eval. Each is called with (configuration, run's folder)."""
 
-from sedd_ext.sampling import bound, sample
+import json
+
+import torch
+
+from duo_ext import Refused
+from duo_ext.files import write_whole
+from duo_ext.measuring import draws, metrics
+from sedd_ext import data, host, runs, workers
+from sedd_ext.parts import Parts
+from sedd_ext.sampler import Way, sampler
 from sedd_ext.train import train
+
+
+def load(config):
+    """(``Parts`` with the EMA weights of ``config.checkpoint``, the tokenizer)."""
+    device, _ = workers.join(config.device)
+    tokenizer = data.tokenizer_of(config)
+    saved = runs.denoiser(config.checkpoint, "checkpoint")
+    return Parts.trained(config, device, saved, "checkpoint"), tokenizer
+
+
+def projector(config, tokenizer, device):
+    """project(x (B, L)) -> x with ``sampling.prefix`` and ``sampling.suffix`` in their places.
+
+    SEDD's conditional sampling calls it before every step. Raises Refused if prefix and suffix
+    leave no room for other tokens.
+    """
+    ends = [_ids(tokenizer, config.sampling[name]) for name in ("prefix", "suffix")]
+    length, taken = config.model.length, sum(map(len, ends))
+    if taken >= length:
+        raise Refused(
+            f"sampling.prefix and sampling.suffix have {taken} tokens; together they must have "
+            f"less than model.length {length}"
+        )
+    places = [*range(len(ends[0])), *range(length - len(ends[1]), length)]
+    prompt = torch.tensor(ends[0] + ends[1], dtype=torch.int64, device=device)
+
+    def project(x_BL):
+        x_BL[:, places] = prompt
+        return x_BL
+
+    return project
+
+
+def _ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def sample(config, folder):
+    """Draw ``sampling.samples`` texts by SEDD's own sampler and write samples/samples.json.
+
+    The judge's GenPPL and the entropy stand there, too.
+    """
+    parts, tokenizer = load(config)
+    project = projector(config, tokenizer, parts.device)
+    draw, _ = sampler(parts, Way.configured(config.sampling), project)
+    judge = parts.judge()
+    torch.manual_seed(config.seed)
+    tokens_NL = draws.stream(draw, config.sampling.samples, parts.at_a_time)
+    texts = tokenizer.batch_decode(tokens_NL)
+    ppl = metrics.gen_ppl(*judge.nll(texts), config.seed)
+    entropy = metrics.sample_entropy(tokens_NL)
+    print(f"GenPPL {ppl.value:.3f} [{ppl.low:.3f}, {ppl.high:.3f}]  entropy {entropy:.4f}")
+    result = {"genppl": ppl._asdict(), "entropy": entropy, "judge": judge.name, "texts": texts}
+    path = f"{folder}/samples/samples.json"
+    write_whole(path, json.dumps(result, indent=1).encode())
+    print(f"written: {path}")
+
+
+def bound(config, folder):
+    """Print SEDD's bound on the likelihood of ``data.valid``, and write it to eval.json.
+
+    ``nll`` is in nats a token, ``bpd`` in bits a token, ``ppl`` the perplexity.
+    """
+    parts, tokenizer = load(config)
+    loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
+    torch.manual_seed(config.seed)
+    total, count = 0.0, 0
+    blocks = data.blocks(config, "validation", tokenizer)
+    loader = torch.utils.data.DataLoader(blocks, parts.at_a_time)
+    for batch in loader:
+        with torch.no_grad():
+            x_BL = batch["input_ids"].to(parts.device)
+            total += loss(parts.model, x_BL).sum().item()
+            count += x_BL.numel()
+    nats = torch.tensor(total / count, dtype=torch.float64)
+    found = {"nll": nats.item(), "bpd": (nats / torch.log(torch.tensor(2.0))).item()}
+    found |= {"ppl": nats.exp().item(), "tokens": count}
+    print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+    write_whole(f"{folder}/eval.json", json.dumps(found, indent=1).encode())
+
 
 MODES = {"train": train, "sample": sample, "eval": bound}

@@ -1,12 +1,13 @@
-"""Run folders and checkpoints in SEDD's layout.
+"""Run folders, training states and checkpoints in SEDD's layout.
 
 A run is a folder with .hydra/config.yaml, checkpoints-meta/checkpoint.pth (the last step; beside
 it previous.pth, what was saved before), checkpoints/checkpoint_N.pth, samples and logs. A
-checkpoint is {optimizer, model, ema, step}, which SEDD's own load_model reads, and ``idlm`` where a
-distillation wrote it.
+checkpoint is {optimizer, model, ema, step}, which SEDD's own load_model reads, and ``idlm``, which
+we add. A training state is SEDD's: {optimizer, scaler, model, noise, ema, step}.
 """
 
 import io
+import itertools
 import os
 import posixpath
 
@@ -17,12 +18,14 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused, files
-from duo_ext.weights import checkpoints, saves
+from duo_ext.weights import checkpoints, pickles, pretrained, saves
 from duo_ext.weights.checkpoints import Saved
+from sedd_ext import host
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
-SECTIONS = ("algo", "graph", "noise", "model", "data")  # of it, as far as a denoiser needs them
+ENDINGS = (".pth", ".pt", ".ckpt")  # of checkpoint files
+SECTIONS = ("algo", "graph", "noise", "model", "data")  # of CONFIG: those that a denoiser needs
 
 # SEDD's warm-up leaves its learning rate in the optimizer's state as a numpy float64. These are the
 # only types beyond torch's own that are made from a checkpoint; numpy 1 had another module name.
@@ -35,8 +38,26 @@ NUMPY_TYPES = [
 ]
 
 
+def new_state(parts):
+    """The training state of ``parts`` before its first step."""
+    config, tree = parts.config, host.active()
+    parameters = itertools.chain(parts.model.parameters(), parts.noise.parameters())
+    average = tree.module("model.ema").ExponentialMovingAverage
+    return {
+        "optimizer": tree.module("losses").get_optimizer(config, parameters),
+        "scaler": torch.amp.GradScaler("cuda", enabled=False),
+        "model": parts.model,
+        "noise": parts.noise,
+        "ema": average(parts.model.parameters(), decay=config.training.ema),
+        "step": 0,
+    }
+
+
 def save(path, state, extra=None):
-    """Write SEDD's checkpoint of a training state, whole or not at all."""
+    """Write SEDD's checkpoint of a training state, whole or not at all.
+
+    ``extra`` is what it holds besides, under ``idlm``.
+    """
     optimizer = state["optimizer"].state_dict()
     for group in optimizer["param_groups"]:
         group["lr"] = float(group["lr"])
@@ -53,16 +74,14 @@ TRUST = ", unless --trust-checkpoint says that you trust the file"
 
 
 def read(path, key, trust=None):
-    """A checkpoint file of SEDD's. Raises Refused if it is none, or holds other types, unless
-    ``trust`` says that these may be made; None where a user has no way to say so."""
+    """A checkpoint file of SEDD's, as the dictionary that it holds.
+
+    ``key`` is the setting that named it. ``trust`` says whether any types in it may be made; it is
+    None where a user has no way to say so. Raises Refused if the file is no checkpoint, or holds
+    other types than it may.
+    """
     rule = f"only tensors and plain values are loaded{'' if trust is None else TRUST}"
-    with checkpoints.opened(path, key) as file:
-        try:
-            with torch.serialization.safe_globals(NUMPY_TYPES):
-                checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
-        except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            why = checkpoints.refusal(error, rule, path)
-            raise Refused(f"{key} is '{path}'; {why}") from error
+    checkpoint = pickles.content(path, key, lambda file: NUMPY_TYPES, rule, trust)
     if not _is_sedds(checkpoint):
         raise Refused(f"{key} is '{path}'; it is no SEDD checkpoint: it needs model, ema, step")
     return checkpoint
@@ -76,7 +95,10 @@ def _is_sedds(checkpoint):
 
 
 def load(checkpoint, state, key):
-    """Load SEDD's part of a checkpoint into a training state that must be of the same shape."""
+    """Load SEDD's part of a checkpoint (``read``) into a training state.
+
+    Raises Refused, which names ``key``, where the state's model has another shape.
+    """
     saved = Saved(checkpoint["model"], checkpoint["ema"]["shadow_params"])
     checkpoints.check(saved, state["model"], key)
     state["optimizer"].load_state_dict(checkpoint["optimizer"])
@@ -88,7 +110,14 @@ def load(checkpoint, state, key):
 
 
 def denoiser(path, key, trust=None):
-    """The denoiser of a run folder or of a checkpoint file of SEDD's, as ``Saved``."""
+    """The trained network at ``path``, as ``Saved``.
+
+    ``path`` is a run folder, a checkpoint file of SEDD's, or a folder or hub id in Hugging Face
+    format. ``key`` is the setting that named it, ``trust`` is for checkpoints (``read``). Raises
+    Refused where there is none.
+    """
+    if not (path and (is_run(path) or path.endswith(ENDINGS))):
+        return pretrained.load(path, key)
     if is_run(path):
         run, checkpoint = path, read(f"{path}/{LAST}", key, trust)
     else:
@@ -102,7 +131,7 @@ def denoiser(path, key, trust=None):
 
 
 def _settings(path, key):
-    """The settings of a run, which its folder holds; {} where it does not.
+    """The settings in the file at ``path``, as plain values; {} where there is no such file.
 
     Raises Refused where they cannot be read.
     """

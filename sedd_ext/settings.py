@@ -17,7 +17,10 @@ PRECISIONS = ("32", "bf16")
 
 
 def check(config):
-    """Raise Refused that names the first key whose value cannot work."""
+    """Raise Refused that names the first key of a configuration whose value cannot work.
+
+    Counts that are written as 4.0 or 4e3 become whole numbers in ``config``.
+    """
     counts = (*COUNTS, *ALWAYS, *TRAINING, "training.micro_batch", "tokens", "optim.warmup")
     make_whole(config, counts)
     require_positive(config, ALWAYS)

@@ -13,37 +13,40 @@ from duo_ext.files import sweep, write_whole
 from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
 from duo_ext.settings import chosen
-from duo_ext.training import guard
+from duo_ext.training.guard import logged
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
-from sedd_ext import algorithms, host, processes, program, runs
+from sedd_ext import data, host, looks, runs, workers
+from sedd_ext.algorithms import ALGORITHMS
+from sedd_ext.parts import Parts
+from sedd_ext.sampler import Way, sampler
 
-# What no run changes when it goes on, besides the loss and the order of updates.
+# What no run changes when it goes on, besides an algorithm's own ``identity``.
 OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
 OF_THE_RUN += ("graph.type", "noise")
 
 
 def train(config, folder):
-    """Train ``algo.name`` up to step ``training.n_iters``, from the run's last checkpoint if any.
+    """Train ``algo.name`` up to step ``training.n_iters``, as ``mode=train`` does.
 
-    Raises Refused for settings that cannot work and where a loss is not finite.
+    The run goes on from the last checkpoint in ``folder``, if there is one. Raises Refused for
+    settings that cannot work, and where a loss or a gradient is not finite.
     """
-    device, world = processes.join(config.device)
+    device, world = workers.join(config.device)
     ranks = Ranks(world.rank, world.size)
     shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
-    tokenizer = program.tokenizer_of(config)
+    tokenizer = data.tokenizer_of(config)
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     torch.manual_seed(config.seed)
-    parts = program.build(config, device)
-    state = algorithms.new_state(parts)
-    trained = algorithms.ALGORITHMS[config.algo.name](parts, state, world)
+    parts = Parts.build(config, device)
+    trained = ALGORITHMS[config.algo.name](parts, runs.new_state(parts), world)
 
     def blocks(split):
-        return ranks.in_turn(lambda: program.blocks(config, split, tokenizer))
+        return ranks.in_turn(lambda: data.blocks(config, split, tokenizer))
 
     loader = ResumableLoader(
         blocks("train"),
@@ -53,16 +56,17 @@ def train(config, folder):
         world.size,
         config.training.accum,
     )
-    valid = blocks("validation")
-    run = Run(config, shared, parts, state, trained, loader, world, tokenizer, valid)
+    run = Run(trained, loader, tokenizer, blocks("validation"), shared)
     run.restore()
     run.begin()
     run.loop()
 
 
 def _batch_size(config, world):
-    """Of a micro-batch of this process; ``training.micro_batch``, where it is given, decides
-    ``training.accum``."""
+    """How many texts a micro-batch of this worker has.
+
+    Sets ``training.accum`` where ``training.micro_batch`` is given, which decides it.
+    """
     settings, key, parts = config.training, "training.accum", config.training.accum
     if settings.micro_batch is not None:
         key, parts = "training.micro_batch", settings.micro_batch
@@ -78,21 +82,31 @@ def _batch_size(config, world):
 
 
 class Run:
-    """A training with its files."""
+    """A training with its files.
 
-    def __init__(self, config, folder, parts, state, trained, loader, world, tokenizer, valid):
-        self.config, self.folder, self.parts, self.state = config, folder, parts, state
-        self.trained, self.loader, self.world = trained, loader, world
-        self.tokenizer, self.valid, self.stopped, self.saves = tokenizer, valid, False, Saves()
-        self.log = _logger(folder, silent=world.rank > 0)
+    ``trained`` is an ``algorithms.Algorithm``, ``valid`` the data set of the validation text.
+    ``restore``, ``begin`` and ``loop`` are called in this order.
+    """
+
+    def __init__(self, trained, loader, tokenizer, valid, folder):
+        self.trained, self.parts, self.state = trained, trained.parts, trained.state
+        self.config, self.world = trained.parts.config, trained.world
+        self.loader, self.tokenizer, self.valid = loader, tokenizer, valid
+        self.folder, self.saves, self.stopped = folder, Saves(), False
+        self.log = _logger(folder, silent=self.world.rank > 0)
+
+    # files -----------------------------------------------------------------------------------
 
     @property
     def last(self):
+        """The path of the run's last checkpoint."""
         return f"{self.folder}/{runs.LAST}"
 
     def restore(self):
-        """Go on from the run's last checkpoint, if it has one. Raises Refused if that is not of
-        this run."""
+        """Go on from the run's last checkpoint, if it has one.
+
+        Raises Refused if another run has written it.
+        """
         if self.world.rank == 0:
             for name in (runs.LAST, runs.BEST, "guard.json"):
                 sweep(os.path.dirname(f"{self.folder}/{name}"))
@@ -121,6 +135,7 @@ class Run:
         }
 
     def save(self, path):
+        """Have the run's present state at ``path``; it is written once, however many paths ask."""
         if self.world.rank == 0:
             write = functools.partial(self._write, path)
             self.saves.save(self.loader.state_dict(), path, write)
@@ -134,7 +149,19 @@ class Run:
         }
         runs.save(path, self.state, extra)
 
+    # the loop --------------------------------------------------------------------------------
+
+    def begin(self):
+        """Make the guard; a run that it has stopped before stays stopped."""
+        self.trained.begin(self.tokenizer, self.valid)
+        self.stopped = bool(self.watch and self.watch.guard.stops)
+
     def loop(self):
+        """Train until ``training.n_iters`` steps are done or the guard stops the run, and save.
+
+        When a signal asks one of the workers to stop, all save and end as soon as a checkpoint
+        would be whole.
+        """
         with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:
             for x_BL in self._batches():
                 before, kind = self.state["step"], self.trained.phase
@@ -152,7 +179,8 @@ class Run:
                         interrupt.requeue()
                     raise KeyboardInterrupt
         self.save(self.last)
-        self._tell_kept()
+        if self.watch:
+            self.watch.conclude(f"{self.folder}/{runs.BEST}", self.last)
 
     def _progress(self):
         total = self.config.training.n_iters
@@ -164,21 +192,16 @@ class Run:
             show=self.world.rank == 0,
         )
 
-    def begin(self):
-        """Make the guard; a run that it has stopped stays so."""
-        self.trained.begin(self.tokenizer, self.valid)
-        self.stopped = bool(self.watch and self.watch.guard.stops)
-
     @property
     def watch(self):
-        return getattr(self.trained, "watch", None)
+        return self.trained.watch
 
     @property
     def _going(self):
         return self.state["step"] < self.config.training.n_iters and not self.stopped
 
     def _one_says(self, yes):
-        """Whether one of the processes says so; all of them ask."""
+        """Whether ``yes`` is true in one of the workers. All of them call this."""
         said = torch.tensor([float(yes)], device=self.parts.device)
         self.world.average([said])
         return said.item() > 0
@@ -195,15 +218,17 @@ class Run:
             return torch.autocast(self.parts.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
+    # after a step ----------------------------------------------------------------------------
+
     def _after(self, logs):
-        """What is due after a step."""
+        """Do what is due after a step."""
         settings, step = self.config.training, self.state["step"]
         if step % settings.log_freq == 0:
             self._log(logs)
         if step % settings.eval_freq == 0:
             self._log({"evaluation_loss": self._evaluate(step // settings.eval_freq)})
         if look := self.trained.look():
-            self._guard(*look)
+            self._looked(*look)
         if step % settings.snapshot_freq_for_preemption == 0:
             self.save(self.last)
         if step % settings.snapshot_freq == 0:
@@ -214,52 +239,39 @@ class Run:
         self.log.info("step: %d, %s", self.state["step"], shown)
 
     def _evaluate(self, number):
-        """SEDD's loss of the EMA model on one batch of the validation text, another each time."""
+        """SEDD's loss of the EMA model on a batch of the validation text; ``number`` picks it."""
         start = number * self.config.eval.batch_size
         places = [n % len(self.valid) for n in range(start, start + self.config.eval.batch_size)]
         x_BL = torch.stack([self.valid[n]["input_ids"] for n in places]).to(self.parts.device)
         torch.manual_seed(self.config.seed)
         loss = host.active().module("losses").get_loss_fn(self.parts.noise, self.parts.graph, False)
-        with algorithms.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
+        with looks.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
             return loss(self.parts.model, x_BL).mean().item()
 
-    def _guard(self, rows, best, stop):
-        self._log(guard.logged(rows, self.trained.distiller))
-        if self.world.rank == 0:
-            self.watch.guard.write(f"{self.folder}/guard.json")
-            if stop:
-                told = f"the guard stops the distillation after {self.state['step']} pairs"
-                tqdm.tqdm.write(told)
+    def _looked(self, measured, best, stop):
+        """Keep what a look at the student has found: ({steps: metrics}, best so far, stop)."""
+        self._log(logged(measured, self.trained.distiller))
+        self.watch.record(f"{self.folder}/guard.json", self.state["step"], stop)
         if best:
             self.save(f"{self.folder}/{runs.BEST}")
         self.stopped = stop
 
-    def _tell_kept(self):
-        if self.watch and self.world.rank == 0:
-            kept = self.watch.guard.kept
-            print(
-                f"kept the student after {kept} pairs: {self.folder}/{runs.BEST}"
-                if kept
-                else f"no student was inside the guard's bounds; the last is {self.last}"
-            )
-
     def _snapshot(self, number):
-        """SEDD's numbered checkpoint, with texts beside it where training.snapshot_sampling."""
+        """Save SEDD's numbered checkpoint, and texts beside it if training.snapshot_sampling."""
         self.save(f"{self.folder}/checkpoints/checkpoint_{number}.pth")
         if not self.config.training.snapshot_sampling:
             return
-        draw, _ = program.sampler(self.parts, program.Way.configured(self.config.sampling))
+        draw, _ = sampler(self.parts, Way.configured(self.config.sampling))
         torch.manual_seed(self.config.seed + self.world.rank)
-        with algorithms.averaged(self.parts.model, self.state["ema"]):
-            at_a_time = program.at_a_time(self.config, self.parts.graph)
-            tokens_NL = draws.stream(draw, self.config.eval.batch_size, at_a_time)
+        with looks.averaged(self.parts.model, self.state["ema"]):
+            tokens_NL = draws.stream(draw, self.config.eval.batch_size, self.parts.at_a_time)
             texts = self.tokenizer.batch_decode(tokens_NL)
         place = f"{self.folder}/samples/iter_{self.state['step']}/sample_{self.world.rank}.txt"
         write_whole(place, "\n\n".join(texts).encode())
 
 
 def _logger(folder, silent):
-    """A logger that writes to the run's file ``logs``, as SEDD's, or nowhere."""
+    """A logger that writes the run's file ``logs``, as SEDD does, or with ``silent`` nothing."""
     os.makedirs(folder, exist_ok=True)
     logger = logging.getLogger("sedd_ext")
     logger.setLevel(logging.INFO)

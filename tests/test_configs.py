@@ -158,6 +158,20 @@ def declared():
     return sorted(keys)
 
 
+OF_DUO_ALONE = {"class_path", "teacher_path", "teacher_ema", "trust_checkpoint"}
+
+
+def test_a_distillation_has_the_same_settings_for_sedd():
+    """Keys and defaults; the files lie on two search paths."""
+    duo, sedd = (
+        OmegaConf.to_container(OmegaConf.load(path))["algo"]
+        for path in (OVERLAY / "idlm/common.yaml", trees.overlays("sedd") / "algo/idlm.yaml")
+    )
+    assert sedd.pop("name") == "idlm"
+    assert {key: duo[key] for key in duo.keys() - OF_DUO_ALONE} == sedd
+    assert set(sedd) | OF_DUO_ALONE == set(duo) and list(duo["guard"]) == list(sedd["guard"])
+
+
 def test_the_declared_keys_are_found():
     assert {"algo.guard.unigram_kl", "algo.tau", "sampling.predictor"} <= set(declared())
 

@@ -180,7 +180,7 @@ def process(monkeypatch):
 
     for name in loaded():
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(host, "_active", None)
+    monkeypatch.setattr(host.Host, "_active", None)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(host.STANDALONE)])
     yield
     for name in loaded():
@@ -253,7 +253,7 @@ def test_a_module_that_the_tree_itself_lacks_is_a_fault(process, remedies, tmp_p
 
 def test_so_it_is_in_a_sedd_tree(tmp_path, monkeypatch):
     tree = sedd_host.Host(tmp_path, "sedd", None)
-    monkeypatch.setattr(sedd_host, "_active", None)
+    monkeypatch.setattr(sedd_host.Host, "_active", None)
     monkeypatch.setattr(sedd_host.Host, "apply", lambda *given: None)
     monkeypatch.setattr(sedd_host.Host, "require_own", lambda *given: None)
     monkeypatch.setattr(sys, "path", list(sys.path))

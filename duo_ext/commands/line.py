@@ -113,6 +113,27 @@ def resolve(text):
     return omegaconf.OmegaConf.create({"path": text}).path
 
 
+def groups(overrides):
+    """What a command line's overrides choose as a whole: {"algo"} of algo=mdlm or +algo=mdlm."""
+    return {word.lstrip("+~").partition("=")[0] for word in overrides}
+
+
+def as_trained(config, saved, sections, overrides):
+    """Put what a checkpoint says of its model and its data into a composed configuration.
+
+    ``saved`` is the checkpoint's own configuration, ``sections`` are the keys that are taken from
+    it. ``overrides`` win: a section that they choose as a whole stays, dotted ones are set again.
+    """
+    chosen = groups(overrides)
+    for section in sections:
+        if section in saved and section not in chosen:
+            theirs, nested = saved[section], isinstance(saved[section], dict)
+            config[section] = (
+                omegaconf.OmegaConf.merge(config[section], theirs) if nested else theirs
+            )
+    override(config, overrides)
+
+
 def override(config, overrides):
     """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
     for told in OverridesParser.create().parse_overrides(overrides):

@@ -10,7 +10,7 @@ import torch
 from duo_ext import files
 from duo_ext.hosting.kept_tokens import TokensOfOneTokenizer
 from duo_ext.hosting.remedies import Remedy
-from duo_ext.weights import checkpoints
+from duo_ext.weights import checkpoints, pickles
 
 
 class ProcessesAsDevices(Remedy):
@@ -108,8 +108,8 @@ def admit(config, key, may_be_missing=False):
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         return
     checkpoints.read(path, key)
-    with checkpoints.opened(path, key) as file:
-        torch.serialization.add_safe_globals(checkpoints.known_types(file))
+    with pickles.opened(path, key) as file:
+        torch.serialization.add_safe_globals(pickles.known_types(file))
 
 
 class HubModelsOnCPU(Remedy):

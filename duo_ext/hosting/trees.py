@@ -1,4 +1,8 @@
-"""A host on disk: a directory with the flat modules of a program that is extended, Duo or SEDD."""
+"""A host on disk: a directory with the flat modules of a program that is extended, Duo or SEDD.
+
+``Tree`` finds it, imports it and applies the remedies that it needs; the two programs' trees are
+``duo_ext.host.Host`` and ``sedd_ext.host.Host``.
+"""
 
 import contextlib
 import importlib
@@ -9,24 +13,81 @@ import traceback
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 import omegaconf
 
 from duo_ext import Refused
+from duo_ext.hosting import remedies
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Tree:
-    """``name`` is "standalone" or the program, with its branch where branches differ. A class of
-    trees has its ``program``, as it is called in sentences."""
+    """A program's source tree. A class of trees names its program and says what belongs to it."""
+
+    program: ClassVar[str]  # as it is called in sentences; in lower case, of folders and extras
+    standalone: ClassVar[Path]  # our own small tree of the same layout
+    modules: ClassVar[tuple]  # the top-level modules of a tree, which no other tree may have loaded
+    imported: ClassVar[tuple]  # those that ``activate`` imports
+    files: ClassVar[tuple]  # the files by which a tree is known
+    _active: ClassVar["Tree | None"] = None  # of a class of trees: the one that is activated
 
     root: Path
-    name: str
+    name: str  # "standalone", or the program, with its branch where branches differ
     commit: str | None = field(compare=False)
-    remedies: list = field(default_factory=list, compare=False)
+    remedies: list = field(default_factory=list, compare=False)  # those that were applied
+
+    @classmethod
+    def find(cls, path=None):
+        """The tree to run in.
+
+        It is ``path`` (--host), else $DUO_ROOT or $SEDD_ROOT, else the working directory if it is a
+        checkout of the program, else the submodule in third_party if it is there, else the
+        standalone tree. Raises Refused if a tree that was named is none, with what it lacks.
+        """
+        variable = f"{cls.program.upper()}_ROOT"
+        named = [("--host", path), (variable, os.environ.get(variable))]
+        local = [Path.cwd(), REPOSITORY / "third_party" / cls.program.lower()]
+        root = locate(cls.program, cls.files, named, local)
+        if root in (None, cls.standalone.resolve()):
+            return cls(cls.standalone.resolve(), "standalone", own_commit())
+        return cls(root, cls.called(root), commit(root))
+
+    @classmethod
+    def active(cls):
+        """The tree of this process."""
+        assert cls._active is not None, "no host is active"
+        return cls._active
+
+    @classmethod
+    def called(cls, root):
+        """The ``name`` of a checkout."""
+        return cls.program.lower()
+
+    def activate(self):
+        """Put the tree first on the module path, import it and apply the remedies that it needs.
+
+        One process serves one tree; to activate it again changes nothing. Raises Refused if modules
+        of another are loaded, or a package is missing.
+        """
+        cls = type(self)
+        self.require_own(self.modules)
+        if cls._active != self:
+            self.apply(remedies.BEFORE)
+            sys.path.insert(0, str(self.root))
+            with self.needing(self.program.lower()):
+                for name in self.imported:
+                    self.module(name)
+            remedies.withdraw_stand_ins()
+            self.after_import()
+            cls._active = self
+        return cls._active
+
+    def after_import(self):
+        """What a program needs once its modules are imported."""
 
     def __str__(self):
         where = "" if self.name == "standalone" else f" in {self.root}"
@@ -94,9 +155,9 @@ class Tree:
                     f"module '{name}' of {loaded} is loaded; {self.root} needs it as its own"
                 )
 
-    def apply(self, remedies):
+    def apply(self, offered):
         """Apply those of the remedies that this tree needs on this machine."""
-        for remedy in remedies:
+        for remedy in offered:
             if remedy.needed(self):
                 remedy.apply(self)
                 self.remedies.append(remedy)

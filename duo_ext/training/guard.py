@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+import tqdm
+
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.judge import Judge
@@ -120,6 +122,26 @@ class Watch:
         )
         self.guard.history = history
         return rows, best, stop
+
+    def record(self, path, pair, stop):
+        """Write the history to ``path``, and tell a person if the guard stops the run."""
+        if self.ranks.first:
+            self.guard.write(path)
+            if stop:
+                tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
+
+    def conclude(self, best, last):
+        """Tell a person which of two checkpoints holds the student that the run has come to.
+
+        ``best`` is the path of the one that the guard keeps, ``last`` of the last.
+        """
+        if self.ranks.first:
+            kept = self.guard.kept
+            print(
+                f"kept the student after {kept} pairs: {best}"
+                if kept
+                else f"no student was inside the guard's bounds; the last is {last}"
+            )
 
     def seconds_to_come(self, pair, pairs):
         """What the looks between two numbers of pairs will take, by the last measurement."""

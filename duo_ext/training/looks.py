@@ -7,16 +7,13 @@ forms none. Its texts have the same law, so what it cannot do is refused before 
 import contextlib
 
 import dataloader
-import tqdm
 
 from duo_ext import Refused
-from duo_ext.core.networks import Tempered
-from duo_ext.core.precision import PRECISIONS
-from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.resuming import BEST, LAST
+from duo_ext.training.sampler import Sampler
 
 JUDGE = "eval.gen_ppl_eval_model_name_or_path"
 
@@ -48,7 +45,14 @@ def make(model):
     held_out_NL = metrics.first_blocks(batch["input_ids"] for batch in valid)
     return Watch(
         settings=config.algo.guard,
-        sampler=lambda steps, teacher: _sampler(model, steps, teacher),
+        sampler=Sampler(
+            process=process_of(model),
+            network=lambda teacher: _network(model, teacher),
+            length=model.num_tokens,
+            noise_removal=config.sampling.noise_removal,
+            precision=config.algo.precision,
+            time_conditioning=model.time_conditioning,
+        ),
         batch_size=batches.of_a_look(model.num_tokens, config.model.hidden_size),
         decode=model.tokenizer.batch_decode,
         judge=judge.Judge(
@@ -61,19 +65,6 @@ def make(model):
         seed=config.seed,
         ranks=ranks,
     )
-
-
-@contextlib.contextmanager
-def _sampler(model, steps, teacher):
-    """draw(size) -> tokens (size, L) of the EMA student, or of the teacher."""
-    process, removal = process_of(model), model.config.sampling.noise_removal
-    precision, _ = PRECISIONS[model.config.algo.precision]
-    with _network(model, teacher) as network:
-        drawn = Tempered(network, model.time_conditioning, precision=precision)
-        L, times_K = model.num_tokens, grids.times("host", steps)
-        yield lambda size: ancestral.sample(
-            process, drawn, *blank(drawn, (size, L)), times_K, removal
-        )
 
 
 @contextlib.contextmanager
@@ -117,23 +108,15 @@ class Watched:
         pair = self.distiller.pairs
         rows, best, stop = self.watch.look(pair)
         self.log_dict(logged(rows, self.distiller))
-        if self.trainer.is_global_zero:
-            self.watch.guard.write(self.file("guard.json"))
-            if stop:
-                tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
+        self.watch.record(self.file("guard.json"), pair, stop)
         if best:
             self.trainer.save_checkpoint(self.file(BEST))
         if stop:
             self.trainer.should_stop = True
 
     def on_train_end(self):
-        if self.watch and self.trainer.is_global_zero:
-            kept = self.watch.guard.kept
-            print(
-                f"kept the student after {kept} pairs: {self.file(BEST)}"
-                if kept
-                else f"no student was inside the guard's bounds; the last is {self.file(LAST)}"
-            )
+        if self.watch:
+            self.watch.conclude(self.file(BEST), self.file(LAST))
 
     def file(self, name):
         """The path of one of the run's files."""

@@ -1,17 +1,15 @@
 """Checkpoints: read without running foreign code, compared with a model before they are used."""
 
-import contextlib
 import hashlib
 import os
 import re
-import typing
 from dataclasses import dataclass, field
 
 import omegaconf
 import torch
 
 from duo_ext import Refused, files
-from duo_ext.weights import saves
+from duo_ext.weights import pickles
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
@@ -50,46 +48,11 @@ class Saved:
         object.__setattr__(self, "config", inert(self.config))
 
 
-class Tokenizer:
-    """Stands for the tokenizers in Duo's checkpoints: they are not made, and nobody needs them."""
-
-    def __init__(self, *_):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-def plain_dict(*_):
-    """Instead of OmegaConf's defaultdicts, which torch.load makes but does not fill."""
-    return {}
-
-
-# What Duo's checkpoints hold besides tensors and plain values.
-CONFIG_TYPES = {
-    "omegaconf.dictconfig.DictConfig": omegaconf.DictConfig,
-    "omegaconf.listconfig.ListConfig": omegaconf.ListConfig,
-    "omegaconf.base.ContainerMetadata": omegaconf.base.ContainerMetadata,
-    "omegaconf.base.Metadata": omegaconf.base.Metadata,
-    "omegaconf.nodes.AnyNode": omegaconf.AnyNode,
-    "typing.Any": typing.Any,
-    "collections.defaultdict": plain_dict,
-    "builtins.dict": dict,
-    "builtins.list": list,
-    "builtins.int": int,
-}
-TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
-
-
-def known_types(file):
-    """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
-    try:
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except Exception:  # torch.load will say what is wrong with the file
-        names = []
-    file.seek(0)
-    known = [(CONFIG_TYPES[name], name) for name in names if name in CONFIG_TYPES]
-    return known + [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
+TRUST = (
+    "only tensors, plain values and Duo's own types are loaded, unless "
+    "++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate and export) says that you "
+    "trust the file"
+)
 
 
 def read(path, key, trust=False):
@@ -98,44 +61,11 @@ def read(path, key, trust=False):
     Raises Refused if the file is missing, is no Duo checkpoint, or holds other objects, unless
     ``trust`` says that whatever it holds may be made.
     """
-    with opened(path, key) as file:
-        try:
-            with torch.serialization.safe_globals(known_types(file)):
-                checkpoint = torch.load(file, map_location="cpu", weights_only=not trust)
-        except Exception as error:  # what torch.load raises depends on the bytes that it meets
-            raise Refused(f"{key} is '{path}'; {refusal(error, TRUST, path)}") from error
+    checkpoint = pickles.content(path, key, pickles.known_types, TRUST, trust)
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict):
         raise Refused(f"{key} is '{path}'; it is no Duo checkpoint: it has no 'state_dict'")
     return checkpoint
-
-
-@contextlib.contextmanager
-def opened(path, key):
-    """A file that fsspec opens, or Refused that says why not."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(files.opened(path))
-        except Exception as error:  # fsspec's file systems each raise their own
-            reason = getattr(error, "strerror", None) or error
-            raise Refused(f"{key} is '{path}'; it cannot be opened: {reason}") from error
-        yield file
-
-
-TRUST = (
-    "only tensors, plain values and Duo's own types are loaded, unless "
-    "++algo.trust_checkpoint=true (or --trust-checkpoint of evaluate and export) says that you "
-    "trust the file"
-)
-
-
-def refusal(error, rule, path):
-    """Why torch.load refused a file, without torch's advice to load it all the same; ``rule`` says
-    what is loaded."""
-    unknown = re.search(r"GLOBAL (\S+)", str(error))
-    if not unknown:
-        return f"it is damaged, or no file of torch.save{saves.spared(path)}"
-    return f"it holds '{unknown[1]}', which could run code: {rule}"
 
 
 FORMAT = 1  # of what lies under the key ``idlm``; the rest is the host's
@@ -272,6 +202,17 @@ def check_config(saved, config, key):
                 f"{key}: the checkpoint was trained with {name} {theirs}, "
                 f"this configuration asks for {ours}"
             )
+
+
+def fill(backbone, saved, config, key, average=True):
+    """Load a file's weights into a network of ``config`` (``load``).
+
+    ``key`` is the setting that named the file. Raises Refused, before anything is loaded, where the
+    file's network is another (``check``, ``check_config``).
+    """
+    check(saved, backbone, key)
+    check_config(saved, config, key)
+    load(backbone, saved, average)
 
 
 def load(backbone, saved, average=True):

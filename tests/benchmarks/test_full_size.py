@@ -8,7 +8,7 @@ import transformers
 
 from benchmarks import full_size, published
 from duo_ext.weights import checkpoints, pretrained
-from sedd_ext import algorithms as sedd_algorithms
+from sedd_ext import runs
 
 TEACHERS = {recipe.teacher: recipe for recipe in full_size.RECIPES.values()}
 
@@ -16,7 +16,7 @@ TEACHERS = {recipe.teacher: recipe for recipe in full_size.RECIPES.values()}
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_teachers_are_read_as_published_ones(standalone, kind, tmp_path):
     path = str(published.make_teacher(tmp_path, kind, published.SMALL))
-    read = sedd_algorithms.read if kind == "sedd-small" else pretrained.load
+    read = runs.denoiser if kind == "sedd-small" else pretrained.load
     saved = read(path, "teacher")
     network = published.random_network(published.SMALL, seed=1)
     checkpoints.check(saved, network, "teacher")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from duo_ext import Refused
-from sedd_ext import algorithms, runs
+from sedd_ext import runs
 
 WEIGHTS = {"vocab_embed.embedding": torch.ones(3, 2)}
 SETTINGS = "algo: {name: idlm}\nmodel: {length: 16}\n"
@@ -37,7 +37,7 @@ def test_a_run_is_found_from_its_folder_or_a_file_of_it_wherever_one_stands(fold
         (folder, f"file://{folder}/{runs.BEST}"),
     ):
         monkeypatch.chdir(place)
-        saved = algorithms.read(path, "teacher")
+        saved = runs.denoiser(path, "teacher")
         assert saved.config == {"algo": {"name": "idlm"}, "model": {"length": 16}}
         assert torch.equal(saved.weights["vocab_embed.embedding"], torch.ones(3, 2))
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_other_things(folder, changed):
 
 def test_nothing_is_refused_as_nothing():
     with pytest.raises(Refused, match="teacher is null; wanted: a checkpoint file, a folder"):
-        algorithms.read(None, "teacher")
+        runs.denoiser(None, "teacher")
 
 
 class Foreign:
@@ -118,7 +118,7 @@ def test_trust_makes_what_a_checkpoint_holds_and_is_named_where_it_can_be_given(
     torch.save(whole | {"x": Foreign(proof)}, path)
     rule = "could run code: only tensors and plain values are loaded"
     with pytest.raises(Refused, match=f"{rule}$"):
-        algorithms.read(path, "teacher")
+        runs.denoiser(path, "teacher")
     with pytest.raises(Refused, match=f"{rule}, unless --trust-checkpoint says that you trust"):
         export.SIDE.read(path, "CHECKPOINT", False)
     assert not proof.exists()

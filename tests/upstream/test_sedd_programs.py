@@ -90,11 +90,11 @@ class Oracle(torch.nn.Module):
 def losses(tree, work, noise, scaled):
     """(the host's loss, ours), sums over one batch at one-hot tokens, float64."""
     from duo_ext.core.networks import Denoiser
-    from sedd_ext import algorithms, program
+    from sedd_ext.parts import Parts
 
     model = {"scale_by_sigma": scaled}
     config = settings(work, model=model, noise=NOISES[noise], algo={"on_policy": 0.0})
-    parts = program.build(config, torch.device("cpu"))
+    parts = Parts.build(config, torch.device("cpu"))
     parts.model.load_state_dict(torch.load(f"{work}/weights.pt", weights_only=True))
     # SEDD makes float32 of sigma
     parts.model.eval().sigma_map.mlp.register_forward_pre_hook(lambda _, args: args[0].double())
@@ -102,7 +102,7 @@ def losses(tree, work, noise, scaled):
     loss_fn = tree.module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
     theirs = loss_fn(parts.model, x0, t=t, perturbed_batch=torch.where(hidden, MASK, x0))
 
-    process = algorithms.make_process(parts)
+    process = parts.process()
     alpha, dalpha = process.schedule(t)
     weight = (dalpha / (1 - alpha))[:, None].expand_as(hidden)
     z = torch.where(masked, MASK, x0)  # xhat is the student's where masked, else the token

@@ -13,7 +13,8 @@ TEXT = "we the people of the united states, in order to form a more perfect unio
 SCRIPTS = {
     "duo": """if True:
         import json, sys
-        from duo_ext import corpus, host
+        from duo_ext import host
+        from duo_ext.data import corpus
         root, folder, *names = sys.argv[1:]
         tree = host.find(root).activate()
         dataloader, settings = tree.module("dataloader"), ["algo=mdlm", "data=sotu", "model=sotu"]
@@ -29,8 +30,9 @@ SCRIPTS = {
     "sedd": """if True:
         import json, sys
         import omegaconf
-        from duo_ext import corpus
-        from sedd_ext import host, program
+        from duo_ext.data import corpus
+        from sedd_ext import data as sedd_data
+        from sedd_ext import host
         root, folder, *names = sys.argv[1:]
         host.find(root).activate()
 
@@ -39,8 +41,8 @@ SCRIPTS = {
             data["cache_dir"] = f"{folder}/tokens"
             given = {"tokens": 32, "data": data, "model": {"length": 14}}
             config = omegaconf.OmegaConf.create(given)
-            tokenizer = program.tokenizer_of(config)
-            return tokenizer.decode(program.blocks(config, "train", tokenizer)[0]["input_ids"])
+            tokenizer = sedd_data.tokenizer_of(config)
+            return tokenizer.decode(sedd_data.blocks(config, "train", tokenizer)[0]["input_ids"])
     """,
 }
 EACH = """

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from duo_ext import Refused, host
-from duo_ext.weights import checkpoints, pretrained
+from duo_ext.weights import checkpoints, pickles, pretrained
 from sedd_ext import runs
 
 
@@ -131,7 +131,7 @@ def test_duos_own_types_are_read_and_its_tokenizer_is_not_made(as_duo_saves, tmp
     assert set(torch.serialization.get_safe_globals()) == before
     config = as_duo_saves["hyper_parameters"]["config"]
     assert read["hyper_parameters"]["config"] == config
-    assert type(read["hyper_parameters"]["tokenizer"]) is checkpoints.Tokenizer
+    assert type(read["hyper_parameters"]["tokenizer"]) is pickles.Tokenizer
     saved = checkpoints.denoiser(read)
     written = omegaconf.OmegaConf.to_container(config, resolve=False)
     assert saved.config == checkpoints.inert(written)
@@ -139,17 +139,17 @@ def test_duos_own_types_are_read_and_its_tokenizer_is_not_made(as_duo_saves, tmp
 
 def test_only_the_types_that_duo_saves_are_known(as_duo_saves, tmp_path):
     as_duo_saves["x"] = Foreign(tmp_path / "proof")
-    known = checkpoints.known_types(io.BytesIO(save(as_duo_saves)))
+    known = pickles.known_types(io.BytesIO(save(as_duo_saves)))
     assert not any("mkdir" in name for _, name in known)
     assert (omegaconf.DictConfig, "omegaconf.dictconfig.DictConfig") in known
     foreign = {made for made, name in known if re.match("transformers|tokenizers", name)}
-    assert foreign == {checkpoints.Tokenizer}
+    assert foreign == {pickles.Tokenizer}
     assert {made for made, _ in known} <= {
-        checkpoints.Tokenizer,
-        *checkpoints.CONFIG_TYPES.values(),
+        pickles.Tokenizer,
+        *pickles.CONFIG_TYPES.values(),
     }
     for content in (GOOD, b"no"):
-        assert checkpoints.known_types(io.BytesIO(content)) == []
+        assert pickles.known_types(io.BytesIO(content)) == []
     assert not (tmp_path / "proof").exists()
 
 
@@ -378,7 +378,7 @@ def test_no_module_of_ours_reads_a_checkpoint_with_trust_unless_it_is_asked_to()
         calls += [(path.name, call) for call in re.findall(r"torch\.load\(.*", path.read_text())]
     asked = [call for call in calls if "weights_only=True" not in call[1]]
     assert len(calls) > 1 and len(asked) == 1
-    assert asked[0][0] == "checkpoints.py" and "weights_only=not trust" in asked[0][1]
+    assert asked[0][0] == "pickles.py" and "weights_only=not trust" in asked[0][1]
     for function in (checkpoints.read, pretrained.load):
         assert inspect.signature(function).parameters["trust"].default is False
 

@@ -11,7 +11,8 @@ import torch
 import transformers
 
 import duo_ext
-from sedd_ext import evaluate, program
+from sedd_ext import data as sedd_data
+from sedd_ext import evaluate
 
 TOKENIZER = Path(duo_ext.__file__).parent / "assets" / "tokenizers" / "sotu32"
 
@@ -138,14 +139,14 @@ def test_the_tokens_of_two_tokenizers_are_each_ones_own(
 ):
     """In one folder, whichever was made last, and for what evaluate compares with."""
     monkeypatch.setattr(
-        program.host, "active", lambda: types.SimpleNamespace(module=vars(sedd).get)
+        sedd_data.host, "active", lambda: types.SimpleNamespace(module=vars(sedd).get)
     )
     name = folder(train="we the people", validation="of the union")
     data = {"train": name, "valid": name, "cache_dir": f"{tmp_path}/cache"}
     config = omegaconf.OmegaConf.create({"data": data, "model": {"length": 6}})
     before = sedd.data.GPT2TokenizerFast
     for own in (tokenizer, reversed_tokenizer, tokenizer):
-        assert text(own, program.blocks(config, "train", own)) == "we the people"[:12]
+        assert text(own, sedd_data.blocks(config, "train", own)) == "we the people"[:12]
         parts = types.SimpleNamespace(config=config)
         subject = evaluate.Subject("", "", "", "", own, 32, 6, data, parts)
         assert "".join(own.batch_decode(subject.held_out())) == "of the union"

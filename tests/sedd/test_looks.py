@@ -2,7 +2,7 @@
 
 import torch
 
-from sedd_ext import algorithms
+from sedd_ext import looks
 
 
 class Keeps:
@@ -28,7 +28,7 @@ class Keeps:
 def test_a_model_is_averaged_for_a_while_and_no_copy_of_it_stays():
     model = torch.nn.Linear(2, 3).train()
     ema, before = Keeps(model), [p.detach().clone() for p in model.parameters()]
-    with algorithms.averaged(model, ema) as network:
+    with looks.averaged(model, ema) as network:
         assert all(map(torch.equal, network.parameters(), ema.shadow_params))
         assert not network.training
     assert all(map(torch.equal, model.parameters(), before)) and model.training

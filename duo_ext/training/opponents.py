@@ -1,0 +1,76 @@
+"""The networks of a distillation besides the student: the teacher, and the fake that follows it."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from duo_ext.core.distiller import Distiller, Recipe
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.precision import PRECISIONS
+from duo_ext.weights import checkpoints
+
+
+@dataclass
+class Opponents:
+    """Teacher and fake of one student.
+
+    They are no submodules of the student's algorithm: a checkpoint's state_dict, the EMA and the
+    host's optimizer see the student alone.
+    """
+
+    teacher: torch.nn.Module
+    fake: torch.nn.Module
+    teacher_sha256: str  # the teacher's fingerprint
+
+    @classmethod
+    def read(cls, saved, student, config, key, average=True):
+        """Make a teacher of a file's weights (``Saved``), and a fake that starts as its copy.
+
+        Both have the shape of ``student``, the network of ``config``. ``average`` asks for the EMA
+        weights, ``key`` is the setting that named the file. Raises Refused where the weights do not
+        fit.
+        """
+        teacher = copy.deepcopy(student)
+        checkpoints.fill(teacher, saved, config, key, average)
+        return cls(teacher, copy.deepcopy(teacher), checkpoints.fingerprint(teacher))
+
+    def start(self, student, parameters, average):
+        """Let the student, and its average if it has one, start as the teacher.
+
+        ``average`` is a host's EMA of ``parameters``, or None.
+        """
+        student.load_state_dict(self.teacher.state_dict())
+        if average:
+            average.shadow_params = [p.detach().clone() for p in parameters]
+
+    def distiller(
+        self,
+        process,
+        student,
+        settings,
+        *,
+        optimizers,
+        time_conditioning,
+        world,
+        backward=None,
+        **others,
+    ):
+        """The ``Distiller`` of a configuration's section ``algo``, which is ``settings``.
+
+        ``optimizers`` are (optimizer, scheduler) of the student and of the fake;
+        ``time_conditioning`` says whether the networks read the time; ``others`` are the values of
+        ``Recipe`` that hosts keep elsewhere. ``algo.precision`` names two precisions: in the second
+        one teacher and fake are compared.
+        """
+        own, compared = PRECISIONS[settings.precision]
+        of_student, of_fake = optimizers
+        return Distiller(
+            process,
+            student=(Denoiser(student, time_conditioning, own), *of_student),
+            fake=(Denoiser(self.fake, time_conditioning, own), *of_fake),
+            teacher=Denoiser(self.teacher, time_conditioning, compared),
+            recipe=Recipe.configured(settings, **others),
+            world=world,
+            backward=backward,
+        )

@@ -1,0 +1,41 @@
+"""How a look draws its texts: by the core's sampler, in every host."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from duo_ext.core.networks import Tempered
+from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.process import Sampled
+from duo_ext.core.samplers import ancestral, blank, grids
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The ``sampler`` of a ``guard.Watch``: called with (steps, whether the teacher draws), it is a
+    context that gives draw(size) -> tokens (size, L).
+
+    A host's own sampler has the same law, and forms several float64 (B, L, V) where this one forms
+    none.
+    """
+
+    process: Sampled
+    network: Callable  # network(teacher): a context that gives the network to draw from
+    length: int  # L
+    noise_removal: str  # the last step, as ``core.samplers`` names it
+    precision: str  # algo.precision: the student is drawn from as it is trained
+    time_conditioning: bool  # whether the network reads the time
+
+    @contextlib.contextmanager
+    def __call__(self, steps, teacher):
+        precision, _ = PRECISIONS[self.precision]
+        with self.network(teacher) as network:
+            drawn = Tempered(network, self.time_conditioning, precision=precision)
+
+            times_K = grids.times("host", steps)
+
+            def draw(size):
+                start = blank(drawn, (size, self.length))
+                return ancestral.sample(self.process, drawn, *start, times_K, self.noise_removal)
+
+            yield draw

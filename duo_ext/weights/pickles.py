@@ -1,0 +1,89 @@
+"""Files of torch.save, read without running the code that one may hold."""
+
+import contextlib
+import re
+import typing
+
+import omegaconf
+import torch
+
+from duo_ext import Refused, files
+from duo_ext.weights import saves
+
+
+class Tokenizer:
+    """Stands for the tokenizers in Duo's checkpoints: they are not made, and nobody needs them."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def plain_dict(*_):
+    """Instead of OmegaConf's defaultdict, which torch.load would make and leave empty."""
+    return {}
+
+
+# What Duo's checkpoints hold besides tensors and plain values.
+CONFIG_TYPES = {
+    "omegaconf.dictconfig.DictConfig": omegaconf.DictConfig,
+    "omegaconf.listconfig.ListConfig": omegaconf.ListConfig,
+    "omegaconf.base.ContainerMetadata": omegaconf.base.ContainerMetadata,
+    "omegaconf.base.Metadata": omegaconf.base.Metadata,
+    "omegaconf.nodes.AnyNode": omegaconf.AnyNode,
+    "typing.Any": typing.Any,
+    "collections.defaultdict": plain_dict,
+    "builtins.dict": dict,
+    "builtins.list": list,
+    "builtins.int": int,
+}
+TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
+
+
+def known_types(file):
+    """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # torch.load will say what is wrong with the file
+        names = []
+    file.seek(0)
+    known = [(CONFIG_TYPES[name], name) for name in names if name in CONFIG_TYPES]
+    return known + [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
+
+
+def content(path, key, types, rule, trust=False):
+    """What a file of torch.save holds, on the CPU.
+
+    ``types(file)`` lists the types beyond torch's own that may be made, as
+    ``torch.serialization.safe_globals`` takes them; with ``trust`` any may. ``rule`` says so to a
+    user whose file holds others. ``key`` is the setting that named the file. Raises Refused where
+    the file cannot be read.
+    """
+    with opened(path, key) as file:
+        try:
+            with torch.serialization.safe_globals(types(file)):
+                return torch.load(file, map_location="cpu", weights_only=not trust)
+        except Exception as error:  # what torch.load raises depends on the bytes that it meets
+            raise Refused(f"{key} is '{path}'; {_refusal(error, rule, path)}") from error
+
+
+@contextlib.contextmanager
+def opened(path, key):
+    """A file that fsspec opens, or Refused that says why not."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(files.opened(path))
+        except Exception as error:  # fsspec's file systems each raise their own
+            reason = getattr(error, "strerror", None) or error
+            raise Refused(f"{key} is '{path}'; it cannot be opened: {reason}") from error
+        yield file
+
+
+def _refusal(error, rule, path):
+    """Why torch.load refused a file, without torch's advice to load it all the same."""
+    unknown = re.search(r"GLOBAL (\S+)", str(error))
+    if not unknown:
+        return f"it is damaged, or no file of torch.save{saves.spared(path)}"
+    return f"it holds '{unknown[1]}', which could run code: {rule}"

@@ -1,0 +1,70 @@
+"""How a SEDD run looks at its student: by the core's sampler, as ``evaluate --sampler rows`` does.
+
+A look's texts have the law of SEDD's own sampler, which forms several float64 (B, L, V). What the
+core's sampler cannot do is refused before the training.
+"""
+
+import contextlib
+
+from duo_ext.measuring import batches, draws, metrics
+from duo_ext.ranks import Ranks
+from duo_ext.training.guard import Watch
+from duo_ext.training.sampler import Sampler
+from sedd_ext import data
+
+
+def noise_removal_of(config):
+    """The core's ``noise_removal`` for the section ``sampling`` of a configuration.
+
+    Raises Refused for settings of sampling that the core's sampler does not know. For log-linear
+    noise SEDD's Euler predictor is its analytic one.
+    """
+    known = ("analytic", "euler") if config.noise.type == "loglinear" else ("analytic",)
+    draws.require_of_guard("sampling.predictor", config.sampling.predictor, known)
+    return "ancestral" if config.sampling.noise_removal else "none"
+
+
+def make(idlm, tokenizer, valid):
+    """The ``Watch`` of a distillation (``algorithms.IDLM``), ready to begin.
+
+    ``valid`` is the data set of the validation text (``data.blocks``).
+    """
+    config, parts, world = idlm.parts.config, idlm.parts, idlm.world
+
+    def network(teacher):
+        if teacher:
+            return contextlib.nullcontext(idlm.opponents.teacher.eval())
+        return averaged(parts.model, idlm.state["ema"])
+
+    return Watch(
+        settings=config.algo.guard,
+        sampler=Sampler(
+            process=parts.process(renormalised=config.sampling.renormalise),
+            network=network,
+            length=config.model.length,
+            noise_removal=noise_removal_of(config),
+            precision=config.algo.precision,
+            time_conditioning=True,
+        ),
+        batch_size=batches.of_a_look(config.model.length, config.model.hidden_size),
+        decode=tokenizer.batch_decode,
+        judge=parts.judge(),
+        reference=metrics.Reference(data.held_out(valid), parts.graph.dim),
+        seed=config.seed,
+        ranks=Ranks(world.rank, world.size),
+    )
+
+
+@contextlib.contextmanager
+def averaged(model, ema):
+    """The model in evaluation with its EMA weights, for the length of a with block."""
+    parameters, training = list(model.parameters()), model.training
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    model.eval()
+    try:
+        yield model
+    finally:
+        ema.restore(parameters)
+        ema.collected_params = []  # SEDD's average keeps a copy of the weights here
+        model.train(training)

@@ -1,0 +1,78 @@
+"""algo=sedd: SEDD itself, as its own training step trains it."""
+
+import torch
+
+from duo_ext import Refused
+from sedd_ext import host
+
+SEED_STRIDE = 1_000_003
+
+
+class Score:
+    """An ``algorithms.Algorithm``: SEDD's own training step.
+
+    Gradients are averaged over the workers, and a seed of its own for each micro-batch makes a
+    resumed run repeat what a straight one does.
+    """
+
+    identity = {}
+    counts = phase = "step"
+    watch = None
+
+    def __init__(self, parts, state, world):
+        self.parts, self.state, self.world = parts, state, world
+        losses = host.active().module("losses")
+        self.optimize = losses.optimization_manager(parts.config)
+        accum = parts.config.training.accum
+        self.train = losses.get_step_fn(parts.noise, parts.graph, True, self._optimize, accum)
+        self.micro = 0
+
+    def _optimize(self, optimizer, scaler, params, step):
+        params = list(params)
+        self.world.average([p.grad for p in params])
+        self.norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        self._require_finite("gradient", self.norm)
+        self.optimize(optimizer, scaler, params, step=step)
+
+    def step(self, x_BL):
+        before, accum = self.state["step"], self.parts.config.training.accum
+        place = (before * accum + self.micro) * self.world.size + self.world.rank
+        torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)
+        loss = self.train(self.state, x_BL)
+        self.micro = (self.micro + 1) % accum
+        if self.state["step"] == before:
+            return None
+        self.world.average([loss])
+        self._require_finite("loss", loss)
+        return {"training_loss": loss.item(), "gradient_norm": self.norm.item()}
+
+    def _require_finite(self, what, value):
+        if not torch.isfinite(value):
+            raise Refused(
+                f"the {what} of step {self.state['step']} is {value.item()}; the last checkpoint "
+                "is kept"
+            )
+
+    @property
+    def updates(self):
+        return self.state["step"]
+
+    def to_come(self, steps):
+        return {self.phase: max(0, steps - self.updates)}
+
+    @property
+    def whole(self):
+        """SEDD's checkpoint has no place for half an update."""
+        return self.micro == 0
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """SEDD's checkpoint holds all."""
+
+    def begin(self, tokenizer, valid):
+        """No guard."""
+
+    def look(self):
+        return None
