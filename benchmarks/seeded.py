@@ -77,8 +77,8 @@ def activate(path):
 
 
 def load(role, given, options):
-    if "rows" in options.sampler:
-        raise Refused("--sampler is 'rows'; the seeded prior is in the host's sampler alone")
+    if "ancestral" in options.sampler:
+        raise Refused("--sampler is 'ancestral'; the seeded prior is in the host's sampler alone")
     subject = evaluate.load(role, given, options)
     seeded(subject.process)
     return subject

@@ -184,7 +184,7 @@ VARIANTS = {variant.__name__: variant for variant in (grid, times, anchor, late,
 
 
 def _variant(name, make):
-    return lambda *settings: VARIANTS[name](make(*settings))
+    return lambda model, **inputs: VARIANTS[name](make(model, **inputs))
 
 
 def put_in(name):

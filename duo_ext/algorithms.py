@@ -13,7 +13,7 @@ import trainer_base
 from duo_ext import Refused
 from duo_ext.core.distiller import World
 from duo_ext.families import FAMILIES
-from duo_ext.settings import check_idlm, choose, require_whole
+from duo_ext.settings import check_idlm, choose, inputs, require_whole
 from duo_ext.training import loaders
 from duo_ext.training.average import average
 from duo_ext.training.looks import Watched
@@ -43,7 +43,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         if config.algo.recompute_blocks:
             recompute(self.backbone)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
-        self.process = noising(self, config.algo.on_policy)
+        self.process = noising(self, **inputs(config.algo))
         self.require_looks()
         self.opponents = self.distiller = self.watch = self.resumed = None
 

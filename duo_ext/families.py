@@ -18,7 +18,8 @@ from duo_ext.core.uniform import UniformProcess
 class Family:
     """``host_name``: of the host's class in its module algo; ``teachers``: the algorithms whose
     checkpoints may teach, and be sampled as it; ``noisings``: {algo.noising: make}, of which
-    make(model, on_policy) gives the core's process for a model of the host's class."""
+    make(model, **inputs) gives the core's process for a model of the host's class, ``inputs`` being
+    what ``settings.inputs`` says of the student's inputs."""
 
     host_name: str
     teachers: tuple
@@ -30,19 +31,19 @@ class Family:
         return getattr(importlib.import_module("algo"), self.host_name)
 
 
-def _absorbing(model, on_policy=0.0):
-    return AbsorbingProcess(model.vocab_size, model.mask_index, on_policy=on_policy)
+def _absorbing(model, **inputs):
+    return AbsorbingProcess(model.vocab_size, model.mask_index, **inputs)
 
 
-def _categorical(model, on_policy=0.0):
-    return UniformProcess(model.vocab_size, on_policy=on_policy)
+def _categorical(model, **inputs):
+    return UniformProcess(model.vocab_size, **inputs)
 
 
-def _gaussian(model, on_policy=0.0):
+def _gaussian(model, **inputs):
     settings = model.config.algo
-    if on_policy > 0:
+    if inputs["on_policy"] > 0:
         raise Refused(
-            f"algo.on_policy is {on_policy}; algo.noising=gaussian has inputs that no "
+            f"algo.on_policy is {inputs['on_policy']}; algo.noising=gaussian has inputs that no "
             "sampling makes, so it must be 0"
         )
     if settings.shared_forward:

@@ -5,16 +5,18 @@ import torch
 
 from duo_ext import Refused, machine
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.samplers import SAMPLERS, grids
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The loss and the order of updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
+LASTING += ("rollout_steps", "sampler", "grid")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
 # What counts. The batch of all comes first: others are computed from it.
 ALGO = ("fake_ratio", "fake_warmup", "prompt_length", "guard.every", "guard.steps")
-ALGO += ("guard.samples", "guard.teacher_steps", "guard.patience")
+ALGO += ("rollout_steps", "guard.samples", "guard.teacher_steps", "guard.patience")
 MODEL = ("length", "hidden_size", "cond_dim", "n_blocks", "n_heads")
 COUNTS = ("seed", *(f"algo.{key}" for key in ALGO), *(f"model.{key}" for key in MODEL))
 COUNTS += ("sampling.steps", "eval.perplexity_batch_size")
@@ -137,10 +139,40 @@ def check_idlm(settings, length):
         raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
     if not 0 <= settings.on_policy <= 1:
         raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
+    require("algo.sampler", settings.sampler, SAMPLERS)
+    if not settings.rollout_steps or min(settings.rollout_steps) < 1:
+        raise Refused(
+            f"algo.rollout_steps is {settings.rollout_steps}; it must list numbers of steps"
+        )
+    _check_grid(settings)
     for key in ("shared_forward", "recompute_blocks", "compile"):
         require(f"algo.{key}", settings[key], (True, False))
     require("algo.precision", settings.precision, PRECISIONS)
     _check_guard(settings.guard)
+
+
+def _check_grid(settings):
+    """Raise Refused where ``algo.grid`` is none, or has not the times that are asked of it."""
+    asked = [*(settings.guard.steps if settings.guard.every else ())]
+    asked += [steps - 1 for steps in settings.rollout_steps] if settings.on_policy else []
+    try:
+        for steps in asked or [None]:
+            grids.times(settings.grid, steps)
+    except Refused as error:
+        raise Refused(f"algo.grid: {error}") from error
+
+
+def inputs(settings):
+    """How the student's inputs are drawn, of a section ``algo``: arguments of the core's processes.
+
+    They are those that the sampler ``algo.sampler`` meets on the times of ``algo.grid``.
+    """
+    return {
+        "on_policy": settings.on_policy,
+        "rollout_steps": tuple(settings.rollout_steps),
+        "rollout_grid": "linear" if settings.grid == "host" else settings.grid,
+        "spread": settings.sampler == "spread",
+    }
 
 
 def require_whole(precision):

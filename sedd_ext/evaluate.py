@@ -1,6 +1,6 @@
 """Sample SEDD checkpoints and measure the samples: ``python -m sedd_ext.evaluate --help``.
 
-Every model is sampled by SEDD's own sampler, or by the core's (--sampler rows).
+Every model is sampled by SEDD's own sampler, or by the core's (--sampler ancestral).
 ``duo_ext.commands.evaluation`` says what is written. --predictor renormalised is the analytic
 predictor on scores to which the mass of the process is given, because a student's loss leaves their
 mass free.
@@ -93,13 +93,19 @@ def _require_core(parts, options):
     parts.process()
     if "euler" in options.predictor:
         raise Refused(
-            "--predictor is euler; --sampler rows has analytic (for log-linear noise the same) and "
-            "renormalised"
+            "--predictor is euler; --sampler ancestral has analytic (for log-linear noise the same) "
+            "and renormalised"
         )
+    for name in set(options.sampler) & set(SAMPLERS) - {"ancestral"}:
+        if options.predictor != ["renormalised"]:
+            raise Refused(
+                f"--predictor is {' '.join(options.predictor)}; --sampler {name} chooses itself which "
+                "masks it fills, so it must be renormalised"
+            )
     for temperature in options.temperature:
         if temperature != 1 and "analytic" in options.predictor:
             raise Refused(
-                f"--temperature is {temperature}; with --sampler rows it is for --predictor "
+                f"--temperature is {temperature}; with --sampler ancestral it is for --predictor "
                 "renormalised"
             )
 

@@ -3,7 +3,7 @@
 import torch
 
 from duo_ext.core.distiller import STUDENT
-from duo_ext.settings import LASTING, check_idlm, chosen
+from duo_ext.settings import LASTING, check_idlm, chosen, inputs
 from duo_ext.training.opponents import Opponents
 from duo_ext.training.recompute import recompute
 from sedd_ext import host, looks, runs
@@ -38,7 +38,7 @@ class IDLM:
         for group in fake_optimizer.param_groups:
             group["lr"] = config.algo.fake_lr or config.optim.lr
         return self.opponents.distiller(
-            self.parts.process(on_policy=config.algo.on_policy),
+            self.parts.process(**inputs(config.algo)),
             self.parts.model,
             config.algo,
             optimizers=map(self._scheduled, (self.state["optimizer"], fake_optimizer)),

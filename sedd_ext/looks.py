@@ -1,4 +1,4 @@
-"""How a SEDD run looks at its student: by the core's sampler, as ``evaluate --sampler rows`` does.
+"""How a SEDD run looks at its student: by the core's sampler, as ``evaluate --sampler ancestral`` does.
 
 A look's texts have the law of SEDD's own sampler, which forms several float64 (B, L, V). What the
 core's sampler cannot do is refused before the training.
@@ -39,9 +39,13 @@ def make(idlm, tokenizer, valid):
     return Watch(
         settings=config.algo.guard,
         sampler=Sampler(
-            process=parts.process(renormalised=config.sampling.renormalise),
+            process=parts.process(
+                renormalised=config.sampling.renormalise or config.algo.sampler != "ancestral"
+            ),
             network=network,
             length=config.model.length,
+            sampler=config.algo.sampler,
+            grid=config.algo.grid,
             noise_removal=noise_removal_of(config),
             precision=config.algo.precision,
             time_conditioning=True,

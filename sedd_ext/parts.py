@@ -50,12 +50,12 @@ class Parts:
     def process(self, **settings):
         """The core's process of graph and noise; ``settings`` are its further arguments.
 
-        The distillation and ``--sampler rows`` need it. Raises Refused for the uniform graph.
+        The distillation and ``--sampler ancestral`` need it. Raises Refused for the uniform graph.
         """
         config = self.config
         if not self.graph.absorb:
             raise Refused(
-                "graph.type is 'uniform'; algo=idlm and --sampler rows take absorb: a network of "
+                "graph.type is 'uniform'; algo=idlm and --sampler ancestral take absorb: a network of "
                 "scores of the uniform graph gives no distribution of clean tokens"
             )
         if config.noise.type == "geometric":

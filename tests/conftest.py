@@ -105,7 +105,7 @@ def texts_drawn():
 
     def count(subject, sampler, steps=2, **way):
         setting = Setting(steps, sampler, **way)
-        torch.manual_seed({"host": 1, "rows": 2}[sampler])
+        torch.manual_seed({"host": 1, "ancestral": 2}[sampler])
         with subject.sampler(setting, "float64") as (draw, _):
             tokens_NL = draw(8_000)
         texts = subject.vocab_size**subject.length

@@ -247,8 +247,8 @@ def test_both_samplers_are_rows_of_one_table(checkpoint, place):
     teacher, student = checkpoint("mdlm"), checkpoint("duo_base")
     given = ("--teacher", teacher, "--student", student, "--steps", 40)
     given += ("--batch-size", 6, "--sampler")
-    both, alone = run(*given, "host", "rows")["rows"], timeless(run(*given, "rows"))
-    assert [row["sampler"] for row in both] == ["host", "rows"] * 2
+    both, alone = run(*given, "host", "ancestral")["rows"], timeless(run(*given, "ancestral"))
+    assert [row["sampler"] for row in both] == ["host", "ancestral"] * 2
     assert timeless({"rows": both[1::2]}) == alone
     host_masked, masked, host_uniform, uniform = (row["evaluations"] for row in both)
     assert 1 < masked <= host_masked < 41 and host_uniform == uniform == 41
@@ -260,7 +260,7 @@ def test_several_processes_write_what_one_writes(checkpoint, place, in_processes
     """The same texts and numbers; the host's sampler draws a row in one stream, the core's a batch
     behind a seed of its own."""
     given = ("--teacher", checkpoint("mdlm"), "--student", checkpoint("duo_base"), "--steps", 1, 3)
-    given += ("--sampler", "host", "rows")
+    given += ("--sampler", "host", "ancestral")
     alone, texts = timeless(run(*given)), (place / "out" / "samples.md").read_text()
     shutil.rmtree(place / "out")
     in_processes(3, lambda: evaluate.main([*SMALL, *map(str, given)]))
@@ -269,7 +269,7 @@ def test_several_processes_write_what_one_writes(checkpoint, place, in_processes
 
 
 def test_a_batch_of_the_cores_sampler_does_not_depend_on_those_before_it(checkpoint, options):
-    setting, name = Setting(2, "rows"), checkpoint("duo_base")
+    setting, name = Setting(2, "ancestral"), checkpoint("duo_base")
     found = {}
     for samples in ("4", "10"):
         given = options("--samples", samples)
@@ -291,12 +291,12 @@ def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options
     assert evaluation.batch_size(subject, setting, given) == 64
     large = dataclasses.replace(subject, length=1024, vocab_size=50258)
     assert evaluation.batch_size(large, setting, given) == 6
-    rows = dataclasses.replace(setting, sampler="rows")
+    rows = dataclasses.replace(setting, sampler="ancestral")
     assert evaluation.batch_size(large, rows, given) == 64
 
 
 def test_a_noise_that_ours_does_not_know(checkpoint, options):
-    name, rows = checkpoint("mdlm"), options("--sampler", "rows")
+    name, rows = checkpoint("mdlm"), options("--sampler", "ancestral")
     subject = evaluate.load("student", name, rows)
     assert draws.is_log_linear(subject.model.noise, subject.process)
     subject.model.noise.eps = 0.1
@@ -517,8 +517,8 @@ def error_of(capfd, *arguments):
 
 
 WRONG = {
-    "--sampler rows --nucleus 0.9": "--nucleus is 0.9; --sampler rows draws from all tokens: 1.0",
-    "--sampler rows --precision float32": "--precision is 'float32'; --sampler rows draws in float",
+    "--sampler ancestral --nucleus 0.9": "--nucleus is 0.9; --sampler ancestral draws from all tokens: 1.0",
+    "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral draws in float",
     "--steps 0": "--steps is 0; at least 1",
     "--samples 0": "--samples is 0; at least 1",
     "--batch-size -1": "--batch-size is -1; at least 1",

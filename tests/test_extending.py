@@ -16,7 +16,7 @@ import sys
 import family
 from duo_ext import load_student
 student = load_student(sys.argv[1], device="cpu")
-print(len(student.sample(3, steps=2, sampler="rows")), student.length)
+print(len(student.sample(3, steps=2, sampler="spread")), student.length)
 """
 
 
@@ -40,8 +40,11 @@ def test_a_family_of_ones_own_is_trained_and_sampled(arguments, teacher, tmp_pat
 
 
 def test_a_sampler_of_ones_own_is_evaluated(teacher, text_folder, tmp_path):
-    words = ("--sampler", "rows", "renoise", "--steps", "3", "--samples", "4", "--device", "cpu")
+    words = ("--sampler", "ancestral", "guess", "--steps", "3", "--samples", "4", "--device", "cpu")
     given = ("--student", teacher("duo_base"), "--output", tmp_path / "out")
     run(EXAMPLES / "sampler.py", *given, *words, cwd=tmp_path)
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert [(row["sampler"], row["evaluations"]) for row in rows] == [("rows", 4), ("renoise", 3)]
+    assert [(row["sampler"], row["evaluations"]) for row in rows] == [
+        ("ancestral", 4),
+        ("guess", 4),
+    ]

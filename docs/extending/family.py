@@ -28,8 +28,8 @@ class Unweighted(AbsorbingProcess):
         return *drawn, -torch.ones_like(weight_BL)
 
 
-def unweighted(model, on_policy=0.0):
-    return Unweighted(model.vocab_size, model.mask_index, on_policy=on_policy)
+def unweighted(model, **inputs):
+    return Unweighted(model.vocab_size, model.mask_index, **inputs)
 
 
 families.FAMILIES["unweighted"] = families.Family(

@@ -10,6 +10,7 @@ import torch
 
 from duo_ext.core import losses, rollout, rows
 from duo_ext.core.process import Process, sample_times
+from duo_ext.core.samplers import spread
 from duo_ext.core.schedules import LOG_LINEAR, LogLinear
 
 
@@ -21,7 +22,7 @@ class AbsorbingProcess(Process):
     positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
 
-    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
+    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
@@ -29,7 +30,9 @@ class AbsorbingProcess(Process):
     schedule: LogLinear = LOG_LINEAR
     eps: float = 1e-3
     on_policy: float = 0.0
-    rollout_steps: int = 4
+    rollout_steps: tuple = (4,)
+    rollout_grid: str = "linear"
+    spread: bool = False
     rollout_stops: Callable = rollout.sample_stops
     input_times: Callable = sample_times
     changes_once = True
@@ -37,6 +40,13 @@ class AbsorbingProcess(Process):
     def corrupt(self, x0_BL, alpha_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
+
+    def _input(self, x0_BL, alpha_B, given_BL):
+        """z_t as a sampler meets it: with ``spread`` its masks lie apart."""
+        if not self.spread:
+            return self.corrupt(x0_BL, alpha_B, given_BL)
+        hidden_BL = (spread.low_discrepancy(given_BL) >= alpha_B[:, None]) & ~given_BL
+        return torch.where(hidden_BL, self.mask_index, x0_BL)
 
     def _hidden(self, alpha_B, given_BL):
         u_BL = torch.rand(given_BL.shape, dtype=torch.float64, device=given_BL.device)
@@ -54,7 +64,7 @@ class AbsorbingProcess(Process):
         B, device = len(x0_BL), x0_BL.device
         t_B = self.input_times(B, self.eps, device)
         alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
-        z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
+        z_BL = self._input(x0_BL, self.schedule(t_B)[0], given_BL)
         hidden_BL = self._hidden(alpha_s, given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
         weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)

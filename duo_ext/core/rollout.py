@@ -1,16 +1,18 @@
 """Inputs of a distillation taken from the student's own few-step sampling instead of from data.
 
 A few-step sampler meets states that the student itself has made. A share ``process.on_policy`` of
-the inputs z_t are such states; the paper has 0. For the absorbing process it slows the drift of the
-marginals.
+the inputs z_t are such states; the paper has 0. Any law of inputs is allowed: z_t is the latent of
+a generator. For the absorbing process such states slow the drift of the marginals.
 
-What a process gives: see ``process.Sampled``.
+What a process gives: see ``process.Sampled``. Its ``rollout_steps`` are the numbers of steps of
+such a sampling, of which each batch draws one, ``rollout_grid`` is the grid of its times,
+``spread`` says that its changes are spread over the positions (``samplers.spread``).
 """
 
 import torch
 
 from duo_ext.core import rows
-from duo_ext.core.samplers import ancestral
+from duo_ext.core.samplers import ancestral, grids, spread
 
 
 def sample_stops(steps, n, device):
@@ -27,16 +29,18 @@ def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
 
 @torch.no_grad()
 def states(process, student, x0_BL, given_BL):
-    """(z_t (B, L), t (B,)) of the student's own sampling in ``process.rollout_steps`` steps.
+    """(z_t (B, L), t (B,)) of the student's own sampling.
 
-    Each sequence stops before a step that ``process.rollout_stops`` draws (``sample_stops``), so
-    its t is 1, ..., 1 / rollout_steps.
+    Each sequence stops before a step that ``process.rollout_stops`` draws (``sample_stops``); its t
+    is that at which this step begins.
     """
-    K, device = process.rollout_steps, x0_BL.device
-    times = 1 - torch.arange(K, device=device, dtype=torch.float64) / K
-    alphas, _ = process.schedule(times)
+    device, choices = x0_BL.device, process.rollout_steps
+    K = choices[0] if len(choices) == 1 else choices[torch.randint(len(choices), ()).item()]
+    times_K = grids.times(process.rollout_grid, K - 1).to(device)
+    alphas, _ = process.schedule(times_K)
     stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
-    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B)
+    uniforms = spread.uniforms(process, given_BL) if process.spread else ancestral.independent
+    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, uniforms)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
-    return z_BL, times[stop_B]
+    return z_BL, times_K[stop_B]

@@ -22,14 +22,16 @@ class UniformProcess(Process):
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
 
-    ``on_policy``, ``rollout_steps``, ``rollout_stops``: see ``rollout``. ``input_times`` draws t.
+    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
     eps: float = 1e-3
     on_policy: float = 0.0
-    rollout_steps: int = 4
+    rollout_steps: tuple = (4,)
+    rollout_grid: str = "linear"
+    spread: bool = False
     rollout_stops: Callable = rollout.sample_stops
     input_times: Callable = sample_times
     changes_once = False

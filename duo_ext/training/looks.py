@@ -1,4 +1,4 @@
-"""How a Duo run looks at its student: by the core's sampler, as ``evaluate --sampler rows`` does.
+"""How a Duo run looks at its student: by the core's sampler, as ``evaluate --sampler ancestral`` does.
 
 A host's sampler forms several float64 (B, L, V), 26 GB each for 64 texts of OpenWebText; the core's
 forms none. Its texts have the same law, so what it cannot do is refused before the training.
@@ -49,6 +49,8 @@ def make(model):
             process=process_of(model),
             network=lambda teacher: _network(model, teacher),
             length=model.num_tokens,
+            sampler=config.algo.sampler,
+            grid=config.algo.grid,
             noise_removal=config.sampling.noise_removal,
             precision=config.algo.precision,
             time_conditioning=model.time_conditioning,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.process import Sampled
-from duo_ext.core.samplers import ancestral, blank, grids
+from duo_ext.core.samplers import SAMPLERS, blank, grids
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Sampler:
     process: Sampled
     network: Callable  # network(teacher): a context that gives the network to draw from
     length: int  # L
+    sampler: str  # algo.sampler, of the student; a teacher is measured by ancestral sampling
+    grid: str  # algo.grid, likewise
     noise_removal: str  # the last step, as ``core.samplers`` names it
     precision: str  # algo.precision: the student is drawn from as it is trained
     time_conditioning: bool  # whether the network reads the time
@@ -32,10 +34,12 @@ class Sampler:
         with self.network(teacher) as network:
             drawn = Tempered(network, self.time_conditioning, precision=precision)
 
-            times_K = grids.times("host", steps)
+            plain = "ancestral", "host"
+            name, grid = plain if teacher else (self.sampler, self.grid)
+            sample, times_K = SAMPLERS[name], grids.times(grid, steps)
 
             def draw(size):
                 start = blank(drawn, (size, self.length))
-                return ancestral.sample(self.process, drawn, *start, times_K, self.noise_removal)
+                return sample(self.process, drawn, *start, times_K, self.noise_removal)
 
             yield draw

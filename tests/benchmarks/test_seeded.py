@@ -84,7 +84,9 @@ def test_it_is_for_masks_alone(teacher, monkeypatch, tmp_path):
     given = ("--samples", "2", "--steps", "1", "--output", f"{tmp_path}/out", "--student")
     with pytest.raises(SystemExit, match="error: the seeded prior is one of masks; it takes MDLM"):
         seeded.main([*given, teacher("duo_base")])
-    with pytest.raises(SystemExit, match="error: --sampler is 'rows'; the seeded prior is in the"):
-        seeded.main([*given, teacher("mdlm"), "--sampler", "rows"])
+    with pytest.raises(
+        SystemExit, match="error: --sampler is 'ancestral'; the seeded prior is in the"
+    ):
+        seeded.main([*given, teacher("mdlm"), "--sampler", "ancestral"])
     product = AbsorbingProcess(V, MASK, on_policy=0.5)
     assert seeded.seeded(product).on_policy == 0.5

@@ -14,7 +14,7 @@ def student(standalone, teacher):
     return path, load_student(path, host=host.STANDALONE, device="cpu")
 
 
-@pytest.mark.parametrize("sampler", ["host", "rows"])
+@pytest.mark.parametrize("sampler", ["host", "ancestral"])
 def test_texts_are_those_of_evaluate(student, sampler):
     path, found = student
     given = options.parse(

@@ -214,7 +214,7 @@ def test_corruption_frequencies():
 class TestRollout:
     """States of the student's own sampling in place of noised data."""
 
-    process = AbsorbingProcess(V, MASK, on_policy=1.0, rollout_steps=4)
+    process = AbsorbingProcess(V, MASK, on_policy=1.0, rollout_steps=(4,))
 
     def states(self, toy, n=4000):
         """With a student that says the same everywhere."""

@@ -169,8 +169,8 @@ def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
 
 
 def test_samplers_are_compared_with_themselves_and_told_apart():
-    rows = (row("teacher", 4, 100.0), row("teacher", 4, 70.0, sampler="rows"))
-    for sampler, wanted in (("host", 4), ("rows", None)):
+    rows = (row("teacher", 4, 100.0), row("teacher", 4, 70.0, sampler="ancestral"))
+    for sampler, wanted in (("host", 4), ("ancestral", None)):
         student = row("student", 2, 82.0, sampler=sampler)
         (entry,) = compare.step_reduction(results(*rows, student))
         assert (entry["sampler"], entry["strict"]) == (sampler, wanted)

@@ -109,16 +109,19 @@ def test_evaluate_draws_what_mode_sample_draws(run, teacher, student, tmp_path):
 
 
 def test_evaluate_draws_by_rows(student, tmp_path):
-    rows = ("--student", student, "--steps", 40, "--sampler", "rows", "--samples", 4)
+    rows = ("--student", student, "--steps", 40, "--sampler", "ancestral", "--samples", 4)
     rows += ("--batch-size", 4, "--output", tmp_path / "out")
     command("sedd_ext.evaluate", *rows, "--predictor", "analytic", "renormalised")
     analytic, renormalised = load(str(tmp_path / "out"))["rows"]
-    assert analytic["sampler"] == renormalised["sampler"] == "rows"
+    assert analytic["sampler"] == renormalised["sampler"] == "ancestral"
     for row in (analytic, renormalised):  # a step that draws no token needs no network
         assert 1 < row["evaluations"] < 41
     for wrong, sentence in (
-        (("--predictor", "euler"), "--predictor is euler; --sampler rows has analytic"),
-        (("--temperature", 0.5), "--temperature is 0.5; with --sampler rows it is for --predictor"),
+        (("--predictor", "euler"), "--predictor is euler; --sampler ancestral has analytic"),
+        (
+            ("--temperature", 0.5),
+            "--temperature is 0.5; with --sampler ancestral it is for --predictor",
+        ),
     ):
         assert f"error: {sentence}" in command("sedd_ext.evaluate", *rows, *wrong, code=1)
 

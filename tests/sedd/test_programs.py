@@ -146,7 +146,9 @@ def test_the_uniform_graph_has_no_student(run, tmp_path):
     run(tmp_path / "uniform", *uniform, "training.n_iters=1")
     given = ("algo=idlm", f"teacher={tmp_path / 'uniform'}")
     message = run(tmp_path / "student", *uniform, *given, code=1)
-    assert "error: graph.type is 'uniform'; algo=idlm and --sampler rows take absorb" in message
+    assert (
+        "error: graph.type is 'uniform'; algo=idlm and --sampler ancestral take absorb" in message
+    )
     sampling = ("mode=sample", f"checkpoint={tmp_path / 'uniform'}", "sampling.steps=2")
     run(tmp_path / "sampled", *uniform, *sampling, "sampling.samples=4")
     message = run(tmp_path / "out", *uniform, *sampling, "sampling.renormalise=true", code=1)

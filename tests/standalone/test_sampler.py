@@ -1,4 +1,4 @@
-"""--sampler rows and the host's own: two samples of one distribution of whole texts."""
+"""--sampler ancestral and the host's own: two samples of one distribution of whole texts."""
 
 import pytest
 
@@ -47,4 +47,6 @@ def test_another_number_of_steps_is_another_law(subject, texts_drawn, same_law, 
     """What the test above can see."""
     model = subject(name)
     with pytest.raises(AssertionError):
-        same_law(*(texts_drawn(model, "rows", steps, noise_removal="none") for steps in (1, 2)))
+        same_law(
+            *(texts_drawn(model, "ancestral", steps, noise_removal="none") for steps in (1, 2))
+        )

@@ -17,8 +17,13 @@ def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"
     return walk(process, student, x0_BL, given_BL, times_K, noise_removal)
 
 
+def independent(alpha_t):
+    """The numbers that decide the changes of a step are the process's own."""
+    return None
+
+
 @torch.no_grad()
-def walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms=lambda alpha: None):
+def walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms=independent):
     """Tokens (B, L) by steps of the process between the times.
 
     ``uniforms(alpha_t)`` (B, L) decide which positions change in a step (``Sampled.reverse``).
@@ -34,11 +39,19 @@ def walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms=lam
     return z_BL
 
 
-def descend(process, student, z_BL, alphas, given_BL, steps_B):
+def descend(process, student, z_BL, alphas, given_BL, steps_B, uniforms=independent):
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)
         if not len(going):  # a network need not take a batch of nothing
             break
-        z_BL[going] = process.reverse(student, z_BL[going], alpha_t, alpha_s, given_BL[going])
+        changes_BL = uniforms(alpha_t)
+        z_BL[going] = process.reverse(
+            student,
+            z_BL[going],
+            alpha_t,
+            alpha_s,
+            given_BL[going],
+            changes_BL if changes_BL is None else changes_BL[going],
+        )
     return z_BL

@@ -10,14 +10,15 @@ from duo_ext import Refused
 WANTED = "host, linear, power:NUMBER, or the times themselves, as 1,.6,.3,.12,.03"
 
 
-def times(grid, steps):
+def times(grid, steps=None):
     """N + 1 descending times in (0, 1], float64, the first of them 1.
 
     grid: "host", N equal steps from 1 to 1e-5; "linear", (N + 1 - i) / (N + 1); "power:P", these to
     the power of P, dense near 0 for P > 1; or the times themselves, separated by commas, N + 1 of
-    them. Raises Refused for any other.
+    them. Raises Refused for any other; without a number of steps N, nothing else is done.
     """
     kind, _, power = grid.partition(":")
+    steps = grid.count(",") if steps is None else steps
     left = 1 - torch.arange(steps + 1, dtype=torch.float64) / (steps + 1)
     if grid == "host":
         return torch.linspace(1, 1e-5, steps + 1, dtype=torch.float64)

@@ -20,17 +20,17 @@ from duo_ext.core.samplers import ancestral
 def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
-    if process.changes_once:
-        rank_BL = low_discrepancy(given_BL)  # revealed where alpha passes it
+    changes = uniforms(process, given_BL)
+    return ancestral.walk(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
 
-        def uniforms(alpha_t):
-            return (rank_BL - alpha_t) / (1 - alpha_t)
-    else:
 
-        def uniforms(alpha_t):
-            return low_discrepancy(given_BL)
-
-    return ancestral.walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms)
+def uniforms(process, given_BL):
+    """What ``ancestral.walk`` takes: the numbers (B, L) that decide the changes of a step, a
+    function of its alpha_t."""
+    if not process.changes_once:
+        return lambda alpha_t: low_discrepancy(given_BL)
+    rank_BL = low_discrepancy(given_BL)  # a position is revealed where alpha passes its rank
+    return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)
 
 
 def low_discrepancy(given_BL):

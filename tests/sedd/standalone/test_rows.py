@@ -1,4 +1,4 @@
-"""--sampler rows and SEDD's own sampler: two samples of one distribution of whole texts."""
+"""--sampler ancestral and SEDD's own sampler: two samples of one distribution of whole texts."""
 
 import types
 
@@ -56,4 +56,6 @@ def test_the_sum_of_the_scores_matters(subject, texts_drawn, same_law):
     """What the test above can see: the two predictors differ."""
     model, ways = subject("none"), ("analytic", "renormalised")
     with pytest.raises(AssertionError):
-        same_law(*(texts_drawn(model, "rows", predictor=way, noise_removal="none") for way in ways))
+        same_law(
+            *(texts_drawn(model, "ancestral", predictor=way, noise_removal="none") for way in ways)
+        )
