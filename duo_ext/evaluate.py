@@ -1,6 +1,6 @@
 """Sample Duo checkpoints and measure the samples: ``python -m duo_ext.evaluate --help``.
 
-Every model is sampled by Duo's own sampler, or by the core's (--sampler ancestral). See ``evaluation``
+Every model is sampled by Duo's own sampler, or by those of the core (--sampler). See ``evaluation``
 for what is written.
 """
 

@@ -93,14 +93,14 @@ def _require_core(parts, options):
     parts.process()
     if "euler" in options.predictor:
         raise Refused(
-            "--predictor is euler; --sampler ancestral has analytic (for log-linear noise the same) "
-            "and renormalised"
+            "--predictor is euler; --sampler ancestral has analytic (for log-linear noise the "
+            "same) and renormalised"
         )
     for name in set(options.sampler) & set(SAMPLERS) - {"ancestral"}:
         if options.predictor != ["renormalised"]:
             raise Refused(
-                f"--predictor is {' '.join(options.predictor)}; --sampler {name} chooses itself which "
-                "masks it fills, so it must be renormalised"
+                f"--predictor is {' '.join(options.predictor)}; --sampler {name} says itself which "
+                "masks are filled, so it must be renormalised"
             )
     for temperature in options.temperature:
         if temperature != 1 and "analytic" in options.predictor:

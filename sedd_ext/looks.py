@@ -1,4 +1,4 @@
-"""How a SEDD run looks at its student: by the core's sampler, as ``evaluate --sampler ancestral`` does.
+"""How a SEDD run looks at its student: by a sampler of the core, as ``evaluate --sampler`` does.
 
 A look's texts have the law of SEDD's own sampler, which forms several float64 (B, L, V). What the
 core's sampler cannot do is refused before the training.

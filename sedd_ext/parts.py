@@ -55,8 +55,8 @@ class Parts:
         config = self.config
         if not self.graph.absorb:
             raise Refused(
-                "graph.type is 'uniform'; algo=idlm and --sampler ancestral take absorb: a network of "
-                "scores of the uniform graph gives no distribution of clean tokens"
+                "graph.type is 'uniform'; algo=idlm and the core's samplers take absorb: a network "
+                "of scores of the uniform graph gives no distribution of clean tokens"
             )
         if config.noise.type == "geometric":
             schedule = schedules.Geometric(config.noise.sigma_min, config.noise.sigma_max)

@@ -16,7 +16,7 @@ from duo_ext.core.samplers import SAMPLERS
 
 @torch.no_grad()
 def guess(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
-    """Tokens (B, L); each evaluation gives the likeliest ones, which are noised to the next time."""
+    """Tokens (B, L): each evaluation's likeliest ones, noised to the next time."""
     z_BL = process.prior(x0_BL, given_BL)
     alphas, _ = process.schedule(times_K.to(x0_BL.device))
     for alpha_t, alpha_s in itertools.pairwise(alphas):

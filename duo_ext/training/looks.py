@@ -1,4 +1,4 @@
-"""How a Duo run looks at its student: by the core's sampler, as ``evaluate --sampler ancestral`` does.
+"""How a Duo run looks at its student: by a sampler of the core, as ``evaluate --sampler`` does.
 
 A host's sampler forms several float64 (B, L, V), 26 GB each for 64 texts of OpenWebText; the core's
 forms none. Its texts have the same law, so what it cannot do is refused before the training.
