@@ -1,9 +1,9 @@
 """What sampling costs at a large vocabulary: python -m benchmarks.sampling_cost --output FOLDER
 
 The host's sampler, which forms probabilities (B, L, V) in float64 at every step, beside the core's
-(``evaluate --sampler``), on random networks in the standalone tree: float32, one thread, one batch. CPU
-seconds are the process's; wall-clock times are in results.json too. Memory is what the
-tensors of sampling take at once, over what was there.
+(``evaluate --sampler``), on random networks in the standalone tree: float32, one thread, one batch.
+CPU seconds are the process's; wall-clock times are in results.json too. Memory is what the tensors
+of sampling take at once, over what was there.
 """
 
 import argparse

@@ -517,8 +517,8 @@ def error_of(capfd, *arguments):
 
 
 WRONG = {
-    "--sampler spread --nucleus 0.9": "--nucleus is 0.9; --sampler spread draws from all tokens: 1.0",
-    "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral draws",
+    "--sampler spread --nucleus 0.9": "--nucleus is 0.9; --sampler spread draws from all tokens",
+    "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral",
     "--grid linear": "--grid is 'linear'; --sampler host has a grid of its own: host",
     "--sampler spread --grid cosine": "the grid is 'cosine'; it must be host, linear, power:NUMBER",
     "--steps 0": "--steps is 0; at least 1",
