@@ -12,6 +12,8 @@ from benchmarks import dense
 from duo_ext.core import gaussian, losses, rollout, rows, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
+from duo_ext.core.samplers import grids
+from duo_ext.core.schedules import LogLinear
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
 
@@ -270,6 +272,32 @@ class TestRollout:
         torch.testing.assert_close(
             first / first.sum(), torch.full((V,), 1 / V).double(), atol=0.02, rtol=0
         )
+
+    def test_spread_inputs_have_their_masks_apart(self, networks):
+        """Of noised data and of rollouts: those of one text are each second, third ... position."""
+        process = replace(self.process, on_policy=0.5, spread=True, schedule=LogLinear(0.0))
+        x0, given = torch.zeros(400, 64, dtype=torch.long), torch.zeros(400, 64, dtype=torch.bool)
+        student = networks[0]
+        student.features = lambda x, alpha: torch.zeros(*x.shape, 8, dtype=torch.float64)
+        torch.manual_seed(0)
+        z, alpha, *_ = process._draw(student, x0, given)
+        masked = (z == MASK).double()
+        assert (masked.sum(1) - 64 * (1 - alpha)).abs().max() <= 1
+        halves = masked.view(400, 2, 32).sum(2)  # as many in both halves of a text
+        assert (halves[:, 0] - halves[:, 1]).abs().max() <= 1
+
+    @pytest.mark.parametrize(("steps", "grid"), [((2, 4, 8), "linear"), ((5,), "1,.6,.3,.12,.03")])
+    def test_rollouts_stop_at_the_times_of_their_grid(self, toy, steps, grid):
+        process = UniformProcess(
+            V, on_policy=1.0, rollout_steps=steps, rollout_grid=grid, spread=True
+        )
+        torch.manual_seed(0)
+        x0, given = torch.zeros(40, L, dtype=torch.long), torch.zeros(40, L, dtype=torch.bool)
+        found = set()
+        for _ in range(20):
+            found.update(rollout.states(process, toy(V, L), x0, given)[1].tolist())
+        wanted = [grids.times(grid, K - 1).tolist() for K in steps]
+        assert found == set().union(*wanted)
 
     def test_no_network_is_given_a_batch_of_nothing(self, toy):
         """One sequence often stops before the last step; some networks fail on none."""

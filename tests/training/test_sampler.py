@@ -1,0 +1,38 @@
+"""training.sampler: the student is looked at by its sampler, the teacher by the ancestral one."""
+
+import contextlib
+
+import torch
+
+from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.networks import Tempered
+from duo_ext.core.samplers import SAMPLERS, blank, grids
+from duo_ext.training.sampler import Sampler
+
+V, L = 6, 8
+
+
+def test_a_look_draws_as_its_settings_say(toy, monkeypatch):
+    network, process = toy(V, L), AbsorbingProcess(V, V - 1)
+    for name in ("features", "head"):  # a toy is no DIT, which Tempered takes apart
+        monkeypatch.setattr(
+            Tempered, name, lambda self, x, *more, f=getattr(network, name): f(x, *more)
+        )
+    sampler = Sampler(
+        process=process,
+        network=lambda teacher: contextlib.nullcontext(network.backbone),
+        length=L,
+        sampler="spread",
+        grid="power:2",
+        noise_removal="greedy",
+        precision="float32",
+        time_conditioning=True,
+    )
+    for teacher, name, grid in ((False, "spread", "power:2"), (True, "ancestral", "host")):
+        torch.manual_seed(1)
+        with sampler(3, teacher) as draw:
+            found = draw(5)
+        torch.manual_seed(1)
+        start = blank(network, (5, L))
+        times_K = grids.times(grid, 3)
+        assert torch.equal(found, SAMPLERS[name](process, network, *start, times_K, "greedy"))
