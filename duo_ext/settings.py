@@ -186,15 +186,15 @@ def require_whole(precision):
 
 
 def chosen(config, keys):
-    """{dotted key: value} of a configuration, None for a key that it lacks; a section gives all of
-    its own."""
+    """{dotted key: plain value} of a configuration, None for a key that it lacks; a section gives
+    all of its own."""
     found = {}
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
         if omegaconf.OmegaConf.is_dict(value):
             found |= chosen(config, [f"{key}.{name}" for name in value])
         else:
-            found[key] = value
+            found[key] = list(value) if omegaconf.OmegaConf.is_list(value) else value
     return found
 
 

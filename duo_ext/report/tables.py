@@ -62,7 +62,11 @@ def markdown(head: list[str], body: list[list], words: int | None = None) -> str
 def _headline(results: dict, varying: list[str]) -> str:
     """One line: judge, its held-out perplexity, what all rows share, hardware, command."""
     judge, row = results["judge"], results["rows"][0]
-    shared = [f"{key.replace('_', ' ')} {row[key]}" for key in SETTINGS if key not in varying]
+    shared = [
+        f"{key.replace('_', ' ')} {row[key]}"
+        for key in SETTINGS
+        if key not in varying and (key, row[key]) != ("grid", "host")
+    ]
     parts = [
         f"Judge {judge['name']} (held-out perplexity {perplexity(judge['heldout_ppl'])})",
         *shared,

@@ -12,7 +12,7 @@ from duo_ext.report.results import save
 def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **changes):
     return {
         "family": family, "model": model, "name": name, "algo": "any", "steps": steps,
-        "evaluations": steps + 1, "sampler": "host", "predictor": "ancestral",
+        "evaluations": steps + 1, "sampler": "host", "grid": "host", "predictor": "ancestral",
         "noise_removal": "ancestral", "temperature": 1.0, "nucleus": 1.0, "precision": "float64",
         "samples": 512, "seed": 1,
         "genppl": genppl, "genppl_low": 0.9 * genppl, "genppl_high": 1.1 * genppl,

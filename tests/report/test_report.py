@@ -23,6 +23,7 @@ def row(model, steps, genppl, entropy=5.0, width=0.05, **changes):
     return {
         "model": model, "name": {"student": "idlm_mdlm"}.get(model, "mdlm"), "algo": "any",
         "host": "standalone", "steps": steps, "evaluations": steps + 1, "sampler": "host",
+        "grid": "host",
         "predictor": "ancestral",
         "noise_removal": "ancestral", "temperature": 1.0, "nucleus": 1.0, "precision": "float64",
         "samples": 256, "seed": 1, "genppl": genppl,
@@ -160,7 +161,7 @@ def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
 
 
 def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
-    old = [{key: row[key] for key in row if key != "sampler"} for row in CURVES["rows"]]
+    old = [{key: row[key] for key in row if key not in ("sampler", "grid")} for row in CURVES["rows"]]
     save(results(*old), tmp_path)
     assert load(tmp_path) == CURVES
 
@@ -187,7 +188,7 @@ def reduction(*rows, **options):
 def test_step_reduction_by_hand():
     first, second = compare.step_reduction(CURVES)
     assert first == {
-        "name": "idlm_mdlm", "sampler": "host", "predictor": "ancestral",
+        "name": "idlm_mdlm", "sampler": "host", "grid": "host", "predictor": "ancestral",
         "noise_removal": "ancestral", "precision": "float64", "seed": 1, "steps": 2,
         "strict": 4, "strict_ratio": 2.0,
         "within_interval": 8, "within_interval_ratio": 4.0,
