@@ -56,8 +56,8 @@ def test_wheel_holds_every_module_the_plugin_and_the_stand_ins(held):
     wanted |= files("hydra_plugins", "hydra_plugins", {".py"})
     assert not wanted - held
     assert "hydra_plugins/idlm.py" in wanted
-    stand_in = "duo_ext/stand_ins/flash_attn/flash_attn/layers/rotary.py"
-    assert stand_in in wanted and "duo_ext/stand_ins/timm/timm/scheduler.py" in wanted
+    stand_in = "duo_ext/hosting/stand_ins/flash_attn/flash_attn/layers/rotary.py"
+    assert stand_in in wanted and "duo_ext/hosting/stand_ins/timm/timm/scheduler.py" in wanted
 
 
 def test_wheel_takes_no_name_of_others(held):

@@ -20,7 +20,7 @@ from duo_ext import host
 
 REPOSITORY = Path(host.__file__).parents[1]
 OURS = REPOSITORY / "sedd_ext" / "standalone"
-FLASH = REPOSITORY / "duo_ext" / "stand_ins" / "flash_attn"
+FLASH = REPOSITORY / "duo_ext" / "hosting" / "stand_ins" / "flash_attn"
 TOKENIZER = REPOSITORY / "duo_ext" / "assets" / "tokenizers" / "sotu32"
 TINY = (
     "tokens=32",
