@@ -12,7 +12,7 @@ import pytest
 from duo_ext import Refused
 from duo_ext.commands import folder
 
-HOLD = "from duo_ext import folder; folder.claim({!r}); print('held', flush=True); input()"
+HOLD = "from duo_ext.commands import folder; folder.claim({!r}); print('held', flush=True); input()"
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def test_nor_does_a_data_worker_that_outlives_it(tmp_path):
     """A worker is forked and has its parent's open files."""
     forking = """
         import os, sys, time
-        from duo_ext import folder
+        from duo_ext.commands import folder
         folder.claim({!r})
         worker = os.fork()
         if not worker:

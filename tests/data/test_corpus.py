@@ -139,7 +139,7 @@ def test_text_dir_when_two_processes_race(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from duo_ext import corpus
+from duo_ext.data import corpus
 rename, here = Path.rename, Path(sys.argv[1])
 def meet(self, target):
     (here / f"ready-{sys.argv[2]}").touch()

@@ -76,7 +76,7 @@ def test_a_fingerprint_tells_tokenizers_apart():
 
 def test_a_fingerprint_is_the_same_in_another_process_folder_and_after_calls(tmp_path):
     made = (characters(unk_token="A"), transformers.ByT5Tokenizer())
-    script = "import sys, transformers as t; from duo_ext import texts;"
+    script = "import sys, transformers as t; from duo_ext.data import texts;"
     script += "print(texts.fingerprint(t.AutoTokenizer.from_pretrained(sys.argv[1])))"
     for number, tokenizer in enumerate(made):
         tokenizer.save_pretrained(tmp_path / f"{number}")
@@ -170,7 +170,7 @@ def test_a_cut_file_is_made_anew(kept, tmp_path, length):
 def test_many_processes_leave_one_whole_file(tmp_path):
     script = f"""if True:
         import numpy, transformers
-        from duo_ext import texts
+        from duo_ext.data import texts
         tokenizer = transformers.AutoTokenizer.from_pretrained("{asset("judge")}")
         make = lambda: numpy.arange(400_000).reshape(-1, 4)
         for turn in range(20):

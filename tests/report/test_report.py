@@ -161,7 +161,9 @@ def test_a_malformed_file_is_one_clear_sentence(tmp_path, complaint):
 
 
 def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
-    old = [{key: row[key] for key in row if key not in ("sampler", "grid")} for row in CURVES["rows"]]
+    old = [
+        {key: row[key] for key in row if key not in ("sampler", "grid")} for row in CURVES["rows"]
+    ]
     save(results(*old), tmp_path)
     assert load(tmp_path) == CURVES
 

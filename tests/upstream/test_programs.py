@@ -154,7 +154,10 @@ def evaluated(checkout, path, precision, folder):
     """The texts that evaluate draws in a checkout, with the settings of ``sampling`` above."""
     script = """if True:
         import json, sys
-        from duo_ext import corpus, evaluate, evaluation, host
+        from duo_ext import evaluate, host
+        from duo_ext.commands import evaluation
+        from duo_ext.data import corpus
+        from duo_ext.measuring.subject import Setting
         root, path, precision, output = sys.argv[1:]
         host.find(root).activate()
         corpus.register_resolvers()
@@ -173,7 +176,10 @@ def evaluated(checkout, path, precision, folder):
 
 DRAWN = """if True:
     import sys
-    from duo_ext import corpus, evaluate, evaluation, host
+    from duo_ext import evaluate, host
+    from duo_ext.commands import evaluation
+    from duo_ext.data import corpus
+    from duo_ext.measuring.subject import Setting
     root, path, *settings = sys.argv[1:]
     tree = host.find(root).activate()
     corpus.register_resolvers()
@@ -245,7 +251,9 @@ def test_an_exported_student_is_read_by_duos_dit_as_a_teacher_and_by_evaluate(
     subprocess.run([sys.executable, *export.split()], check=True, capture_output=True)
     script = """if True:
         import sys, torch
-        from duo_ext import corpus, evaluate, evaluation, host
+        from duo_ext import evaluate, host
+        from duo_ext.commands import evaluation
+        from duo_ext.data import corpus
         root, folder, output = sys.argv[1:]
         models = host.find(root).activate().module("models")
         theirs = models.dit.DIT.from_pretrained(folder).parameters()

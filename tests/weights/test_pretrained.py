@@ -245,7 +245,7 @@ def test_why_the_hub_gives_nothing(hub, reason):
 
 def test_the_hub_offline(tmp_path):
     """The real client, in a process that may not ask the network."""
-    code = "from duo_ext import pretrained; pretrained.load('owner/name', 'key')"
+    code = "from duo_ext.weights import pretrained; pretrained.load('owner/name', 'key')"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True

@@ -11,7 +11,7 @@ from duo_ext.weights import saves
 
 PEAK = """if True:
     import re, sys, torch
-    from duo_ext import saves
+    from duo_ext.weights import saves
 
     def megabytes(name):
         return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -91,7 +91,7 @@ def test_a_full_disk_costs_neither_of_the_two(tmp_path):
         saves.write(last, {"x": x})
     script = """if True:
         import resource, signal, sys, torch
-        from duo_ext import saves
+        from duo_ext.weights import saves
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
         try:
