@@ -35,6 +35,7 @@ from duo_ext.data import corpus
 from duo_ext.hosting import trees
 from duo_ext.measuring import metrics
 from duo_ext.measuring.judge import Judge
+from duo_ext.report.tables import markdown
 
 DROPOUT = 0.1
 BATCH, WARMUP, PAIRS, EMA = 16, 20, 60, 0.98
@@ -211,7 +212,7 @@ def as_markdown(found):
             for r in found["gradients"]
         ]
         titles = ["process", "rule", *gradients.COLUMNS]
-        parts.append(f"{said} {_made(row)}\n\n{gradients.table(titles, cells)}")
+        parts.append(f"{said} {_made(row)}\n\n{markdown(titles, cells)}")
     if found["distillations"]:
         row = found["distillations"][0]
         said = (
@@ -220,7 +221,7 @@ def as_markdown(found):
         )
         titles = ["process", "rule", "steps", "seeds", "GenPPL", "entropy", "unigram KL"]
         cells = _students(found["distillations"])
-        parts.append(f"{said} {_made(row)}\n\n{gradients.table(titles, cells)}")
+        parts.append(f"{said} {_made(row)}\n\n{markdown(titles, cells)}")
     return "\n".join(parts)
 
 

@@ -29,6 +29,7 @@ from benchmarks.rounding import Precision
 from duo_ext import files
 from duo_ext.core import distiller
 from duo_ext.hosting import trees
+from duo_ext.report.tables import markdown
 
 SPREAD = 0.01
 REFERENCE = Precision.of("float32")
@@ -242,7 +243,7 @@ def as_markdown(found):
     }
     said = f"{gradients.LEGEND} Networks: {'; '.join(sorted(notes))}."
     made = f"{found[0]['hardware']}; seed {found[0]['seed']}; `{found[0]['command']}`."
-    return f"{said} {made}\n\n{gradients.table(titles, cells)}"
+    return f"{said} {made}\n\n{markdown(titles, cells)}"
 
 
 def save(folder, new):

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.pair_cost import Clock, Size, allocations, hardware, keep_memory, peak
 from duo_ext import evaluate, files, host
-from duo_ext.core.samplers import SAMPLERS
 from duo_ext.data import corpus
 from duo_ext.hosting import trees
 from duo_ext.measuring.subject import Setting
 from duo_ext.report import tables
 
+SAMPLERS = ("host", "ancestral", "spread")
 ALGORITHMS = {"mdlm": "absorbing", "duo_base": "uniform"}  # and their families
 
 
@@ -108,11 +108,7 @@ def main(arguments=None):
     size = Size(**{field: getattr(options, field) for field in vars(default)})
     torch.set_num_threads(1)
     keep_memory()
-    rows = [
-        measure(name, way, size, options.steps)
-        for name in ALGORITHMS
-        for way in ("host", *SAMPLERS)
-    ]
+    rows = [measure(name, way, size, options.steps) for name in ALGORITHMS for way in SAMPLERS]
     results = {
         "rows": rows,
         "steps": options.steps,

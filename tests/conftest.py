@@ -99,6 +99,14 @@ def standalone():
     return tree
 
 
+@pytest.fixture(autouse=True)
+def sentences():
+    """A command in this process tells those that it starts to raise; a later test's are to say one
+    sentence."""
+    yield
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
 @pytest.fixture(scope="session")
 def texts_drawn():
     """How often a subject of ``evaluate`` draws each text in 8000, (V^L,)."""
