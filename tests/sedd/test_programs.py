@@ -147,7 +147,7 @@ def test_the_uniform_graph_has_no_student(run, tmp_path):
     given = ("algo=idlm", f"teacher={tmp_path / 'uniform'}")
     message = run(tmp_path / "student", *uniform, *given, code=1)
     assert (
-        "error: graph.type is 'uniform'; algo=idlm and --sampler ancestral take absorb" in message
+        "error: graph.type is 'uniform'; algo=idlm and the core's samplers take absorb" in message
     )
     sampling = ("mode=sample", f"checkpoint={tmp_path / 'uniform'}", "sampling.steps=2")
     run(tmp_path / "sampled", *uniform, *sampling, "sampling.samples=4")
