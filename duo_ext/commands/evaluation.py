@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import omegaconf
 import torch
@@ -29,7 +29,7 @@ from duo_ext.measuring.subject import WAYS, Setting
 from duo_ext.ranks import ALONE, join
 from duo_ext.report import tables
 from duo_ext.report.pages import render
-from duo_ext.report.results import save
+from duo_ext.report.results import Row, save
 
 READABLE_SAMPLES = 3
 
@@ -166,9 +166,10 @@ def evaluate(side, tree, options, ranks=ALONE):
         if not ranks.first:
             continue
         measured = held_out[_data(subject)].compare(tokens_NL, scores, options.seed)
-        row = _row(name, subject, setting, options, evaluations, seconds)
-        rows.append(row | {"host": tree.name} | measured)
-        heading = f"{subject.role} {name} ({row['checkpoint']}), {setting.steps} steps"
+        sampled = _sampled(subject, setting, options, evaluations, seconds)
+        row = Row(name=name, host=tree.name, **sampled, **measured)
+        rows.append(asdict(row))
+        heading = f"{subject.role} {name} ({row.checkpoint}), {setting.steps} steps"
         readable.setdefault(heading, texts[:READABLE_SAMPLES])
     first = next(iter(held_out.values()))
     heldout_ppl = metrics.gen_ppl(*first.scores[:2], options.seed).value
@@ -216,21 +217,15 @@ def _make_folder(path):
         ) from error
 
 
-def _row(name, subject, setting, options, evaluations, seconds):
+def _sampled(subject, setting, options, evaluations, seconds):
+    """What a row says of how its texts were drawn."""
     path = subject.path
     local = os.path.exists(path) and not is_url(options.output)
     return {
         "model": subject.role,
-        "name": name,
         "algo": subject.algo,
-        "steps": setting.steps,
+        **asdict(setting),
         "evaluations": evaluations,
-        "sampler": setting.sampler,
-        "grid": setting.grid,
-        "predictor": setting.predictor,
-        "noise_removal": setting.noise_removal,
-        "temperature": setting.temperature,
-        "nucleus": setting.nucleus,
         "precision": options.precision,
         "samples": options.samples,
         "seed": options.seed,

@@ -5,6 +5,7 @@ A folder holds one results.json, hence one judge; results of different judges ar
 
 import json
 import math
+from dataclasses import dataclass
 
 from duo_ext import Refused
 from duo_ext.files import opened, write_whole
@@ -20,6 +21,45 @@ ROW_KEYS -= {"sampler", "grid"}  # of rows from before there was a choice: the h
 WORDS = ("name", "algo", "sampler", "grid", "predictor", "noise_removal", "precision")
 TRAINING = ("updates", "seconds", "updates_per_second", "kept_pair")
 MODELS = ("teacher", "student", "judge")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of results.json as an evaluation writes it.
+
+    Rows are read as dicts: files of earlier versions have fewer keys, those of benchmarks more
+    (``family``, ``after``, ``distillation_seed``).
+    """
+
+    model: str  # teacher, student or judge
+    name: str  # what the report calls it
+    algo: str  # the algorithm that made the checkpoint
+    host: str  # the tree that it was sampled in, as hosting.trees names it
+    steps: int
+    evaluations: int  # of the network, for a sample
+    sampler: str  # "host" or a name of core.samplers
+    grid: str  # of times, as core.samplers.grids reads it
+    predictor: str  # the host's
+    noise_removal: str  # the last step
+    temperature: float
+    nucleus: float
+    precision: str  # in which tokens are drawn
+    samples: int
+    seed: int
+    seconds: float  # of sampling, on one device
+    tokens_per_second: float
+    checkpoint: str  # its path, seen from the file
+    checkpoint_sha256: str
+    genppl: float  # under the judge, with the ends of its 95 % interval
+    genppl_low: float
+    genppl_high: float
+    entropy: float  # of a sample's tokens, in nats
+    unigram_kl: float  # from the held-out text's unigrams, in nats
+    bigram_tv: float  # total variation from its bigrams, 0 to 1
+    distinct_2: float  # share of different n-grams
+    distinct_3: float
+    distinct_4: float
+    mauve: float | None  # None where mauve-text is not installed
 
 
 def load(folder: str) -> dict:
