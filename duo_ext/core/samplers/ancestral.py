@@ -12,28 +12,33 @@ import torch
 from duo_ext.core import rows
 
 
-def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
-    """Tokens (B, L) by the process's own steps, in which each position changes by itself."""
-    return walk(process, student, x0_BL, given_BL, times_K, noise_removal)
-
-
 def independent(alpha_t):
     """The numbers that decide the changes of a step are the process's own."""
     return None
 
 
-@torch.no_grad()
-def walk(process, student, x0_BL, given_BL, times_K, noise_removal, uniforms=independent):
-    """Tokens (B, L) by steps of the process between the times.
+def sample(
+    process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", uniforms=independent
+):
+    """Tokens (B, L) by the process's own steps. ``uniforms(alpha_t)`` (B, L) decide which positions
+    change in a step (``Sampled.reverse``), by default each by itself."""
 
-    ``uniforms(alpha_t)`` (B, L) decide which positions change in a step (``Sampled.reverse``).
-    """
+    def step(z_BL, alpha_t, alpha_s):
+        return process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, uniforms(alpha_t))
+
+    return walk(step, process, student, x0_BL, given_BL, times_K, noise_removal)
+
+
+@torch.no_grad()
+def walk(step, process, student, x0_BL, given_BL, times_K, noise_removal):
+    """Tokens (B, L) by step(z_BL, alpha_t, alpha_s) -> z_BL between the times, from the process's
+    noise to the end that ``noise_removal`` names."""
     z_BL = process.prior(x0_BL, given_BL)
     alphas, _ = process.schedule(times_K.to(x0_BL.device))
     if noise_removal == "ancestral":
         alphas = torch.cat([alphas, alphas.new_ones(1)])
     for alpha_t, alpha_s in itertools.pairwise(alphas):
-        z_BL = process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, uniforms(alpha_t))
+        z_BL = step(z_BL, alpha_t, alpha_s)
     if noise_removal == "greedy":
         z_BL = process.greedy(student, z_BL, alphas[-1], given_BL)
     return z_BL

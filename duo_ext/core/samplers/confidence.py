@@ -4,12 +4,11 @@ Each step draws a token for every mask and keeps the tokens with the highest sco
 schedule leaves unmasked. It seeks modes: entropy falls with GenPPL. arXiv 2202.04200 (MaskGIT).
 """
 
-import itertools
-
 import torch
 
 from duo_ext import Refused
 from duo_ext.core import rows
+from duo_ext.core.samplers import ancestral
 
 
 def probability(p_RV, token_R):
@@ -27,7 +26,6 @@ def margin(p_RV, token_R):
     return p_RV.topk(2).values.diff().neg()[:, 0]
 
 
-@torch.no_grad()
 def sample(score, process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
     """Tokens (B, L); score(probabilities (R, V), tokens (R,)) -> (R,), the highest first.
 
@@ -35,21 +33,17 @@ def sample(score, process, student, x0_BL, given_BL, times_K, noise_removal="anc
     """
     if not process.changes_once:
         raise Refused("a sampler that fills the surest masks first needs a process that has masks")
-    z_BL = process.prior(x0_BL, given_BL)
-    alphas, _ = process.schedule(times_K.to(x0_BL.device))
-    if noise_removal == "ancestral":
-        alphas = torch.cat([alphas, alphas.new_ones(1)])
     free_B = (~given_BL).sum(1)
-    for alpha_t, alpha_s in itertools.pairwise(alphas):
+
+    def step(z_BL, alpha_t, alpha_s):
         masked_BL = z_BL == process.mask_index
         left_B = (free_B * (1 - alpha_s)).round().long()
         filled_BL, score_BL = _filled(score, process, student, z_BL, masked_BL, alpha_t)
         rank_BL = score_BL.argsort(1, descending=True).argsort(1)
         chosen_BL = masked_BL & (rank_BL < (masked_BL.sum(1) - left_B)[:, None])
-        z_BL = torch.where(chosen_BL, filled_BL, z_BL)
-    if noise_removal == "greedy":
-        z_BL = process.greedy(student, z_BL, alphas[-1], given_BL)
-    return z_BL
+        return torch.where(chosen_BL, filled_BL, z_BL)
+
+    return ancestral.walk(step, process, student, x0_BL, given_BL, times_K, noise_removal)
 
 
 def _filled(score, process, student, z_BL, masked_BL, alpha_t):

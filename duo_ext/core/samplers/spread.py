@@ -21,11 +21,11 @@ def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
     changes = uniforms(process, given_BL)
-    return ancestral.walk(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
+    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
 
 
 def uniforms(process, given_BL):
-    """What ``ancestral.walk`` takes: the numbers (B, L) that decide the changes of a step, a
+    """What ``ancestral.sample`` takes: the numbers (B, L) that decide the changes of a step, a
     function of its alpha_t."""
     if not process.changes_once:
         return lambda alpha_t: low_discrepancy(given_BL)
