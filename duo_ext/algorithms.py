@@ -11,12 +11,15 @@ import torch
 import trainer_base
 
 from duo_ext import Refused
+from duo_ext.core import samplers
 from duo_ext.core.distiller import World
+from duo_ext.core.networks import Tempered
 from duo_ext.families import FAMILIES
+from duo_ext.measuring.subject import HOST, trained_for
 from duo_ext.settings import check_idlm, choose, inputs, require_whole
 from duo_ext.training import loaders
 from duo_ext.training.average import average
-from duo_ext.training.looks import Watched
+from duo_ext.training.looks import Watched, process_of
 from duo_ext.training.opponents import Opponents
 from duo_ext.training.recompute import recompute
 from duo_ext.training.resuming import Resumed
@@ -113,6 +116,23 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
             clip=self.config.trainer.gradient_clip_val or 0.0,
             clip_by=self.config.trainer.get("gradient_clip_algorithm") or "norm",
             seed=self.config.seed,
+        )
+
+    # sampling --------------------------------------------------------------------------------
+
+    def generate_samples(self, num_samples, num_steps=None, **others):
+        """Tokens (num_samples, L), as the host's commands ask for them: by the host's sampler, or
+        by the core's that ``algo.sampler`` and ``algo.grid`` name."""
+        settings = self.config.algo
+        if trained_for(settings) == HOST:
+            return super().generate_samples(num_samples, num_steps=num_steps, **others)
+        student = Tempered(self.backbone, self.time_conditioning)
+        return samplers.find(settings.sampler)(
+            process_of(self),
+            student,
+            *samplers.blank(student, (num_samples, self.num_tokens)),
+            samplers.grids.times(settings.grid, num_steps or self.config.sampling.steps),
+            self.config.sampling.noise_removal,
         )
 
     # training --------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import draws, metrics, subject
 from duo_ext.weights import checkpoints, pretrained
 
@@ -26,11 +25,13 @@ class Subject(subject.Subject):
     """A Duo checkpoint in the host's class of its family.
 
     ``constructed``: a seed, and the state of the CPU's generator behind it and the model's making,
-    from which the host's own sample_eval starts to sample. ``process``: the core's for its family.
+    from which the host's own sample_eval starts to sample. ``plain_predictor``: the host's name of
+    ancestral sampling. ``process``: the core's for its family.
     """
 
     model: torch.nn.Module
     constructed: tuple[int, torch.Tensor]
+    plain_predictor: str
     process: object
 
     def seed(self, seed):
@@ -44,8 +45,8 @@ class Subject(subject.Subject):
     def sampler(self, setting, precision):
         """The model under one setting; temperature and precision reach the host's sampler through
         the model's logits."""
-        if setting.sampler != "host":
-            yield self._by_core(setting)
+        if not setting.by_host:
+            yield self.by_core(setting)
             return
         model, calls = self.model, []
         widen = precision == "float64" and host.active().samples_masked_in_float32
@@ -56,6 +57,9 @@ class Subject(subject.Subject):
             logits = logits.double() if widen else logits
             return logits / setting.temperature if setting.temperature != 1 else logits
 
+        plain = setting.predictor == "ancestral"
+        model.sampler = self.plain_predictor if plain else setting.predictor
+        model.config.sampling.predictor = model.sampler
         model.config.sampling.noise_removal = setting.noise_removal
         model.p_nucleus = setting.nucleus
         hook = model.backbone.register_forward_hook(after)
@@ -64,11 +68,23 @@ class Subject(subject.Subject):
         finally:
             hook.remove()
 
-    def _by_core(self, setting):
+    def core(self, setting):
         model = self.model
-        student = Tempered(model.backbone, model.time_conditioning, setting.temperature)
+        return self.process, Tempered(model.backbone, model.time_conditioning, setting.temperature)
 
-        return subject.by_core(self.process, student, setting, self.length)
+    def require(self, setting, precision):
+        super().require(setting, precision)
+        if setting.predictor == "psi" and not (
+            setting.by_host and "psi" in self.model.config.sampling
+        ):
+            raise Refused(
+                "--predictor is psi, a sampler of Duo's main itself; it takes --sampler host there"
+            )
+        if not setting.by_host and not draws.is_log_linear(self.model.noise, self.process):
+            raise Refused(
+                f"--{self.role} is '{self.path}'; its noise is not log-linear, which --sampler "
+                f"{setting.sampler} needs"
+            )
 
     def held_out(self):
         dataloader = host.active().module("dataloader")
@@ -94,12 +110,6 @@ def load(role, given, options):
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.fill(model.backbone, saved, config, key)
     model.ema = None
-    process = family.noisings["categorical"](model)
-    ours = set(options.sampler) & set(SAMPLERS)
-    if ours and not draws.is_log_linear(model.noise, process):
-        raise Refused(
-            f"{key} is '{given}'; its noise is not log-linear, which --sampler {min(ours)} needs"
-        )
     return Subject(
         role=role,
         path=given,
@@ -111,7 +121,9 @@ def load(role, given, options):
         data=config.data,
         model=model.to(options.device).eval(),
         constructed=constructed,
-        process=process,
+        plain_predictor=config.sampling.predictor,
+        process=family.noisings["categorical"](model),
+        trained_for=subject.trained_for(saved.config.get("algo", {})),
     )
 
 
@@ -139,7 +151,17 @@ def _add_options(parser):
     removals = ("ancestral", "greedy", "none")
     parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
     parser.add_argument("--nucleus", nargs="+", type=float, default=[1.0])
-    parser.set_defaults(predictor=["ancestral"])
+    parser.add_argument(
+        "--predictor",
+        nargs="+",
+        choices=("ancestral", "psi"),
+        help="the host's: psi, with ReMDM, is Duo main's; its settings are sampling.psi.*",
+    )
+    parser.set_defaults(predictor_of=_predictor_of)
+
+
+def _predictor_of(sampler):
+    return "ancestral"
 
 
 SIDE = evaluation.Side(

@@ -4,8 +4,9 @@ import omegaconf
 import torch
 
 from duo_ext import Refused, machine
+from duo_ext.core import samplers
 from duo_ext.core.precision import PRECISIONS
-from duo_ext.core.samplers import SAMPLERS, grids
+from duo_ext.core.samplers import grids
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The loss and the order of updates, which no run changes when it goes on.
@@ -139,22 +140,26 @@ def check_idlm(settings, length):
         raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
     if not 0 <= settings.on_policy <= 1:
         raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
-    require("algo.sampler", settings.sampler, SAMPLERS)
+    _check_sampler(settings)
     if not settings.rollout_steps or min(settings.rollout_steps) < 1:
         raise Refused(
             f"algo.rollout_steps is {settings.rollout_steps}; it must list numbers of steps"
         )
-    _check_grid(settings)
     for key in ("shared_forward", "recompute_blocks", "compile"):
         require(f"algo.{key}", settings[key], (True, False))
     require("algo.precision", settings.precision, PRECISIONS)
     _check_guard(settings.guard)
 
 
-def _check_grid(settings):
-    """Raise Refused where ``algo.grid`` is none, or has not the times that are asked of it."""
+def _check_sampler(settings):
+    """Raise Refused where ``algo.sampler`` or ``algo.grid`` is none, or the grid has not the times
+    that are asked of it."""
     asked = [*(settings.guard.steps if settings.guard.every else ())]
     asked += [steps - 1 for steps in settings.rollout_steps] if settings.on_policy else []
+    try:
+        samplers.find(settings.sampler)
+    except Refused as error:
+        raise Refused(f"algo.sampler: {error}") from error
     try:
         for steps in asked or [None]:
             grids.times(settings.grid, steps)

@@ -15,7 +15,6 @@ import torch
 from duo_ext import Refused
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import subject
 from duo_ext.weights import checkpoints
 from sedd_ext import data, host, runs
@@ -42,13 +41,34 @@ class Subject(subject.Subject):
     @contextlib.contextmanager
     def sampler(self, setting, precision):
         """(draw, calls) under a ``Setting``; see ``subject.Subject``."""
-        ours = setting.sampler != "host"
-        yield self._by_core(setting) if ours else self._hosts(setting, precision)
+        own = self._hosts(setting, precision) if setting.by_host else self.by_core(setting)
+        yield own
 
-    def _by_core(self, setting):
+    def core(self, setting):
         process = self.parts.process(renormalised=setting.predictor == "renormalised")
-        student = Tempered(self.parts.model, True, setting.temperature)
-        return subject.by_core(process, student, setting, self.length)
+        return process, Tempered(self.parts.model, True, setting.temperature)
+
+    def require(self, setting, precision):
+        super().require(setting, precision)
+        if setting.by_host:
+            return
+        self.parts.process()
+        predictor = setting.predictor
+        if setting.sampler != "ancestral" and predictor != "renormalised":
+            raise Refused(
+                f"--predictor is {predictor}; --sampler {setting.sampler} says itself which masks "
+                "are filled, so it must be renormalised"
+            )
+        if predictor == "euler":
+            raise Refused(
+                "--predictor is euler; --sampler ancestral has analytic (for log-linear noise the "
+                "same) and renormalised"
+            )
+        if setting.temperature != 1 and predictor == "analytic":
+            raise Refused(
+                f"--temperature is {setting.temperature}; with --sampler ancestral it is for "
+                "--predictor renormalised"
+            )
 
     def _hosts(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
@@ -73,8 +93,6 @@ def load(role, path, options):
     tokenizer = data.tokenizer_of(config)
     with host.active().refusing():
         parts = Parts.trained(config, torch.device(options.device), saved, key)
-    if set(options.sampler) & set(SAMPLERS):
-        _require_core(parts, options)
     return Subject(
         role=role,
         path=path,
@@ -85,29 +103,8 @@ def load(role, path, options):
         length=config.model.length,
         data=config.data,
         parts=parts,
+        trained_for=subject.trained_for(saved.config.get("algo", {})),
     )
-
-
-def _require_core(parts, options):
-    """Raise Refused for options under which the core's sampler cannot draw from the model."""
-    parts.process()
-    if "euler" in options.predictor:
-        raise Refused(
-            "--predictor is euler; --sampler ancestral has analytic (for log-linear noise the "
-            "same) and renormalised"
-        )
-    for name in set(options.sampler) & set(SAMPLERS) - {"ancestral"}:
-        if options.predictor != ["renormalised"]:
-            raise Refused(
-                f"--predictor is {' '.join(options.predictor)}; --sampler {name} says itself which "
-                "masks are filled, so it must be renormalised"
-            )
-    for temperature in options.temperature:
-        if temperature != 1 and "analytic" in options.predictor:
-            raise Refused(
-                f"--temperature is {temperature}; with --sampler ancestral it is for --predictor "
-                "renormalised"
-            )
 
 
 def _config(saved, options, named):
@@ -129,10 +126,15 @@ def _config(saved, options, named):
 
 
 def _add_options(parser):
-    parser.add_argument("--predictor", nargs="+", choices=PREDICTORS, default=["analytic"])
+    parser.add_argument("--predictor", nargs="+", choices=PREDICTORS)
     removals = ("ancestral", "none")
     parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
-    parser.set_defaults(nucleus=[1.0])
+    parser.set_defaults(nucleus=[1.0], predictor_of=_predictor_of)
+
+
+def _predictor_of(sampler):
+    """That of a sampler where --predictor is not given."""
+    return "analytic" if sampler in ("host", "ancestral") else "renormalised"
 
 
 SIDE = evaluation.Side(

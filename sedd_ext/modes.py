@@ -5,9 +5,13 @@ import json
 import torch
 
 from duo_ext import Refused
+from duo_ext.core import samplers
+from duo_ext.core.networks import Tempered
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
+from duo_ext.measuring.subject import HOST, trained_for
 from sedd_ext import data, host, runs, workers
+from sedd_ext.looks import noise_removal_of
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 from sedd_ext.train import train
@@ -49,13 +53,17 @@ def _ids(tokenizer, text):
 
 
 def sample(config, folder):
-    """Draw ``sampling.samples`` texts by SEDD's own sampler and write samples/samples.json.
+    """Draw ``sampling.samples`` texts by SEDD's own sampler, or by the core's that ``algo.sampler``
+    and ``algo.grid`` name, and write samples/samples.json.
 
     The judge's GenPPL and the entropy stand there, too.
     """
     parts, tokenizer = load(config)
     project = projector(config, tokenizer, parts.device)
-    draw, _ = sampler(parts, Way.configured(config.sampling), project)
+    if trained_for(config.algo) == HOST:
+        draw, _ = sampler(parts, Way.configured(config.sampling), project)
+    else:
+        draw = by_core(parts, project)
     judge = parts.judge()
     torch.manual_seed(config.seed)
     tokens_NL = draws.stream(draw, config.sampling.samples, parts.at_a_time)
@@ -67,6 +75,25 @@ def sample(config, folder):
     path = f"{folder}/samples/samples.json"
     write_whole(path, json.dumps(result, indent=1).encode())
     print(f"written: {path}")
+
+
+def by_core(parts, project):
+    """draw(size) -> tokens (size, L) by the sampler and on the times that ``algo`` names.
+
+    ``project`` puts prompts into tokens, as ``projector`` says.
+    """
+    config = parts.config
+    sample = samplers.find(config.algo.sampler)
+    times_K = samplers.grids.times(config.algo.grid, config.sampling.steps)
+    process, student = parts.process(), Tempered(parts.model, True)
+    removal = noise_removal_of(config)
+
+    def draw(size):
+        x0_BL, given_BL = samplers.blank(student, (size, config.model.length))
+        given_BL = project(x0_BL - 1) >= 0
+        return sample(process, student, project(x0_BL), given_BL, times_K, removal)
+
+    return draw
 
 
 def bound(config, folder):

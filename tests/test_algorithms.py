@@ -12,7 +12,7 @@ import torch
 
 from duo_ext import ALGORITHMS, Refused
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral, blank, grids
+from duo_ext.core.samplers import ancestral, blank, grids, spread
 from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
 from duo_ext.training import loaders
@@ -233,6 +233,34 @@ def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_pat
     assert again.distiller.pairs == 1 and again.seen == []
 
 
+@pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
+def test_the_hosts_commands_draw_as_algo_sampler_says(tiny, tokenizer, name):
+    """By the host's own sampler, unless another is named, or other times."""
+    from duo_ext import algorithms
+
+    drawn = {}
+    for own in ((), ("algo.sampler=spread", "algo.grid=power:2"), ("algo.grid=linear",)):
+        config = tiny(f"algo={name}", "sampling.steps=3", *own)
+        cls = hydra.utils.get_class(ALGORITHMS[name])
+        torch.manual_seed(1)
+        model = cls(config, tokenizer)
+        torch.manual_seed(2)
+        drawn[own] = model.generate_samples(num_samples=4, eps=1e-5)
+    plain, by_spread, linear = drawn.values()
+    torch.manual_seed(2)
+    base = super(algorithms.Distillation, model).generate_samples(num_samples=4, eps=1e-5)
+    assert torch.equal(plain, base)
+    process = model.family.noisings["categorical"](model)
+    student = Tempered(model.backbone, model.time_conditioning)
+    for found, sampler, grid in (
+        (by_spread, spread.sample, "power:2"),
+        (linear, ancestral.sample, "linear"),
+    ):
+        torch.manual_seed(2)
+        start = blank(student, (4, model.num_tokens))
+        assert torch.equal(found, sampler(process, student, *start, grids.times(grid, 3)))
+
+
 @pytest.mark.parametrize("removal", ["ancestral", "greedy", "none"])
 @pytest.mark.parametrize("name", ["idlm", "idlm_mdlm"])
 def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypatch, name, removal):
@@ -252,14 +280,11 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
         parameter.data.copy_(shadow)
     teacher = copy.deepcopy(model.opponents.teacher).eval()
     for network, found in ((teacher, seen[0]), (average, seen[-1])):
-        student, drawn = Tempered(network, model.time_conditioning), []
-        for batch, size in enumerate((16, 4)):
-            torch.manual_seed(model.config.seed + draws.STRIDE * batch)
-            start = blank(student, (size, 16))
-            drawn.append(
-                ancestral.sample(process, student, *start, grids.times("host", 2), removal)
-            )
-        assert torch.equal(torch.cat(drawn), found)
+        student = Tempered(network, model.time_conditioning)
+        process.uniforms = draws.of_texts(model.config.seed, 0, 20)
+        start = blank(student, (20, 16))
+        drawn = ancestral.sample(process, student, *start, grids.times("host", 2), removal)
+        assert torch.equal(drawn, found)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import transformers
 import duo_ext.__main__
 from duo_ext import evaluate, host
 from duo_ext.commands import evaluation, line
+from duo_ext.core.samplers import SAMPLERS, auto
 from duo_ext.data import corpus
 from duo_ext.measuring import draws
 from duo_ext.measuring.ceiling import Ceiling
@@ -30,7 +31,7 @@ from duo_ext.weights import checkpoints, pretrained
 SETTINGS = {
     "model", "name", "algo", "host", "steps", "evaluations", "predictor", "noise_removal",
     "sampler", "temperature", "nucleus", "precision", "samples", "seed", "seconds",
-    "tokens_per_second", "checkpoint", "checkpoint_sha256",
+    "tokens_per_second", "checkpoint", "checkpoint_sha256", "times",
 }  # fmt: skip
 METRICS = {"genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl", "bigram_tv"}
 SMALL = ("--samples", "6", "--batch-size", "4", "--judge", "judge", "--output", "out")
@@ -256,9 +257,64 @@ def test_both_samplers_are_rows_of_one_table(checkpoint, place):
         assert row["tokens_per_second"] == pytest.approx(6 * 16 / row["seconds"])
 
 
+def ways(results, *keys):
+    return [tuple(row[key] for key in keys) for row in results["rows"]]
+
+
+def test_a_student_is_sampled_as_it_was_trained_for(checkpoint, place):
+    """And a teacher by the host's sampler and by that; unless the command names one."""
+    teacher, plain = checkpoint("mdlm"), checkpoint("duo_base")
+    student = checkpoint("mdlm", seed=4)
+    own = {"name": "idlm_mdlm", "sampler": "spread", "grid": "power:2"}
+    changed(student, lambda saved: saved["hyper_parameters"]["config"]["algo"].update(own))
+    given = ("--teacher", teacher, "--student", student, plain, "--steps", 2)
+    keys = "name", "sampler", "grid", "evaluations", "times"
+    own = ("spread", "power:2", 3, [1.0, pytest.approx(4 / 9), pytest.approx(1 / 9)])
+    hosts = ("host", "host", 3, None)
+    found = ways(run(*given), *keys)
+    assert found == [
+        ("mdlm", *hosts),
+        ("mdlm", *own),
+        ("idlm_mdlm", *own),
+        ("duo_base", *hosts),
+    ]
+    told = ways(run(*given, "--sampler", "host", "ancestral", "--grid", "linear"), *keys[:3])
+    assert told == [
+        (name, *way)
+        for name in ("mdlm", "idlm_mdlm", "duo_base")
+        for way in (("host", "host"), ("ancestral", "linear"))
+    ]
+    other_grid = ways(run(*given[2:], "--grid", "linear"), *keys[:3])
+    assert other_grid == [("idlm_mdlm", "spread", "linear"), ("duo_base", "host", "host")]
+
+
+def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, monkeypatch):
+    name = checkpoint("duo_base")
+    given = ("--student", name, "--sampler", "spread", "--grid", "auto", "--steps", 1, 3)
+    first = run(*given)
+    kept = json.loads((place / f"{name}.times.json").read_text())
+    assert kept["checkpoint_sha256"] == first["rows"][0]["checkpoint_sha256"]
+    assert list(kept["times"]) == ["spread 1", "spread 3"]
+    assert ways(first, "grid", "times") == [("auto", kept["times"][f"spread {n}"]) for n in (1, 3)]
+    for times in kept["times"].values():
+        assert times[0] == 1 and sorted(times, reverse=True) == times and times[-1] > 0
+    sought = []
+
+    def times(*given):
+        sought.append(given[-1])
+        return torch.tensor([1.0, 0.5])
+
+    monkeypatch.setattr(auto, "times", times)
+    assert ways(run(*given), "times", "genppl") == ways(first, "times", "genppl")
+    assert not sought
+    changed(name, lambda saved: saved["ema"]["shadow_params"][0].add_(1.0))
+    run(*given)  # of other weights
+    assert sought == [1, 3]
+
+
 def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
-    """The same texts and numbers; the host's sampler draws a row in one stream, the core's a batch
-    behind a seed of its own."""
+    """The same texts and numbers; the host's sampler draws a row in one stream, the core's each
+    text by numbers of its own."""
     given = ("--teacher", checkpoint("mdlm"), "--student", checkpoint("duo_base"), "--steps", 1, 3)
     given += ("--sampler", "host", "ancestral")
     alone, texts = timeless(run(*given)), (place / "out" / "samples.md").read_text()
@@ -268,15 +324,20 @@ def test_several_processes_write_what_one_writes(checkpoint, place, in_processes
     assert (place / "out" / "samples.md").read_text() == texts
 
 
-def test_a_batch_of_the_cores_sampler_does_not_depend_on_those_before_it(checkpoint, options):
-    setting, name = Setting(2, "ancestral"), checkpoint("duo_base")
-    found = {}
-    for samples in ("4", "10"):
-        given = options("--samples", samples)
-        subject = evaluate.load("student", name, given)
-        found[samples], *_ = evaluation.sample([(subject, setting)], given)[0]
-    assert torch.equal(found["10"][:4], found["4"])
-    assert not torch.equal(found["10"][4:8], found["4"])  # nor is it the first again
+@pytest.mark.parametrize("algo", ["duo_base", "mdlm"])
+@pytest.mark.parametrize("sampler", [*SAMPLERS])
+def test_a_text_is_the_same_in_batches_of_any_size(checkpoint, options, sampler, algo):
+    if algo == "duo_base" and sampler in ("confidence", "entropy", "margin"):
+        return
+    setting, found = Setting(2, sampler), []
+    for samples, size in ((4, 4), (10, 4), (10, 3), (10, 10)):
+        given = options("--samples", str(samples), "--batch-size", str(size))
+        subject = evaluate.load("student", checkpoint(algo), given)
+        found += [evaluation.sample([(subject, setting)], given)[0][0]]
+    few, *others = found
+    assert all(torch.equal(tokens, others[0]) for tokens in others)
+    assert torch.equal(few, others[0][:4])
+    assert len(others[0].unique(dim=0)) == 10
 
 
 def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options):
@@ -519,7 +580,10 @@ def error_of(capfd, *arguments):
 WRONG = {
     "--sampler spread --nucleus 0.9": "--nucleus is 0.9; --sampler spread draws from all tokens",
     "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral",
-    "--grid linear": "--grid is 'linear'; --sampler host has a grid of its own: host",
+    "--sampler host --grid linear": "--grid is linear; --sampler host has a grid of its own: host",
+    "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, confidence",
+    "--sampler spread:2": "the sampler is 'spread:2'; it must be one of ancestral, spread, conf",
+    "--sampler margin:hot": "the sampler is 'margin:hot'; its temperature must be a number",
     "--sampler spread --grid cosine": "the grid is 'cosine'; it must be host, linear, power:NUMBER",
     "--steps 0": "--steps is 0; at least 1",
     "--samples 0": "--samples is 0; at least 1",

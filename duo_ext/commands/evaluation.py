@@ -18,6 +18,7 @@ import tqdm
 from duo_ext import Refused
 from duo_ext.commands.line import hush, one_sentence, resolve
 from duo_ext.commands.options import parse
+from duo_ext.commands.options import settings as options_settings
 from duo_ext.data import corpus
 from duo_ext.files import is_url, located, write_whole
 from duo_ext.hosting import trees
@@ -25,7 +26,7 @@ from duo_ext.machine import hardware
 from duo_ext.measuring import batches, draws, metrics
 from duo_ext.measuring.ceiling import Ceiling
 from duo_ext.measuring.judge import Judge
-from duo_ext.measuring.subject import WAYS, Setting
+from duo_ext.measuring.subject import HOST, Setting
 from duo_ext.ranks import ALONE, join
 from duo_ext.report import tables
 from duo_ext.report.pages import render
@@ -52,8 +53,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of a row that one stream of random numbers draws: the row's place among the rows, the
-    number of the first batch, how many texts each has."""
+    """Batches of a row that one process draws: the row's place among the rows, the number of the
+    first text, how many texts each batch has."""
 
     row: int
     first: int
@@ -61,27 +62,30 @@ class Stream:
 
     @classmethod
     def of_row(cls, row, subject, setting, options):
-        """One for all, as in the host's own command; one a batch where the core's sampler draws."""
-        sizes = draws.sizes(options.samples, batch_size(subject, setting, options))
-        if setting.sampler == "host":
+        """All, by one stream of random numbers as in the host's own command; or one batch, where a
+        sampler of the core draws, to which a text has numbers of its own."""
+        size = batch_size(subject, setting, options)
+        sizes = draws.sizes(options.samples, size)
+        if setting.by_host:
             return [cls(row, 0, sizes)]
-        return [cls(row, place, [size]) for place, size in enumerate(sizes)]
+        return [cls(row, place * size, [count]) for place, count in enumerate(sizes)]
 
     @torch.no_grad()
     def draw(self, subject, setting, options):
         """(tokens of each batch, network evaluations, seconds)."""
         subject.seed(options.seed)
-        if self.first:
-            draws.seed(options.seed, self.first)
+        numbers = ()
+        if not setting.by_host:
+            numbers = (draws.of_texts(options.seed, self.first, sum(self.sizes)),)
         start = time.perf_counter()
         with subject.sampler(setting, options.precision) as (draw, calls):
-            tokens = [draw(size).cpu() for size in self.sizes]
+            tokens = [draw(size, *numbers).cpu() for size in self.sizes]
         return tokens, len(calls), time.perf_counter() - start
 
 
 def batch_size(subject, setting, options):
     """How many texts are drawn at a time: as the user says, or as many as fit."""
-    if options.batch_size or setting.sampler != "host":
+    if options.batch_size or not setting.by_host:
         return options.batch_size or batches.MOST
     return batches.fitted(batches.of_hosts_sampler(subject.length, subject.vocab_size))
 
@@ -151,9 +155,15 @@ def evaluate(side, tree, options, ranks=ALONE):
     }
     if ranks.first:
         _make_folder(options.output)
-    ways = itertools.product(*(getattr(options, way) for way in WAYS))
-    settings = list(itertools.starmap(Setting, ways))
-    parts = list(itertools.product(zip(names, subjects, strict=True), settings))
+    parts = [
+        ((name, subject), setting)
+        for name, subject in zip(names, subjects, strict=True)
+        for setting in settings(subject, subjects, options)
+    ]
+    for (_, subject), setting in parts:
+        subject.require(setting, options.precision)
+        if not setting.by_host:
+            subject.times(setting)  # some take minutes to find, which are not those of a row
     if options.ceiling:
         parts += _ceiling(judge, subjects[0], options)
     samples = sample([(subject, setting) for (_, subject), setting in parts], options, ranks)
@@ -170,6 +180,7 @@ def evaluate(side, tree, options, ranks=ALONE):
         row = Row(name=name, host=tree.name, **sampled, **measured)
         rows.append(asdict(row))
         heading = f"{subject.role} {name} ({row.checkpoint}), {setting.steps} steps"
+        heading += "" if setting.by_host else f" by {setting.sampler}"
         readable.setdefault(heading, texts[:READABLE_SAMPLES])
     first = next(iter(held_out.values()))
     heldout_ppl = metrics.gen_ppl(*first.scores[:2], options.seed).value
@@ -182,6 +193,21 @@ def evaluate(side, tree, options, ranks=ALONE):
         "command": options.command,
     }
     return results, readable
+
+
+def settings(subject, subjects, options):
+    """The ways to sample a checkpoint: as the options say; where they name no sampler, a student as
+    it was trained for, a teacher by the host's sampler and by the students'."""
+    if options.sampler:
+        return list(options_settings(options, options.sampler, options.grid or ["host"]))
+    own = [subject.trained_for]
+    if subject.role == "teacher":
+        own = dict.fromkeys([HOST, *(s.trained_for for s in subjects if s.role == "student")])
+    return [
+        setting
+        for sampler, grid in own
+        for setting in options_settings(options, [sampler], options.grid or [grid])
+    ]
 
 
 def _ceiling(judge, subject, options):
@@ -225,6 +251,7 @@ def _sampled(subject, setting, options, evaluations, seconds):
         "model": subject.role,
         "algo": subject.algo,
         **asdict(setting),
+        "times": None if setting.by_host else subject.times(setting).tolist(),
         "evaluations": evaluations,
         "precision": options.precision,
         "samples": options.samples,

@@ -2,6 +2,7 @@
 settings."""
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -9,7 +10,9 @@ import shlex
 import torch
 
 from duo_ext import Refused
-from duo_ext.core.samplers import SAMPLERS, grids
+from duo_ext.core import samplers
+from duo_ext.core.samplers import grids
+from duo_ext.measuring.subject import Setting
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
@@ -35,12 +38,14 @@ def parse(side, arguments):
     parser.add_argument(
         "--sampler",
         nargs="+",
-        choices=("host", *SAMPLERS),
-        default=["host"],
-        help="the host's own; or ours, which forms probabilities only where a token is drawn",
+        help=f"host: the host's own; or one of ours: {samplers.WANTED}. By default a student's as "
+        "its checkpoint says, and for a teacher the host's and its students'",
     )
     parser.add_argument(
-        "--grid", nargs="+", default=["host"], help=f"where our samplers evaluate: {grids.WANTED}"
+        "--grid",
+        nargs="+",
+        help=f"times of our samplers: {grids.WANTED}; or auto: found for the checkpoint and kept "
+        "beside it. By default a student's as its checkpoint says, and the host's",
     )
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0])
     side.add_options(parser)
@@ -104,18 +109,19 @@ def _check(options):
         for value in getattr(options, name):
             if not value > 0 or (name == "nucleus" and value > 1):
                 raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
-    for name in set(options.sampler) & set(SAMPLERS):
-        _check_core(name, options)
-    for grid in options.grid:
-        if "host" in options.sampler and grid != "host":
-            raise Refused(f"--grid is '{grid}'; --sampler host has a grid of its own: host")
-        for steps in options.steps:
-            grids.times(grid, steps)
+    if options.sampler == ["host"] and options.grid not in (None, ["host"]):
+        raise Refused(
+            f"--grid is {' '.join(options.grid)}; --sampler host has a grid of its own: host"
+        )
+    for setting in settings(options, options.sampler or (), options.grid or ["host"]):
+        setting.require(options.precision)
 
 
-def _check_core(name, options):
-    for nucleus in options.nucleus:
-        if nucleus != 1:
-            raise Refused(f"--nucleus is {nucleus}; --sampler {name} draws from all tokens: 1.0")
-    if options.precision != "float64":
-        raise Refused(f"--precision is '{options.precision}'; --sampler {name} draws in float64")
+def settings(options, samplers, grids):
+    """Each ``Setting`` that the options ask for, with these samplers and the grids of our own."""
+    others = options.noise_removal, options.temperature, options.nucleus
+    for steps, sampler in itertools.product(options.steps, samplers):
+        times = ["host"] if sampler == "host" else grids
+        predictors = options.predictor or [options.predictor_of(sampler)]
+        for way in itertools.product(times, predictors, *others):
+            yield Setting(steps, sampler, *way)

@@ -25,16 +25,20 @@ class Student:
     def sample(self, count=1, steps=8, seed=1, **way):
         """``count`` texts, each in ``steps`` steps; the same for the same seed.
 
-        ``way``: ``sampler`` ("host", the default, or a name of ``core.samplers.SAMPLERS``),
-        ``noise_removal``, ``temperature``, ``nucleus``, ``predictor``, as in ``evaluate``.
+        ``way``: ``sampler`` and ``grid`` (by default those that the student was trained for),
+        ``noise_removal``, ``temperature``, ``nucleus``, ``predictor``, as in ``evaluate``. Raises
+        Refused for what cannot be sampled.
         """
         return self.tokenizer.batch_decode(self.sample_tokens(count, steps, seed, **way))
 
     def sample_tokens(self, count=1, steps=8, seed=1, **way):
         """The same as tokens (count, length) on the CPU."""
         self._options.samples, self._options.seed = count, seed
-        way = {"predictor": self._options.predictor[0]} | way
-        [(tokens_NL, _, _)] = evaluation.sample(
-            [(self._subject, Setting(steps, **way))], self._options
-        )
+        sampler, grid = self._subject.trained_for
+        if "sampler" in way:
+            sampler, grid = way["sampler"], "host"
+        own = {"sampler": sampler, "grid": grid, "predictor": self._options.predictor_of(sampler)}
+        setting = Setting(steps, **own | way)
+        self._subject.require(setting, self._options.precision)
+        [(tokens_NL, _, _)] = evaluation.sample([(self._subject, setting)], self._options)
         return tokens_NL

@@ -3,7 +3,6 @@
 See ``process`` for shapes and for what the losses are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,20 +20,11 @@ class AbsorbingProcess(Process):
     The network puts no mass on the mask and copies visible tokens, so the loss lives at the
     positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
-
-    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
     mask_index: int
     schedule: LogLinear = LOG_LINEAR
-    eps: float = 1e-3
-    on_policy: float = 0.0
-    rollout_steps: tuple = (4,)
-    rollout_grid: str = "linear"
-    spread: bool = False
-    rollout_stops: Callable = rollout.sample_stops
-    input_times: Callable = sample_times
     changes_once = True
 
     def corrupt(self, x0_BL, alpha_B, given_BL):
@@ -45,11 +35,12 @@ class AbsorbingProcess(Process):
         """z_t as a sampler meets it: with ``spread`` its masks lie apart."""
         if not self.spread:
             return self.corrupt(x0_BL, alpha_B, given_BL)
-        hidden_BL = (spread.low_discrepancy(given_BL) >= alpha_B[:, None]) & ~given_BL
+        rank_BL = spread.low_discrepancy(given_BL, self.uniforms)
+        hidden_BL = (rank_BL >= alpha_B[:, None]) & ~given_BL
         return torch.where(hidden_BL, self.mask_index, x0_BL)
 
     def _hidden(self, alpha_B, given_BL):
-        u_BL = torch.rand(given_BL.shape, dtype=torch.float64, device=given_BL.device)
+        u_BL = self.uniforms(given_BL.shape, given_BL.device)
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
     def probs(self, logits):
@@ -76,14 +67,20 @@ class AbsorbingProcess(Process):
     def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
         if changes_BL is None:
-            changes_BL = rows.uniforms(z_BL.shape, z_BL.device)
-        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+            changes_BL = self.uniforms(z_BL.shape, z_BL.device)
+        u_BL = self.uniforms(z_BL.shape, z_BL.device)
         drawn_BL = (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & (z_BL == self.mask_index)
 
         def choose(logits, u):
             return rows.sample_tokens(self.probs(logits), u)
 
         return rows.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
+
+    def law(self, logits_RV, z_R, alpha_t, alpha_s):
+        share = (alpha_s - alpha_t) / (1 - alpha_t)
+        kept = torch.nn.functional.one_hot(z_R, self.vocab_size).to(logits_RV.dtype)
+        changed = share * self.probs(logits_RV) + (1 - share) * kept
+        return torch.where((z_R == self.mask_index)[:, None], changed, kept)
 
     def greedy(self, student, z_BL, alpha_t, given_BL):
         """The likeliest token in the place of each mask."""
@@ -98,7 +95,7 @@ class AbsorbingProcess(Process):
 
         output: the student's at all positions; sampled: where it is drawn from.
         """
-        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        u_BL = self.uniforms(z_BL.shape, z_BL.device)
         x_BL = torch.where(hidden_BL, self.mask_index, z_BL)
         u_R = u_BL.flatten()[sampled]
         x_BL.view(-1)[sampled] = rows.sample(output.at(sampled), self.probs, u_R)

@@ -17,11 +17,13 @@ vocabulary, R of the positions, which are given by their indices (``rows.positio
 loss. Levels are alpha, the share of the clean token that is left, in float64.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from duo_ext.core import losses
+from duo_ext.core import losses, rollout, rows
 
 
 def sample_times(n, eps, device):
@@ -44,6 +46,7 @@ class Sampled(Protocol):
         """Tokens z_1 (B, L), of the noise alone; x0 where given."""
 
     changes_once: bool  # whether a position changes in one step alone, from the mask to a token
+    uniforms: Callable  # uniforms(shape (B, ...), device): the random numbers (``rows.uniforms``)
 
     def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
@@ -53,10 +56,15 @@ class Sampled(Protocol):
         probability of a change; by default independent ones.
         """
 
+    def law(self, logits_RV, z_R, alpha_t, alpha_s):
+        """The probabilities (R, V) of z_s in such a step, from z_t = z_R and the student's logits.
+        Overwrites the logits."""
+
     def greedy(self, student, z_BL, alpha_t, given_BL):
         """The likeliest clean tokens (B, L). May write into z_BL."""
 
 
+@dataclass(kw_only=True)
 class Process(Sampled):
     """The losses of a pair, of what a process says of itself:
 
@@ -64,10 +72,20 @@ class Process(Sampled):
     the logits of a network that sees x_s, and ``detach()``; ``_fitted(sample, fake)``, the loss (9)
     of these and of the fake's logits; ``_compared(sample, teacher, fake)``, the loss (10).
 
-    ``compiled``: their closed forms (``losses``) are applied as ``losses.compiled`` makes them.
+    How the student's inputs are drawn: ``input_times`` draws t; ``on_policy``, ``rollout_*``,
+    ``spread``: see ``rollout``. ``compiled``: the losses' closed forms (``losses``) are applied as
+    ``losses.compiled`` makes them.
     """
 
-    compiled = False
+    eps: float = 1e-3  # the least time
+    input_times: Callable = sample_times
+    on_policy: float = 0.0
+    rollout_steps: tuple = (4,)
+    rollout_grid: str = "linear"
+    rollout_stops: Callable = rollout.sample_stops
+    spread: bool = False
+    uniforms: Callable = rows.uniforms
+    compiled: bool = False
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         """(9), a scalar whose gradients are the fake's."""

@@ -40,7 +40,7 @@ def states(process, student, x0_BL, given_BL):
     alphas, _ = process.schedule(times_K)
     stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
-    uniforms = spread.uniforms(process, given_BL) if process.spread else ancestral.independent
-    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, uniforms)
+    changes = spread.changes(process, given_BL) if process.spread else ancestral.independent
+    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, changes)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
     return z_BL, times_K[stop_B]

@@ -44,7 +44,7 @@ class ScoreProcess(AbsorbingProcess):
             probs[:, self.mask_index] = (1 - probs.sum(-1)).clamp_min(0.0)
             return rows.sample_tokens(probs, u)
 
-        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        u_BL = self.uniforms(z_BL.shape, z_BL.device)
         return rows.fill(student, z_BL, z_BL == self.mask_index, alpha_t, choose, u_BL)
 
     def _levels(self, alpha):

@@ -3,7 +3,6 @@
 See ``process`` for shapes and for what the losses are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,19 +20,10 @@ class UniformProcess(Process):
 
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
-
-    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
     """
 
     vocab_size: int
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
-    eps: float = 1e-3
-    on_policy: float = 0.0
-    rollout_steps: tuple = (4,)
-    rollout_grid: str = "linear"
-    spread: bool = False
-    rollout_stops: Callable = rollout.sample_stops
-    input_times: Callable = sample_times
     changes_once = False
 
     def _fitted(self, sample, fake):
@@ -46,11 +36,16 @@ class UniformProcess(Process):
     def corrupt(self, x0_BL, alpha_B, given_BL):
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         replaced_BL = self._replaced(alpha_B, given_BL)
-        return torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), x0_BL)
+        return torch.where(replaced_BL, self._noise(x0_BL), x0_BL)
+
+    def _noise(self, x0_BL):
+        """Tokens (B, L), each of the vocabulary as likely as any other."""
+        u_BL = self.uniforms(x0_BL.shape, x0_BL.device)
+        return (u_BL * self.vocab_size).long()
 
     def _replaced(self, alpha_B, given_BL):
         """Where p_t takes a token at random."""
-        return (rows.uniforms(given_BL.shape, given_BL.device) < 1 - alpha_B[:, None]) & ~given_BL
+        return (self.uniforms(given_BL.shape, given_BL.device) < 1 - alpha_B[:, None]) & ~given_BL
 
     def _times(self, x0_BL):
         """t, of the student's input, and s (B,)."""
@@ -67,32 +62,36 @@ class UniformProcess(Process):
         return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
 
     def prior(self, x0_BL, given_BL):
-        return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+        return torch.where(given_BL, x0_BL, self._noise(x0_BL))
 
     def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
         """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
-        V, alpha_ts = self.vocab_size, alpha_t / alpha_s
-
-        def weights(logits, z):
-            f = losses.softmax(logits)
-            at_s = mix(f, alpha_s.to(f.dtype))
-            kept = at_s.gather(-1, z[:, None]) * (1 + V * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
-            return at_s.scatter_(-1, z[:, None], kept)
 
         def choose(logits, z, u):
-            return rows.sample_tokens(weights(logits, z), u)
+            return rows.sample_tokens(self._weights(logits, z, alpha_t, alpha_s), u)
 
         def change(logits, z, u, changes):
             """Leave z where ``changes`` says so, for a token out of the others."""
-            at_s = weights(logits, z)
+            at_s = self._weights(logits, z, alpha_t, alpha_s)
             total, kept = at_s.sum(-1), at_s.gather(-1, z[:, None])[:, 0]
             other = rows.sample_tokens(at_s.scatter_(-1, z[:, None], 0.0), u)
             return torch.where(changes < 1 - kept / total, other, z)
 
-        u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+        u_BL = self.uniforms(z_BL.shape, z_BL.device)
         if changes_BL is None:
             return rows.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
         return rows.fill(student, z_BL, ~given_BL, alpha_t, change, z_BL, u_BL, changes_BL)
+
+    def _weights(self, logits_RV, z_R, alpha_t, alpha_s):
+        """What q(. | z_t, f) is proportional to."""
+        f, alpha_ts = losses.softmax(logits_RV), alpha_t / alpha_s
+        at_s = mix(f, alpha_s.to(f.dtype))
+        odds = (1 + self.vocab_size * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
+        return at_s.scatter_(-1, z_R[:, None], at_s.gather(-1, z_R[:, None]) * odds)
+
+    def law(self, logits_RV, z_R, alpha_t, alpha_s):
+        weights_RV = self._weights(logits_RV, z_R, alpha_t, alpha_s)
+        return weights_RV / weights_RV.sum(-1, keepdim=True)
 
     def greedy(self, student, z_BL, alpha_t, given_BL):
         """The likeliest clean token at each position."""
@@ -103,9 +102,9 @@ class UniformProcess(Process):
 
         The head runs for those that are not replaced alone.
         """
-        u_BL = rows.uniforms(given_BL.shape, given_BL.device)
+        u_BL = self.uniforms(given_BL.shape, given_BL.device)
         (sampled,) = rows.positions(~self._replaced(self.schedule(s_B)[0], given_BL) & ~given_BL)
-        x_BL = torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
+        x_BL = torch.where(given_BL, x0_BL, self._noise(x0_BL))
         u_R = u_BL.flatten()[sampled]
         tokens_R = rows.sample(output.at(sampled), losses.softmax, u_R)
         x_BL.view(-1)[sampled] = tokens_R

@@ -1,5 +1,5 @@
-"""Texts in batches: one stream of random numbers, or a seed for each batch, so that the processes
-of a run share the batches and draw what one of them would."""
+"""Texts in batches: by one stream of random numbers, as a host draws, or by a stream for each text,
+so that a text is the same in a batch of any size, on any of a run's processes."""
 
 import torch
 
@@ -19,22 +19,29 @@ def stream(batch, samples, batch_size):
     return torch.cat([batch(size).cpu() for size in sizes(samples, batch_size)])
 
 
-def seed(number, batch):
-    """Seed torch for a batch, by its number; the first has the seed itself."""
-    torch.manual_seed(number + STRIDE * batch)
+def of_texts(seed, first, count):
+    """The ``uniforms`` of a process (``process.Sampled``) for ``count`` texts, the ``first`` of
+    which has this number among all: each text has a stream of its own."""
+    numbers = range(first, first + count)
+    streams = [torch.Generator().manual_seed(seed + STRIDE * number) for number in numbers]
+
+    def uniforms(shape, device):
+        drawn = [torch.rand(shape[1:], dtype=torch.float64, generator=s) for s in streams]
+        return torch.stack(drawn).to(device)
+
+    return uniforms
 
 
 @torch.no_grad()
-def shared(batch, samples, batch_size, number, ranks):
-    """Tokens (``samples``, L) on the CPU, the same for any number of processes; ``number`` is the
-    seed."""
+def shared(batch, samples, batch_size, seed, ranks):
+    """Tokens (``samples``, L) on the CPU from batch(size, uniforms), the same for batches of any
+    size and any number of processes."""
 
-    def draw(place):
-        seed(number, place)
-        return batch(drawn[place]).cpu()
+    def draw(first):
+        size = min(batch_size, samples - first)
+        return batch(size, of_texts(seed, first, size)).cpu()
 
-    drawn = sizes(samples, batch_size)
-    return torch.cat(ranks.shared(range(len(drawn)), draw))
+    return torch.cat(ranks.shared(range(0, samples, batch_size), draw))
 
 
 def is_log_linear(noise, process):

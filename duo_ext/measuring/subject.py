@@ -1,17 +1,29 @@
 """A model that can be sampled, and the settings that it is sampled under."""
 
-from dataclasses import dataclass
+import functools
+import json
+import os
+from dataclasses import dataclass, field, replace
 
-from duo_ext.core.samplers import SAMPLERS, blank, grids
+import torch
 
-WAYS = ("steps", "sampler", "grid", "predictor", "noise_removal", "temperature", "nucleus")
+from duo_ext import Refused
+from duo_ext.core import rows, samplers
+from duo_ext.core.samplers import auto, blank, grids
+from duo_ext.files import write_whole
+from duo_ext.measuring import draws
+
+PATHS = 16  # texts by which a grid is found
+HOST = ("host", "host")  # the host's own sampler on its own times
 
 
 @dataclass(frozen=True)
 class Setting:
     """One way of sampling.
 
-    ``sampler``: "host", the host's own, or a name of ``SAMPLERS``; ``grid``: see ``grids.times``.
+    ``sampler``: "host", the host's own, or a sampler of the core (``samplers.find``); ``grid``: the
+    times of the latter (``grids.times``), or "auto", found for the checkpoint (``samplers.auto``);
+    ``predictor``: the host's name of a step.
     """
 
     steps: int
@@ -22,15 +34,45 @@ class Setting:
     temperature: float = 1.0
     nucleus: float = 1.0
 
+    @property
+    def by_host(self):
+        return self.sampler == "host"
+
+    def require(self, precision):
+        """Raise Refused for what no checkpoint can be sampled under."""
+        if self.by_host:
+            if self.grid != "host":
+                raise Refused(f"--grid is '{self.grid}'; --sampler host has a grid of its own")
+            return
+        samplers.find(self.sampler)
+        if self.nucleus != 1:
+            raise Refused(
+                f"--nucleus is {self.nucleus}; --sampler {self.sampler} draws from all tokens: 1.0"
+            )
+        if precision != "float64":
+            raise Refused(
+                f"--precision is '{precision}'; --sampler {self.sampler} draws in float64"
+            )
+        if self.grid != "auto":
+            grids.times(self.grid, self.steps)
+
+
+def trained_for(algo):
+    """(sampler, grid) that a student was trained for, as the section ``algo`` of its configuration
+    says; the host's where it says nothing."""
+    found = algo.get("sampler", "ancestral"), algo.get("grid", "host")
+    return HOST if found == ("ancestral", "host") else found
+
 
 @dataclass
 class Subject:
-    """A checkpoint to sample: its role in the report, its path, the algorithm that made
-    it, its hash, and what its texts and statistics are made with.
+    """A checkpoint to sample: its role in the report, its path, the algorithm that made it, its
+    hash, what its texts and statistics are made with, and (sampler, grid) that it was trained for.
 
     A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
-    (draw(size) -> tokens (size, L), a list that grows with each network evaluation); and
-    ``held_out()``, the validation tokens (N, L) of its own data.
+    (draw(size) -> tokens (size, L), a list that grows with each network evaluation);
+    ``held_out()``, the validation tokens (N, L) of its own data; and ``core(setting)``, the core's
+    process for its family and the network as a ``Tempered``.
     """
 
     role: str
@@ -41,16 +83,55 @@ class Subject:
     vocab_size: int
     length: int
     data: dict
+    trained_for: tuple = field(default=HOST, kw_only=True)
 
+    def require(self, setting, precision):
+        """Raise Refused for a setting that this checkpoint cannot be sampled under."""
+        setting.require(precision)
 
-def by_core(process, student, setting, length):
-    """What a subject's ``sampler`` gives, by one of ``SAMPLERS``; student is a ``Tempered``."""
-    sample = SAMPLERS[setting.sampler]
+    def by_core(self, setting):
+        """What ``sampler`` gives, by a sampler of the core. draw takes the random numbers of its
+        texts, too (``draws.of_texts``)."""
+        process, student = self.core(setting)
+        sample, times_K = samplers.find(setting.sampler), self.times(setting)
 
-    times_K = grids.times(setting.grid, setting.steps)
+        def draw(size, uniforms=rows.uniforms):
+            start = blank(student, (size, self.length))
+            numbered = replace(process, uniforms=uniforms)
+            return sample(numbered, student, *start, times_K, setting.noise_removal)
 
-    def draw(size):
-        start = blank(student, (size, length))
-        return sample(process, student, *start, times_K, setting.noise_removal)
+        return draw, student.calls
 
-    return draw, student.calls
+    def times(self, setting):
+        """The times (steps + 1,) at which a sampler of the core evaluates the network."""
+        if setting.grid != "auto":
+            return grids.times(setting.grid, setting.steps)
+        key = f"{setting.sampler} {setting.steps}"
+        if key not in self._found:
+            self._found[key] = self._find_times(setting)
+            if self._beside:
+                content = {"checkpoint_sha256": self.sha256, "times": self._found}
+                write_whole(self._beside, (json.dumps(content, indent=1) + "\n").encode())
+        return torch.tensor(self._found[key], dtype=torch.float64)
+
+    def _find_times(self, setting):
+        process, student = self.core(replace(setting, temperature=1.0))
+        process = replace(process, uniforms=draws.of_texts(0, 0, PATHS))
+        start = blank(student, (PATHS, self.length))
+        return auto.times(process, student, *start, setting.sampler, setting.steps).tolist()
+
+    @property
+    def _beside(self):
+        """The file of the times that were found, beside a checkpoint in a folder of the user's."""
+        folder = os.path.dirname(os.path.abspath(self.path))
+        writable = os.path.exists(self.path) and os.access(folder, os.W_OK)
+        return f"{self.path.rstrip('/')}.times.json" if writable else None
+
+    @functools.cached_property
+    def _found(self):
+        """{sampler and steps: times}: found in this process, or before for the same weights."""
+        if not (self._beside and os.path.exists(self._beside)):
+            return {}
+        with open(self._beside) as file:
+            kept = json.load(file)
+        return kept["times"] if kept["checkpoint_sha256"] == self.sha256 else {}

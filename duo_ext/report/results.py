@@ -38,7 +38,8 @@ class Row:
     steps: int
     evaluations: int  # of the network, for a sample
     sampler: str  # "host" or a name of core.samplers
-    grid: str  # of times, as core.samplers.grids reads it
+    grid: str  # of times, as core.samplers.grids reads it, or "auto"
+    times: list[float] | None  # at which a sampler of the core evaluates the network
     predictor: str  # the host's
     noise_removal: str  # the last step
     temperature: float

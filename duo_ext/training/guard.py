@@ -84,9 +84,9 @@ class Watch:
     """Samples the student of a running distillation, and asks the guard.
 
     ``settings`` are a configuration's algo.guard; ``sampler(steps, teacher)`` is a context that
-    gives draw(size) -> tokens (size, L) of the EMA student, or of the teacher. ``ranks`` are the
-    processes of the run: they share texts and scores, which are the same for any number of them,
-    and the first one measures and decides for all. ``took`` are the seconds of the last
+    gives draw(size, uniforms) -> tokens (size, L) of the EMA student, or of the teacher. ``ranks``
+    are the processes of the run: they share texts and scores, which are the same for any number of
+    them, and the first one measures and decides for all. ``took`` are the seconds of the last
     measurement: of a network evaluation, of scoring the texts.
     """
 
@@ -154,8 +154,8 @@ class Watch:
         return Bar(desc=name, total=texts, unit="text", leave=False, disable=not self.ranks.first)
 
     def _measure(self, bar, steps, teacher=False):
-        def batch(size):
-            tokens_BL = draw(size)
+        def batch(size, uniforms):
+            tokens_BL = draw(size, uniforms)
             bar.update(min(size * self.ranks.world, bar.total - bar.n))  # the others draw as well
             return tokens_BL
 

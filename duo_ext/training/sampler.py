@@ -2,18 +2,19 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.process import Sampled
-from duo_ext.core.samplers import SAMPLERS, blank, grids
+from duo_ext.core.samplers import blank, grids
 
 
 @dataclass(frozen=True)
 class Sampler:
     """The ``sampler`` of a ``guard.Watch``: called with (steps, whether the teacher draws), it is a
-    context that gives draw(size) -> tokens (size, L).
+    context that gives draw(size, uniforms) -> tokens (size, L), of ``draws.of_texts``.
 
     A host's own sampler has the same law, and forms several float64 (B, L, V) where this one forms
     none.
@@ -33,13 +34,13 @@ class Sampler:
         precision, _ = PRECISIONS[self.precision]
         with self.network(teacher) as network:
             drawn = Tempered(network, self.time_conditioning, precision=precision)
-
             plain = "ancestral", "host"
             name, grid = plain if teacher else (self.sampler, self.grid)
-            sample, times_K = SAMPLERS[name], grids.times(grid, steps)
+            sample, times_K = samplers.find(name), grids.times(grid, steps)
 
-            def draw(size):
+            def draw(size, uniforms):
                 start = blank(drawn, (size, self.length))
-                return sample(self.process, drawn, *start, times_K, self.noise_removal)
+                process = replace(self.process, uniforms=uniforms)
+                return sample(process, drawn, *start, times_K, self.noise_removal)
 
             yield draw

@@ -116,8 +116,9 @@ def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tm
 def test_samples_and_the_bound_of_a_student(run, student, tmp_path):
     sampling = ("mode=sample", f"checkpoint={student}", "sampling.steps=3.0")
     ends = ("sampling.samples=10", "sampling.prefix=we", "sampling.suffix=end")
-    for predictor in ("analytic", "euler"):
-        run(tmp_path, *sampling, *ends, f"sampling.predictor={predictor}")
+    by_core = "algo=idlm", "teacher=none", "algo.sampler=spread", "algo.grid=linear"
+    for own in (("sampling.predictor=analytic",), ("sampling.predictor=euler",), by_core):
+        run(tmp_path, *sampling, *ends, *own)
         texts = json.loads((tmp_path / "samples" / "samples.json").read_text())["texts"]
         assert len(texts) == 10
         assert all(text.startswith("we") and text.endswith("end") for text in texts)

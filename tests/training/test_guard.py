@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -192,7 +193,12 @@ def watch(toy):
     @contextlib.contextmanager
     def drawing(steps, teacher):
         times_K = grids.times("host", steps)
-        yield lambda size: ancestral.sample(process, network, *blank(network, (size, L)), times_K)
+
+        def draw(size, uniforms):
+            own, start = replace(process, uniforms=uniforms), blank(network, (size, L))
+            return ancestral.sample(own, network, *start, times_K)
+
+        yield draw
 
     def make(ranks=ALONE):
         seen = []

@@ -12,7 +12,10 @@ import functools
 
 import torch
 
-from duo_ext.core.samplers import ancestral, confidence, renoise, spread
+from duo_ext import Refused
+from duo_ext.core.samplers import ancestral, confidence, grids, renoise, spread
+
+__all__ = ["SAMPLERS", "blank", "find", "grids"]
 
 SAMPLERS = {
     "ancestral": ancestral.sample,
@@ -22,6 +25,21 @@ SAMPLERS = {
     "margin": functools.partial(confidence.sample, confidence.margin),
     "renoise": renoise.sample,
 }
+TEMPERED = ("confidence", "entropy", "margin")  # these may have a temperature behind their name
+WANTED = f"{', '.join(SAMPLERS)}; {', '.join(TEMPERED)} may have a temperature: confidence:0.5"
+
+
+def find(name):
+    """The sampler of a name; raises Refused where there is none."""
+    kind, colon, temperature = name.partition(":")
+    if kind not in SAMPLERS or (colon and kind not in TEMPERED):
+        raise Refused(f"the sampler is '{name}'; it must be one of {WANTED}")
+    if not colon:
+        return SAMPLERS[kind]
+    try:
+        return functools.partial(SAMPLERS[kind], temperature=float(temperature))
+    except ValueError:
+        raise Refused(f"the sampler is '{name}'; its temperature must be a number") from None
 
 
 def blank(student, shape):

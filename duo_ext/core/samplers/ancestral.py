@@ -18,13 +18,13 @@ def independent(alpha_t):
 
 
 def sample(
-    process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", uniforms=independent
+    process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", changes=independent
 ):
-    """Tokens (B, L) by the process's own steps. ``uniforms(alpha_t)`` (B, L) decide which positions
+    """Tokens (B, L) by the process's own steps. ``changes(alpha_t)`` (B, L) decide which positions
     change in a step (``Sampled.reverse``), by default each by itself."""
 
     def step(z_BL, alpha_t, alpha_s):
-        return process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, uniforms(alpha_t))
+        return process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes(alpha_t))
 
     return walk(step, process, student, x0_BL, given_BL, times_K, noise_removal)
 
@@ -44,13 +44,13 @@ def walk(step, process, student, x0_BL, given_BL, times_K, noise_removal):
     return z_BL
 
 
-def descend(process, student, z_BL, alphas, given_BL, steps_B, uniforms=independent):
+def descend(process, student, z_BL, alphas, given_BL, steps_B, changes=independent):
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)
         if not len(going):  # a network need not take a batch of nothing
             break
-        changes_BL = uniforms(alpha_t)
+        changes_BL = changes(alpha_t)
         z_BL[going] = process.reverse(
             student,
             z_BL[going],

@@ -10,10 +10,12 @@ from duo_ext import Refused
 from duo_ext.core import rows
 from duo_ext.core.samplers import ancestral
 
+TIE = 1e-4  # nats: networks round by less, and all masks of an empty text are as sure as each other
+
 
 def probability(p_RV, token_R):
-    """Of the token drawn."""
-    return p_RV.gather(-1, token_R[:, None])[:, 0]
+    """The logarithm of the token's, in nats."""
+    return p_RV.gather(-1, token_R[:, None])[:, 0].log()
 
 
 def entropy(p_RV, token_R):
@@ -26,10 +28,13 @@ def margin(p_RV, token_R):
     return p_RV.topk(2).values.diff().neg()[:, 0]
 
 
-def sample(score, process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+def sample(
+    score, process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", temperature=0.0
+):
     """Tokens (B, L); score(probabilities (R, V), tokens (R,)) -> (R,), the highest first.
 
-    Raises Refused for a process without masks.
+    A step to alpha_s adds Gumbel noise to the scores, of the scale temperature (1 - alpha_s). Where
+    the scores are equal, to TIE, chance decides. Raises Refused for a process without masks.
     """
     if not process.changes_once:
         raise Refused("a sampler that fills the surest masks first needs a process that has masks")
@@ -39,6 +44,10 @@ def sample(score, process, student, x0_BL, given_BL, times_K, noise_removal="anc
         masked_BL = z_BL == process.mask_index
         left_B = (free_B * (1 - alpha_s)).round().long()
         filled_BL, score_BL = _filled(score, process, student, z_BL, masked_BL, alpha_t)
+        u_BL = process.uniforms(z_BL.shape, z_BL.device)
+        gumbel_BL = -(-u_BL.log()).log()
+        score_BL = ((score_BL / TIE).round() + u_BL) * TIE
+        score_BL = score_BL + temperature * (1 - alpha_s) * gumbel_BL
         rank_BL = score_BL.argsort(1, descending=True).argsort(1)
         chosen_BL = masked_BL & (rank_BL < (masked_BL.sum(1) - left_B)[:, None])
         return torch.where(chosen_BL, filled_BL, z_BL)
@@ -54,7 +63,7 @@ def _filled(score, process, student, z_BL, masked_BL, alpha_t):
         token = rows.sample_tokens(p, u)
         return torch.stack([token.double(), score(p, token).double()], -1)
 
-    u_BL = rows.uniforms(z_BL.shape, z_BL.device)
+    u_BL = process.uniforms(z_BL.shape, z_BL.device)
     drawn_BL2 = torch.stack([z_BL.double(), torch.full_like(u_BL, -torch.inf)], -1)
     rows.fill(student, z_BL, masked_BL, alpha_t, choose, u_BL, into=drawn_BL2)
     return drawn_BL2[..., 0].long(), drawn_BL2[..., 1]

@@ -20,29 +20,29 @@ from duo_ext.core.samplers import ancestral
 def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
-    changes = uniforms(process, given_BL)
-    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
+    found = changes(process, given_BL)
+    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, found)
 
 
-def uniforms(process, given_BL):
+def changes(process, given_BL):
     """What ``ancestral.sample`` takes: the numbers (B, L) that decide the changes of a step, a
     function of its alpha_t."""
     if not process.changes_once:
-        return lambda alpha_t: low_discrepancy(given_BL)
-    rank_BL = low_discrepancy(given_BL)  # a position is revealed where alpha passes its rank
-    return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)
+        return lambda alpha_t: low_discrepancy(given_BL, process.uniforms)
+    rank_BL = low_discrepancy(given_BL, process.uniforms)
+    return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)  # revealed where alpha passes it
 
 
-def low_discrepancy(given_BL):
+def low_discrepancy(given_BL, uniforms=rows.uniforms):
     """Numbers (B, L) in [0, 1), float64: van der Corput's sequence over the positions that are not
     given, from a random place in it for each text, and a jitter below its resolution."""
     B, L = given_BL.shape
     device = given_BL.device
     resolution = 2 ** max(1, (L - 1).bit_length())
     place_BL = ((~given_BL).cumsum(1) - 1).clamp(min=0)
-    shift_B1 = torch.randint(resolution, (B, 1), device=device)
+    shift_B1 = (uniforms((B, 1), device) * resolution).long()
     corput_BL = reversed_bits(resolution, device)[(place_BL + shift_B1) % resolution]
-    return (corput_BL + rows.uniforms((B, L), device)) / resolution
+    return (corput_BL + uniforms((B, L), device)) / resolution
 
 
 def reversed_bits(n, device):

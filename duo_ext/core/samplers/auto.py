@@ -1,0 +1,91 @@
+"""Times found for a network: the grid with the least bound on what a step's independence costs.
+
+A step from time i to time j draws each position by the network's output at i. Finer steps would ask
+the network again on the way. The law of the finer steps' path is further from the coarse step's by
+
+    C_ij = sum over fine steps k of [i, j) of E KL(q_k(. | z_k, f(z_k)) || q_k(. | z_k, f(z_i)))
+
+nats, summed over the positions, with q_k the process's fine step and z the fine sampler's path: a
+step's own law composes over finer steps of the same f. A sum of C over the steps of a grid bounds
+the KL divergence that the grid adds between the texts' laws (arXiv 2410.07761); no judge is asked.
+The grid of the least sum is found exactly, by dynamic programming over the fine times.
+"""
+
+import itertools
+
+import torch
+
+from duo_ext.core import rows
+from duo_ext.core.samplers import ancestral, spread
+
+FINE = 48  # times that a grid is chosen from: (1 - k / FINE) ** 2
+MEMORY = 2**27  # logits that are kept
+
+
+@torch.no_grad()
+def costs(process, student, x0_BL, given_BL, spread_changes, fine=FINE):
+    """(fine times (M,), C (M, M + 1)) by the paths of B texts; index M is clean data.
+
+    Positions of each text are taken at random, as many as memory allows, and stand for all.
+    """
+    device, B = x0_BL.device, len(x0_BL)
+    times_M = (1 - torch.arange(fine, dtype=torch.float64, device=device) / fine) ** 2
+    alphas = torch.cat([process.schedule(times_M)[0], times_M.new_ones(1)])
+    places_BP = _places(process, given_BL, MEMORY // (fine * student.vocab_size * B))
+    changes = spread.changes(process, given_BL) if spread_changes else ancestral.independent
+    z_BL, logits, states = process.prior(x0_BL, given_BL), [], []
+    for alpha_t, alpha_s in itertools.pairwise(alphas):
+        head = rows.Head.of(student, z_BL, alpha_t.expand(B))
+        logits.append(head.network.head(head.at(places_BP.flatten()).features).float())
+        states.append(z_BL.flatten()[places_BP.flatten()])
+        z_BL = process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes(alpha_t))
+    found = torch.full((fine, fine + 1), torch.inf, dtype=torch.float64)
+    free = (~given_BL).sum().item() / places_BP.numel() / B
+    for i in range(fine):
+        found[i, i + 1 :] = (
+            torch.stack(
+                [
+                    _added(process, logits[k], logits[i], states[k], alphas[k : k + 2])
+                    for k in range(i, fine)
+                ]
+            )
+            .cumsum(0)
+            .cpu()
+            * free
+        )
+    return times_M, found
+
+
+def _places(process, given_BL, most):
+    """Places (B, P) in the flattened (B L): of each text's positions that are not given, at most
+    ``most`` at random."""
+    B, L = given_BL.shape
+    order_BL = (process.uniforms(given_BL.shape, given_BL.device) + given_BL).argsort(1)
+    count = max(1, min(most, (~given_BL).sum(1).min().item()))
+    return order_BL[:, :count] + L * torch.arange(B, device=given_BL.device)[:, None]
+
+
+def _added(process, own_RV, held_RV, z_R, alphas):
+    """KL of a fine step by its own output from that by an output that is held, summed over rows."""
+    p, q = (process.law(logits.double(), z_R, *alphas) for logits in (own_RV, held_RV))
+    return torch.where(p > 0, p * (p / q).log(), 0.0).sum()
+
+
+def least(found, evaluations):
+    """The places (evaluations,) of the grid with the least sum of C (M, M + 1), the first 0."""
+    M, before = len(found), []
+    best = torch.full((M + 1,), torch.inf, dtype=torch.float64)
+    best[0] = 0.0
+    for _ in range(evaluations):
+        best, chosen = (best[:-1, None] + found).min(0)
+        before.append(chosen)
+    places = [M]
+    for chosen in reversed(before):
+        places.append(chosen[places[-1]].item())
+    return places[:0:-1]
+
+
+def times(process, student, x0_BL, given_BL, sampler, steps):
+    """The times (steps + 1,) with the least sum, found by the paths of B texts."""
+    times_M, found = costs(process, student, x0_BL, given_BL, sampler == "spread")
+    return times_M[least(found, steps + 1)].cpu()
