@@ -23,7 +23,7 @@ from duo_ext.data import corpus
 from duo_ext.files import is_url, located, write_whole
 from duo_ext.hosting import trees
 from duo_ext.machine import hardware
-from duo_ext.measuring import batches, draws, metrics
+from duo_ext.measuring import batches, draws, metrics, words
 from duo_ext.measuring.ceiling import Ceiling
 from duo_ext.measuring.judge import Judge
 from duo_ext.measuring.subject import HOST, Setting
@@ -124,21 +124,27 @@ def _joined(tokens, evaluations, seconds):
 
 
 class HeldOut:
-    """The validation text of a model's own data, what samples are compared with: its statistics,
-    and the judge's ``scores`` of ``count`` texts of it."""
+    """A model's own data, what samples are compared with: statistics of its validation text, the
+    judge's ``scores`` of ``count`` texts of it, and the words of its training text."""
 
     def __init__(self, subject, judge, count, ranks=ALONE):
         tokens_NL = ranks.in_turn(subject.held_out)
         self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
         spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
         self.scores = judge.score(subject.tokenizer.batch_decode(tokens_NL[spread]), ranks)
+        self.words = words.known_of(str(subject.data.train))
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
 
-    def compare(self, tokens_NL, scores, seed):
+    def compare(self, tokens_NL, texts, scores, seed):
         """The numbers of a row of results.json."""
-        mauve = metrics.mauve(scores.features_ND, self.scores.features_ND, seed)
-        return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
+        features = scores.features_ND, self.scores.features_ND
+        return {
+            **metrics.measure(tokens_NL, scores, self.reference, seed),
+            "mauve": metrics.mauve(*features, seed),
+            "energy": metrics.energy(*features),
+            **words.measure(texts, self.words),
+        }
 
 
 def evaluate(side, tree, options, ranks=ALONE):
@@ -175,7 +181,7 @@ def evaluate(side, tree, options, ranks=ALONE):
         scores = judge.score(texts, ranks)
         if not ranks.first:
             continue
-        measured = held_out[_data(subject)].compare(tokens_NL, scores, options.seed)
+        measured = held_out[_data(subject)].compare(tokens_NL, texts, scores, options.seed)
         sampled = _sampled(subject, setting, options, evaluations, seconds)
         row = Row(name=name, host=tree.name, **sampled, **measured)
         rows.append(asdict(row))

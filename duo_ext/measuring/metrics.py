@@ -53,6 +53,16 @@ def mauve(features_ND: np.ndarray, reference_MD: np.ndarray, seed: int) -> float
     return float(found.mauve)
 
 
+def energy(features_ND: np.ndarray, reference_MD: np.ndarray) -> float:
+    """Energy distance of samples from reference texts, by the judge's features: as a share of twice
+    the mean distance between the two, 0 for equal laws, at most 1; unbiased but for that division.
+    """
+    x, y = (torch.as_tensor(part).double() for part in (features_ND, reference_MD))
+    across = torch.cdist(x, y).mean()
+    inside = [torch.cdist(part, part).sum() / (len(part) * (len(part) - 1)) for part in (x, y)]
+    return float((2 * across - sum(inside)) / (2 * across))
+
+
 def sample_entropy(tokens_NL) -> float:
     """Mean over the samples of the entropy (nats) of a sample's own token histogram, as in Duo."""
     entropies = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from duo_ext import Refused
-from duo_ext.report.results import MEASURED, MODELS, PEERS, SAMPLER, SETTINGS, finite
+from duo_ext.report.results import MEASURED, MODELS, OTHERS, PEERS, SAMPLER, SETTINGS, finite
 
 
 def seeds_joined(rows: list[dict]) -> list[dict]:
@@ -28,7 +28,7 @@ def seeds_joined(rows: list[dict]) -> list[dict]:
 
 
 def _joined(rows: list[dict]) -> dict:
-    columns = {key: [row.get(key) for row in rows] for key in (*MEASURED, "mauve")}
+    columns = {key: [row.get(key) for row in rows] for key in (*MEASURED, *OTHERS)}
     means = {key: None if None in row else float(np.mean(row)) for key, row in columns.items()}
     means["genppl_low"] = float(np.min(columns["genppl_low"]))
     means["genppl_high"] = float(np.max(columns["genppl_high"]))
@@ -45,16 +45,27 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     One dict a student row: name, sampler, predictor, noise_removal, precision, seed, steps, the
     largest S by both rules (None where there is none), ``strict_ratio``, ``within_interval_ratio``
     = S / steps, and ``strict_speedup``, ``within_interval_speedup``: the teacher's seconds / the
-    student's.
+    student's. Where a sampler of the core draws from the student, one more against the teacher
+    under the host's: ``plain`` is true.
     """
     rules = {
         "strict": lambda student, teacher: student["genppl"] <= teacher["genppl"],
         "within_interval": lambda student, teacher: student["genppl_low"] <= teacher["genppl_high"],
     }
     found = []
-    for student in plain(results["rows"], "student"):
-        peers = [row for row in plain(results["rows"], "teacher") if _same(row, student, PEERS)]
+    teachers = plain(results["rows"], "teacher")
+    pairs = [
+        (student, [row for row in teachers if _same(row, student, PEERS)], False)
+        for student in plain(results["rows"], "student")
+    ]
+    pairs += [
+        (student, peers, True)
+        for student, _, _ in pairs
+        if student["sampler"] != "host" and (peers := _under_the_host(teachers, student))
+    ]
+    for student, peers, by_host in pairs:
         entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps")}
+        entry["plain"] = by_host
         for name, matches in rules.items():
             steps = _largest_steps(student, peers, matches, entropy_tolerance)
             entry[name] = steps
@@ -63,6 +74,12 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
             entry[f"{name}_speedup"] = steps and float(np.mean(seconds)) / student["seconds"]
         found.append(entry)
     return found
+
+
+def _under_the_host(teachers: list[dict], student: dict) -> list[dict]:
+    """The rows of a student's teacher that the host drew by its plain sampler."""
+    keys = ("family", "noise_removal", "precision")
+    return [row for row in teachers if row["sampler"] == "host" and _same(row, student, keys)]
 
 
 def _largest_steps(student: dict, teachers: list[dict], matches: Callable, tolerance: float):

@@ -16,6 +16,7 @@ SETTINGS = ("sampler", "grid", "predictor", "noise_removal", "temperature", "nuc
 SETTINGS += ("samples", "seed")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 MEASURED = (*METRICS, "seconds")
+OTHERS = ("mauve", "energy", "word_length", "known_words", "known_long_words")  # rows may lack them
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 ROW_KEYS -= {"sampler", "grid"}  # of rows from before there was a choice: the host's
 WORDS = ("name", "algo", "sampler", "grid", "predictor", "noise_removal", "precision")
@@ -61,6 +62,10 @@ class Row:
     distinct_3: float
     distinct_4: float
     mauve: float | None  # None where mauve-text is not installed
+    energy: float  # distance from the held-out text by the judge's features, 0 to 1
+    word_length: float  # mean, in letters
+    known_words: float | None  # share that the training text has; None where it is no folder
+    known_long_words: float | None  # of words of four letters and more
 
 
 def load(folder: str) -> dict:
@@ -138,7 +143,7 @@ def _check_row(row: dict, named: str) -> None:
     for key in ("steps", "temperature", "nucleus", "evaluations", "samples"):
         if not _is_number(row[key]):
             raise Refused(f"{named} has {key} {row[key]!r}; wanted: a positive number")
-    for key in (*MEASURED, "mauve", "seed"):
+    for key in (*MEASURED, *OTHERS, "seed"):
         positive = key.startswith("genppl") or key == "seconds"
         if not _is_number(row.get(key), positive, or_null=key != "seed"):
             wanted = "a positive number" if positive else "a number"

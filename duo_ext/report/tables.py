@@ -20,6 +20,10 @@ NUMBERS = {
     "unigram_kl": ("unigram KL", ".4f"),
     "bigram_tv": ("bigram TV", ".3f"),
     "mauve": ("MAUVE", ".3f"),
+    "energy": ("energy distance", ".4f"),
+    "known_words": ("known words", ".3f"),
+    "known_long_words": ("known long words", ".3f"),
+    "word_length": ("word length", ".2f"),
     "seconds": ("seconds", ".1f"),
 }
 
@@ -99,13 +103,14 @@ def _step_list(results: dict, entropy_tolerance: float = 0.02) -> str:
     lines = [
         f"Teacher steps that the student matches (GenPPL no higher, entropy within "
         f"{entropy_tolerance:.0%} of the teacher's), as multiples of its own. In brackets: by "
-        "overlap of the 95 % intervals.",
+        "overlap of the 95 % intervals. The plain teacher is the one under the host's sampler.",
         "",
     ]
     for entry in step_reduction(results, entropy_tolerance):
         strict, loose = (_matched(entry, rule) for rule in ("strict", "within_interval"))
         name = told_apart(entry, results["rows"])
-        lines.append(f"- {name}, steps {entry['steps']}: {strict} [{loose}]")
+        of = " of the plain teacher" if entry["plain"] else ""
+        lines.append(f"- {name}, steps {entry['steps']}: {strict}{of} [{loose}]")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 

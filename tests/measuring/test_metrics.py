@@ -20,6 +20,7 @@ from duo_ext.measuring.metrics import (
     Reference,
     bigram_tv,
     distinct_n,
+    energy,
     first_blocks,
     gen_ppl,
     mauve,
@@ -175,3 +176,19 @@ def test_the_first_blocks_of_a_large_text_are_enough():
     assert first_blocks(parts, most=80)[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
     assert next(parts)[0, 0] == 3
     assert len(first_blocks([torch.zeros(3, 8)], most=80)) == 3
+
+
+def test_energy_is_0_for_the_same_law_and_near_1_far_away():
+    draw = np.random.default_rng(0)
+    same, again = draw.normal(size=(2, 400, 8))
+    assert energy(same, again) == pytest.approx(0, abs=0.003)
+    shifted = [energy(same + shift, again) for shift in (0.1, 0.5, 100)]
+    assert 0.003 < shifted[1] < shifted[2] < 1 and shifted[0] < shifted[1]
+    assert shifted[2] > 0.95
+
+
+def test_energy_by_hand():
+    """Points 0, 2 and 1, 1: across 1, inside 2 and 0."""
+    x, y = np.array([[0.0], [2.0]]), np.array([[1.0], [1.0]])
+    assert energy(x, y) == pytest.approx((2 * 1 - 2 - 0) / 2)
+    assert energy(x, y + 2) == pytest.approx((2 * 2 - 2 - 0) / 4)

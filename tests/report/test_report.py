@@ -173,10 +173,13 @@ def test_rows_from_before_there_were_two_samplers_are_the_hosts(tmp_path):
 
 def test_samplers_are_compared_with_themselves_and_told_apart():
     rows = (row("teacher", 4, 100.0), row("teacher", 4, 70.0, sampler="ancestral"))
-    for sampler, wanted in (("host", 4), ("ancestral", None)):
+    for sampler, wanted in (("host", [(4, False)]), ("ancestral", [(None, False), (4, True)])):
         student = row("student", 2, 82.0, sampler=sampler)
-        (entry,) = compare.step_reduction(results(*rows, student))
-        assert (entry["sampler"], entry["strict"]) == (sampler, wanted)
+        found = compare.step_reduction(results(*rows, student))
+        assert [(entry["strict"], entry["plain"]) for entry in found] == wanted
+        assert {entry["sampler"] for entry in found} == {sampler}
+    assert "- idlm_mdlm, ancestral, steps 2: 4 = 2x, " in tables.page(results(*rows, student))
+    assert "x the seconds of the plain teacher [4 = 2x" in tables.page(results(*rows, student))
     head, _, titles, *_ = tables.table(results(*rows)).splitlines()
     assert "sampler" not in head and "| sampler |" in titles
 
@@ -194,7 +197,7 @@ def test_step_reduction_by_hand():
         "noise_removal": "ancestral", "precision": "float64", "seed": 1, "steps": 2,
         "strict": 4, "strict_ratio": 2.0,
         "within_interval": 8, "within_interval_ratio": 4.0,
-        "strict_speedup": 2.0, "within_interval_speedup": 4.0,
+        "strict_speedup": 2.0, "within_interval_speedup": 4.0, "plain": False,
     }  # fmt: skip
     assert (second["steps"], second["strict"], second["strict_ratio"]) == (4, 16, 4.0)
 
