@@ -21,10 +21,10 @@ def of(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def length(samples: list[str]) -> float:
-    """The mean number of letters of the samples' words; nan where they have none."""
+def length(samples: list[str]) -> float | None:
+    """The mean number of letters of the samples' words; None where they have none."""
     counts = [len(word) for text in samples for word in of(text)[1:-1]]
-    return float(np.mean(counts)) if counts else float("nan")
+    return float(np.mean(counts)) if counts else None
 
 
 def known_of(folder: str) -> set[str] | None:

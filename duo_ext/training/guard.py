@@ -1,20 +1,21 @@
 """The entropy guard: which student of a distillation is kept, and when the distillation stops.
 
 Distilled too long a student trades diversity for likelihood: GenPPL goes on falling while the
-entropy collapses. So the guard keeps the student with the lowest GenPPL among those whose samples
-stay near the teacher's entropy and the data's unigram distribution.
+entropy collapses, or its words become short ones. So the guard keeps the student with the lowest
+GenPPL among those whose samples stay near the teacher's entropy and length of words, and near the
+data's unigram distribution.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import tqdm
 
 from duo_ext.files import write_whole
-from duo_ext.measuring import draws, metrics
+from duo_ext.measuring import draws, metrics, words
 from duo_ext.measuring.judge import Judge
 from duo_ext.ranks import ALONE, Ranks
 from duo_ext.training.progress import Bar
@@ -22,10 +23,12 @@ from duo_ext.training.progress import Bar
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest relative distance from the teacher's entropy, largest unigram KL (nats), patience."""
+    """Largest relative distances from the teacher's entropy and mean length of words, largest
+    unigram KL (nats), patience."""
 
     entropy: float = 0.02
     unigram_kl: float = 0.02
+    word_length: float = 0.05
     patience: int = 3
 
 
@@ -59,9 +62,18 @@ class Guard:
         return len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
 
     def _inside(self, row):
-        entropy = self.teacher["entropy"]
-        near = abs(row["entropy"] - entropy) <= self.bounds.entropy * entropy
+        near = all(
+            self._near(row, key, getattr(self.bounds, key)) for key in ("entropy", "word_length")
+        )
         return near and row["unigram_kl"] <= self.bounds.unigram_kl
+
+    def _near(self, row, key, bound):
+        """Whether a number is near the teacher's. A text without words has no length of them, and
+        looks of earlier versions say nothing of it."""
+        wanted = self.teacher.get(key)
+        if wanted is None:
+            return True
+        return row[key] is not None and abs(row[key] - wanted) <= bound * wanted
 
     @property
     def kept(self):
@@ -102,7 +114,7 @@ class Watch:
 
     def begin(self, saved=None):
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
-        bounds = Bounds(self.settings.entropy, self.settings.unigram_kl, self.settings.patience)
+        bounds = Bounds(**{field.name: self.settings[field.name] for field in fields(Bounds)})
         if not saved:
             steps = self.settings.teacher_steps
             with self._bar(f"the teacher at {steps} steps", 1) as bar:
@@ -165,9 +177,13 @@ class Watch:
                 batch, self.settings.samples, self.batch_size, self.seed, self.ranks
             )
         drawn = time.perf_counter()
-        scores = self.judge.score(self.decode(tokens_NL), self.ranks)
+        texts = self.decode(tokens_NL)
+        scores = self.judge.score(texts, self.ranks)
         measured = self.ranks.agree(
-            lambda: metrics.measure(tokens_NL, scores, self.reference, self.seed)
+            lambda: {
+                **metrics.measure(tokens_NL, scores, self.reference, self.seed),
+                "word_length": words.length(texts),
+            }
         )
         self.took = ((drawn - start) / (steps + 1), time.perf_counter() - drawn)
         return measured
@@ -176,6 +192,11 @@ class Watch:
 def logged(rows, distiller):
     """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
     its gradient rounding leaves (``core.rounding``)."""
-    keys = ("genppl", "entropy", "unigram_kl", "bigram_tv")
-    found = {f"guard/{key}_{steps}": row[key] for steps, row in rows.items() for key in keys}
+    keys = ("genppl", "entropy", "unigram_kl", "bigram_tv", "word_length")
+    found = {
+        f"guard/{key}_{steps}": row[key]
+        for steps, row in rows.items()
+        for key in keys
+        if row[key] is not None
+    }
     return found | {"guard/gradient_cosine": distiller.gradient_cosine()}

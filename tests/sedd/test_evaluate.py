@@ -12,7 +12,12 @@ from duo_ext.weights import pretrained
 from sedd_ext import host, runs
 
 LOOKS = ("algo.guard.every=2", "algo.guard.steps=[2]", "algo.guard.samples=6")
-LOOKS += ("algo.guard.teacher_steps=2", "algo.guard.entropy=9", "algo.guard.unigram_kl=9")
+LOOKS += (
+    "algo.guard.teacher_steps=2",
+    "algo.guard.entropy=9",
+    "algo.guard.unigram_kl=9",
+    "algo.guard.word_length=9",
+)
 
 
 def command(module, *arguments, code=0):

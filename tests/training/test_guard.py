@@ -22,7 +22,7 @@ from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
 from duo_ext.training.guard import Bounds, Guard, Watch
 
-TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001}
+TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001, "word_length": 5.0}
 BOUNDS = Bounds(entropy=0.02, unigram_kl=0.02, patience=3)
 
 
@@ -31,8 +31,9 @@ def guard():
     return Guard(BOUNDS, TEACHER)
 
 
-def row(genppl, entropy=4.0, unigram_kl=0.01):
-    return {"genppl": genppl, "entropy": entropy, "unigram_kl": unigram_kl, "bigram_tv": 0.1}
+def row(genppl, entropy=4.0, unigram_kl=0.01, word_length=4.9):
+    measured = {"genppl": genppl, "entropy": entropy, "unigram_kl": unigram_kl}
+    return {**measured, "bigram_tv": 0.1, "word_length": word_length}
 
 
 OUTSIDE = row(1.0, entropy=3.0)
@@ -67,11 +68,22 @@ def test_what_is_kept_is_the_minimum_of_any_history():
         (row(9, entropy=3.91), False),
         (row(9, unigram_kl=0.0199), True),
         (row(9, unigram_kl=0.0201), False),
+        (row(9, word_length=4.76), True),
+        (row(9, word_length=4.74), False),
+        (row(9, word_length=5.26), False),
+        (row(9, word_length=None), False),
     ],
 )
 def test_the_bounds_are_relative_to_the_teacher_and_hold_on_both_sides(guard, look, inside):
     assert guard.judge(1, {8: look}) == (inside, False)
     assert guard.kept == (1 if inside else None)
+
+
+@pytest.mark.parametrize("without", [{}, {"word_length": None}])
+def test_a_teacher_of_no_words_binds_none(without):
+    teacher = {key: TEACHER[key] for key in ("genppl", "entropy", "unigram_kl")} | without
+    guard = Guard(BOUNDS, teacher)
+    assert guard.judge(1, {8: row(9, word_length=None)}) == (True, False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -123,7 +135,12 @@ def test_the_history_is_written_complete_in_strict_json(guard, tmp_path, place):
         guard.write(path)
     with fsspec.open(path) as file:
         document = json.load(file, parse_constant=pytest.fail)
-    assert document["bounds"] == {"entropy": 0.02, "unigram_kl": 0.02, "patience": 3}
+    assert document["bounds"] == {
+        "entropy": 0.02,
+        "unigram_kl": 0.02,
+        "word_length": 0.05,
+        "patience": 3,
+    }
     assert document["teacher"] == TEACHER and document["kept"] == 20
     assert [entry["pair"] for entry in document["history"]] == [0, 10, 20]
     assert [entry["inside"] for entry in document["history"]] == [True, False, True]
@@ -173,7 +190,7 @@ def test_a_reader_never_sees_half_a_history(guard, tmp_path, monkeypatch):
 V, L = 5, 6
 SETTINGS = OmegaConf.create(
     {"every": 1, "steps": [2, 3], "samples": 7, "teacher_steps": 4, "patience": 1}
-    | {"entropy": 9.0, "unigram_kl": 9.0}
+    | {"entropy": 9.0, "unigram_kl": 9.0, "word_length": 9.0}
 )
 
 

@@ -137,7 +137,12 @@ def test_the_last_two_are_kept_and_blocks_can_be_computed_again(
     every = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
     own += ("model.dropout=0.1", every, "loader.batch_size=4")
     looks = ("algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=4")
-    looks += ("algo.guard.teacher_steps=2", "algo.guard.entropy=9", "algo.guard.unigram_kl=99")
+    looks += (
+        "algo.guard.teacher_steps=2",
+        "algo.guard.entropy=9",
+        "algo.guard.unigram_kl=99",
+        "algo.guard.word_length=9",
+    )
     run(program, *own, *looks, "trainer.max_steps=3", "algo.recompute_blocks=true", out="again")
     run(program, *own, *looks, "trainer.max_steps=4", "algo.recompute_blocks=true", out="again")
     run(program, *own, "trainer.max_steps=4", out="plain")
@@ -327,7 +332,12 @@ def check_two_processes(run, program, own, folder):
 
 
 LOOKS = ("algo.guard.every=1", "algo.guard.steps=[2]", "algo.guard.samples=20")
-LOOKS += ("algo.guard.teacher_steps=3", "algo.guard.entropy=9", "algo.guard.unigram_kl=9")
+LOOKS += (
+    "algo.guard.teacher_steps=3",
+    "algo.guard.entropy=9",
+    "algo.guard.unigram_kl=9",
+    "algo.guard.word_length=9",
+)
 
 
 def test_two_processes_look_as_one_does(run, checkout, weights, algorithm, tmp_path):

@@ -259,7 +259,12 @@ def test_two_processes_look_as_one_does(programs, work, trained, tmp_path):
     """The teacher's texts are the same ones, in the standalone tree too; the second process reads
     the tokens that the first has kept."""
     looks = ("algo.guard.every=2", "algo.guard.steps=[2]", "algo.guard.samples=20")
-    looks += ("algo.guard.teacher_steps=3", "algo.guard.entropy=9", "algo.guard.unigram_kl=9")
+    looks += (
+        "algo.guard.teacher_steps=3",
+        "algo.guard.entropy=9",
+        "algo.guard.unigram_kl=9",
+        "algo.guard.word_length=9",
+    )
     found = {}
     for tree, processes in (("standalone", 1), ("sedd", 1), ("sedd", 2)):
         folder, cache = tmp_path / f"{tree}-{processes}", tmp_path / f"tokens-{tree}-{processes}"
