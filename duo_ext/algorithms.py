@@ -126,9 +126,11 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         settings = self.config.algo
         if trained_for(settings) == HOST:
             return super().generate_samples(num_samples, num_steps=num_steps, **others)
-        student = Tempered(self.backbone, self.time_conditioning)
+        process, nucleus = process_of(self), self.config.sampling.p_nucleus
+        network = self.backbone, self.time_conditioning
+        student = Tempered.of(process, *network, nucleus=nucleus)
         return samplers.find(settings.sampler)(
-            process_of(self),
+            process,
             student,
             *samplers.blank(student, (num_samples, self.num_tokens)),
             samplers.grids.times(settings.grid, num_steps or self.config.sampling.steps),

@@ -69,8 +69,10 @@ class Subject(subject.Subject):
             hook.remove()
 
     def core(self, setting):
-        model = self.model
-        return self.process, Tempered(model.backbone, model.time_conditioning, setting.temperature)
+        network = self.model.backbone, self.model.time_conditioning
+        return self.process, Tempered.of(
+            self.process, *network, setting.temperature, setting.nucleus
+        )
 
     def require(self, setting, precision):
         super().require(setting, precision)

@@ -46,7 +46,7 @@ class Subject(subject.Subject):
 
     def core(self, setting):
         process = self.parts.process(renormalised=setting.predictor == "renormalised")
-        return process, Tempered(self.parts.model, True, setting.temperature)
+        return process, Tempered.of(process, self.parts.model, True, setting.temperature)
 
     def require(self, setting, precision):
         super().require(setting, precision)

@@ -85,7 +85,8 @@ def by_core(parts, project):
     config = parts.config
     sample = samplers.find(config.algo.sampler)
     times_K = samplers.grids.times(config.algo.grid, config.sampling.steps)
-    process, student = parts.process(), Tempered(parts.model, True)
+    process = parts.process()
+    student = Tempered.of(process, parts.model, True)
     removal = noise_removal_of(config)
 
     def draw(size):

@@ -290,7 +290,6 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
 @pytest.mark.parametrize(
     ("setting", "told"),
     {
-        "sampling.p_nucleus=0.9": "sampling.p_nucleus is '0.9'; the guard .* it must be 1",
         "sampling.use_float64=false": "sampling.use_float64 is 'False'; .* it must be True",
         "sampling.predictor=analytic": "sampling.predictor is 'analytic'; .* ancestral or",
     }.items(),

@@ -578,7 +578,6 @@ def error_of(capfd, *arguments):
 
 
 WRONG = {
-    "--sampler spread --nucleus 0.9": "--nucleus is 0.9; --sampler spread draws from all tokens",
     "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral",
     "--sampler host --grid linear": "--grid is linear; --sampler host has a grid of its own: host",
     "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, confidence",

@@ -136,16 +136,39 @@ def _autocast_here(kind):
 
 
 class Tempered(Denoiser):
-    """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
-    each evaluation."""
+    """A denoiser as it is sampled: logits in float64, at a temperature, -inf outside the nucleus.
+    ``mask`` is a token that is no output and has no part in it. ``calls`` grows by one with each
+    evaluation."""
 
-    def __init__(self, backbone, time_conditioning, temperature=1.0, precision=None):
+    def __init__(
+        self,
+        backbone,
+        time_conditioning,
+        temperature=1.0,
+        nucleus=1.0,
+        mask=None,
+        precision=None,
+    ):
         super().__init__(backbone, time_conditioning, precision)
-        self.temperature, self.calls = temperature, []
+        self.temperature, self.nucleus, self.mask, self.calls = temperature, nucleus, mask, []
+
+    @classmethod
+    def of(cls, process, *given, **settings):
+        """As the class itself, for the tokens of a process."""
+        return cls(*given, mask=getattr(process, "mask_index", None), **settings)
 
     def features(self, x, alpha_B):
         self.calls.append(1)
         return super().features(x, alpha_B)
 
     def head(self, features):
-        return super().head(features).double() / self.temperature
+        logits = super().head(features).double() / self.temperature
+        return logits if self.nucleus == 1 else self._in_nucleus(logits)
+
+    def _in_nucleus(self, logits):
+        """-inf outside the smallest set of tokens that has the mass ``nucleus`` or more."""
+        if self.mask is not None:
+            logits[..., self.mask].fill_(-torch.inf)
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= self.nucleus
+        return logits.masked_fill_(outside.scatter(-1, order, outside), -torch.inf)

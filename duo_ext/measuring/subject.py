@@ -45,10 +45,6 @@ class Setting:
                 raise Refused(f"--grid is '{self.grid}'; --sampler host has a grid of its own")
             return
         samplers.find(self.sampler)
-        if self.nucleus != 1:
-            raise Refused(
-                f"--nucleus is {self.nucleus}; --sampler {self.sampler} draws from all tokens: 1.0"
-            )
         if precision != "float64":
             raise Refused(
                 f"--precision is '{precision}'; --sampler {self.sampler} draws in float64"

@@ -26,7 +26,6 @@ def process_of(model):
     process, sampling = model.family.noisings["categorical"](model), model.config.sampling
     for key, values in (
         ("predictor", ("ancestral", "ancestral_cache")),  # one law, and one sampler in the core
-        ("p_nucleus", (1,)),
         ("use_float64", (True,)),
         ("noise_removal", ("ancestral", "greedy", "none")),
     ):
@@ -54,6 +53,7 @@ def make(model):
             noise_removal=config.sampling.noise_removal,
             precision=config.algo.precision,
             time_conditioning=model.time_conditioning,
+            nucleus=config.sampling.p_nucleus,
         ),
         batch_size=batches.of_a_look(model.num_tokens, config.model.hidden_size),
         decode=model.tokenizer.batch_decode,

@@ -28,12 +28,19 @@ class Sampler:
     noise_removal: str  # the last step, as ``core.samplers`` names it
     precision: str  # algo.precision: the student is drawn from as it is trained
     time_conditioning: bool  # whether the network reads the time
+    nucleus: float = 1.0
 
     @contextlib.contextmanager
     def __call__(self, steps, teacher):
         precision, _ = PRECISIONS[self.precision]
         with self.network(teacher) as network:
-            drawn = Tempered(network, self.time_conditioning, precision=precision)
+            drawn = Tempered.of(
+                self.process,
+                network,
+                self.time_conditioning,
+                nucleus=self.nucleus,
+                precision=precision,
+            )
             plain = "ancestral", "host"
             name, grid = plain if teacher else (self.sampler, self.grid)
             sample, times_K = samplers.find(name), grids.times(grid, steps)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from duo_ext.core.networks import Denoiser
+from duo_ext.core.networks import Denoiser, Tempered
 
 
 @pytest.fixture
@@ -47,3 +47,13 @@ def test_hook_is_gone_after_an_error(backbone):
     with pytest.raises(IndexError):
         Denoiser(backbone, True).features(torch.full((1, 16), 99), torch.ones(1))
     assert not backbone.output_layer.linear._forward_pre_hooks
+
+
+def test_a_nucleus_is_the_smallest_set_of_that_mass():
+    """Of the tokens that can be output: the mask, likely as it is, is none."""
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125, 50.0]], dtype=torch.float64).log()
+    for nucleus, kept in ((0.3, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3), (0.9, 4), (1.0, 5)):
+        student = Tempered(torch.nn.Identity(), False, nucleus=nucleus, mask=4)
+        left = student._in_nucleus(logits.clone()) if nucleus < 1 else logits
+        assert left.isfinite().sum() == kept
+        assert torch.equal(left[:, :kept], logits[:, :kept]) or nucleus == 1

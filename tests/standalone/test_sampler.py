@@ -11,6 +11,7 @@ WAYS = {
     "cold": {"temperature": 0.6},
     "none": {"noise_removal": "none"},
     "greedy": {"noise_removal": "greedy"},
+    "nucleus": {"nucleus": 0.6},
 }
 
 
@@ -28,7 +29,7 @@ def subject(build, tiny):
         unused = dict.fromkeys(("role", "path", "algo", "sha256", "tokenizer", "data"))
         return evaluate.Subject(
             **unused, vocab_size=model.vocab_size, length=LENGTH, model=model,
-            constructed=None, process=process,
+            constructed=None, process=process, plain_predictor=PREDICTORS[name],
         )  # fmt: skip
 
     return make

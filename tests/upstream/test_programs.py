@@ -127,6 +127,10 @@ def test_a_student_is_trained_resumed_and_sampled_by_the_hosts_own_program(
     ours = evaluated(checkout, last, precision, tmp_path)
     assert len(theirs) == 16 and ours == theirs
     run(program, "mode=ppl_eval", f"algo={base}", sampler, f"eval.checkpoint_path={last}")
+    sampling = (sampling[0], *own, *sampling[3:], "algo.sampler=spread", "algo.grid=linear")
+    run(program, *sampling, out="spread")
+    spread = json.loads((tmp_path / "samples.json").read_text())["generated_seqs"]
+    assert len(spread) == 16 and spread != theirs
 
 
 def test_the_last_two_are_kept_and_blocks_can_be_computed_again(
@@ -196,6 +200,46 @@ DRAWN = """if True:
     base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
     evaluation.sample([(subject, Setting(3))], options)[0]
     print(*drawn)
+"""
+
+
+def test_psi_is_mains_own_sampler_by_its_name(checkout, weights, text):
+    """With ReMDM's kappas, for MDLM and Duo; ch-1 has none."""
+    for algorithm, base in (("idlm_mdlm", "mdlm"), ("idlm", "duo_base")):
+        path = weights(algorithm).partition("=")[2]
+        settings = [word for word in (*TINY, *text) if "machine" not in word]
+        settings += [f"algo={base}", "--samples", "4", "--steps", "3", "--seed", "1"]
+        if checkout.name == "duo main":
+            settings += [
+                "sampling.psi.middle_mode=max-rescale-0.5",
+                "sampling.psi.low_mode=pure-pc",
+            ]
+        found = {}
+        for predictor in ("ancestral", "psi"):
+            command = [sys.executable, "-c", TEXTS, str(checkout.root), path, *settings]
+            done = subprocess.run(
+                [*command, "--predictor", predictor], capture_output=True, text=True
+            )
+            found[predictor] = done.stdout.splitlines()[-1:]
+        if checkout.name == "duo main":
+            assert found["psi"] and found["psi"] != found["ancestral"], done.stderr[-2000:]
+        else:
+            assert "Refused: --predictor is psi, a sampler of Duo's main itself" in done.stderr
+
+
+TEXTS = """if True:
+    import sys
+    from duo_ext import evaluate, host
+    from duo_ext.commands import evaluation, options
+    from duo_ext.data import corpus
+    root, path, *settings = sys.argv[1:]
+    host.find(root).activate()
+    corpus.register_resolvers()
+    given = options.parse(evaluate.SIDE, ["--student", path, "--output", "unused", *settings])
+    subject = evaluate.load("student", path, given)
+    (setting,) = evaluation.settings(subject, [subject], given)
+    subject.require(setting, given.precision)
+    print(evaluation.sample([(subject, setting)], given)[0][0].tolist())
 """
 
 
