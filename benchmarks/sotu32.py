@@ -8,78 +8,39 @@ from benchmarks import table
 from benchmarks.table import Method, Size, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
-SEEDED = "MDLM, seeded prior"
+MASKS = ("--sampler", "spread", "--grid", "linear")
+JUMPS = ("--sampler", "spread", "--grid", "power:2.2")
+PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
+GAUSSIAN = (*PAPER, "algo.noising=gaussian")
+
+
+def mdlm(name, *train, **settings):
+    return Method("MDLM", name, train, own=MASKS, **settings)
+
+
+def duo(name, *train, **settings):
+    return Method("Duo", name, train, own=JUMPS, **settings)
+
+
+def sedd(name, *train, **settings):
+    return Method("SEDD", name, train, own=MASKS, **settings)
+
 
 METHODS = (
-    Method("MDLM", "MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
-    Method("MDLM", "SDTT", experiment("sotu_sdtt")),
-    Method("MDLM", "IDLM-MDLM", experiment("sotu_idlm_mdlm", "algo.on_policy=0"), reach=HOT),
-    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_idlm_mdlm"), reach=HOT),
-    Method(
-        "MDLM",
-        "IDLM-MDLM, on-policy, equal seconds",
-        experiment("sotu_idlm_mdlm", "trainer.max_steps=160"),
-        reach=HOT,
-        once=True,
-    ),
-    Method(SEEDED, SEEDED, checkpoint="${idlm_asset:teachers/mdlm.ckpt}", seeded=True),
-    Method(
-        SEEDED,
-        "IDLM-MDLM, seeded prior",
-        experiment("sotu_idlm_mdlm", "trainer.max_steps=400"),
-        reach="1.25",
-        seeded=True,
-    ),
-    Method("Duo", "Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", greedy=True),
-    Method("Duo", "Duo-DCD", experiment("sotu_dcd"), greedy=True),
-    Method("Duo", "IDLM-Duo", experiment("sotu_idlm_duo"), greedy=True, reach=COLD),
-    Method(
-        "Duo",
-        "IDLM-Duo, Gaussian",
-        experiment("sotu_idlm_duo", "algo.noising=gaussian"),
-        reach=COLD,
-    ),
-    Method(
-        "Duo",
-        "IDLM-Duo, on-policy",
-        experiment("sotu_idlm_duo", "algo.on_policy=0.5"),
-        reach=COLD,
-        once=True,
-    ),
-    Method(
-        "Duo",
-        "IDLM-Duo, on-policy, equal seconds",
-        experiment(
-            "sotu_idlm_duo", "algo.on_policy=0.5", "trainer.max_steps=140", "algo.guard.every=35"
-        ),
-        reach=COLD,
-        once=True,
-    ),
-    Method(
-        "Duo",
-        "IDLM-DCD",
-        experiment("sotu_idlm_dcd"),
-        after="Duo-DCD",
-        greedy=True,
-        reach=COLD,
-    ),
-    Method(
-        "Duo",
-        "IDLM-DCD, Gaussian",
-        experiment("sotu_idlm_dcd", "algo.noising=gaussian"),
-        after="Duo-DCD",
-        reach=COLD,
-    ),
-    Method("SEDD", "SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
-    Method("SEDD", "IDLM-SEDD", experiment("sotu_idlm_sedd", "algo.on_policy=0"), reach=HOT),
-    Method("SEDD", "IDLM-SEDD, on-policy", experiment("sotu_idlm_sedd"), reach=HOT),
-    Method(
-        "SEDD",
-        "IDLM-SEDD, on-policy, equal seconds",
-        experiment("sotu_idlm_sedd", "training.n_iters=160"),
-        reach=HOT,
-        once=True,
-    ),
+    mdlm("MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
+    mdlm("SDTT", *experiment("sotu_sdtt")),
+    mdlm("IDLM-MDLM", *experiment("sotu_idlm_mdlm"), reach=HOT),
+    mdlm("IDLM-MDLM, as in the paper", *experiment("sotu_idlm_mdlm", *PAPER), reach=HOT),
+    duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
+    duo("Duo-DCD", *experiment("sotu_dcd"), greedy=True),
+    duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
+    duo("IDLM-Duo, as in the paper", *experiment("sotu_idlm_duo", *PAPER), reach=COLD),
+    duo("IDLM-Duo, Gaussian", *experiment("sotu_idlm_duo", *GAUSSIAN), reach=COLD),
+    duo("IDLM-DCD", *experiment("sotu_idlm_dcd"), after="Duo-DCD", greedy=True, reach=COLD),
+    duo("IDLM-DCD, Gaussian", *experiment("sotu_idlm_dcd", *GAUSSIAN), after="Duo-DCD", reach=COLD),
+    sedd("SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
+    sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd"), reach=HOT),
+    sedd("IDLM-SEDD, as in the paper", *experiment("sotu_idlm_sedd", *PAPER), reach=HOT),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),
@@ -90,7 +51,7 @@ SMOKE = {
 BENCHMARK = table.Benchmark(
     module="benchmarks.sotu32",
     methods=METHODS,
-    steps=(1, 2, 4, 8, 16, 32, 64, 128),
+    steps=(1, 2, 3, 4, 8, 16, 32, 64, 128),
     jobs=2,
     sizes={"smoke": Size("two pairs a distillation", SMOKE)},
 )

@@ -27,8 +27,11 @@ from duo_ext.report.results import load, save
 FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
-GREEDY = ("--noise-removal", "greedy")
-PASSES = (("few", "frontier", "reach"), ("greedy",), ("many",), ("many-greedy",))
+OWN, OWN_FRONTIER = 16, range(2, 9)  # steps by the sampler of the students
+HOST = ("--sampler", "host")
+GREEDY = (*HOST, "--noise-removal", "greedy")
+PASSES = (("few", "own", "own-frontier"), ("frontier", "reach"), ("greedy",), ("many",))
+PASSES += (("many-greedy",),)
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Method:
     model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
     arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
     one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
-    first seed alone; ``seeded``: with the seeded prior (``seeded``). A family has the name of its
-    teacher.
+    first seed alone. ``own`` are the options of the sampler that its family's students are trained
+    for: it is sampled by that too. A family has the name of its teacher.
     """
 
     family: str
@@ -52,19 +55,11 @@ class Method:
     greedy: bool = False
     reach: str = ""
     once: bool = False
-    seeded: bool = False
+    own: tuple = ()
 
     @property
     def program(self):
         return "sedd_ext" if self.family == "SEDD" else "duo_ext"
-
-    @property
-    def trainer(self):
-        return ("benchmarks.tries", "seeded") if self.seeded else (self.program,)
-
-    @property
-    def sampler(self):
-        return "benchmarks.seeded" if self.seeded else f"{self.program}.evaluate"
 
     @property
     def model(self):
@@ -176,7 +171,8 @@ class Table:
         for part, arguments in self.parts(method, seed).items():
             output = place / part
             if part in parts and not (output / "results.json").exists():
-                self.command(place, method.sampler, *common, *arguments, "--output", output)
+                module = f"{method.program}.evaluate"
+                self.command(place, module, *common, *arguments, "--output", output)
 
     def train(self, method, seed):
         """Train a method, its teacher first."""
@@ -185,8 +181,7 @@ class Table:
         if method.after:
             self.train(*self.teacher(method, seed))
         place = self.place(method, seed)
-        module, *variant = method.trainer
-        self.train_once(place, module, lambda: (*variant, *self.training(method, seed)))
+        self.train_once(place, method.program, lambda: self.training(method, seed))
 
     def train_once(self, place, module, arguments):
         """Run a training that is not done, and note its seconds, those of start and guard too."""
@@ -204,12 +199,16 @@ class Table:
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
         reach = [step for step in frontier if step < FRONTIER[-1]] if method.reach else []
         greedy = (few if first else frontier) if method.greedy else []
+        own = [s for s in steps if s <= OWN and method.own]
+        others = ("--temperature", *TEMPERATURES, *((method.reach,) if method.reach else ()))
         found = {
-            "few": (few, method.extra),
-            "frontier": (frontier, ("--temperature", *TEMPERATURES)),
-            "reach": (reach, ("--temperature", method.reach)),
+            "few": (few, (*HOST, *method.extra)),
+            "own": (own, method.own),
+            "own-frontier": ([s for s in own if s in OWN_FRONTIER], (*method.own, *others)),
+            "frontier": (frontier, (*HOST, "--temperature", *TEMPERATURES)),
+            "reach": (reach, (*HOST, "--temperature", method.reach)),
             "greedy": (greedy, GREEDY),
-            "many": (many, ()),
+            "many": (many, HOST),
             "many-greedy": (many if method.greedy else [], GREEDY),
         }
         return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}

@@ -7,7 +7,6 @@ Trains as ``python -m duo_ext`` with the same arguments, with one change of the 
     anchor  the student's loss plus 0.1 KL(teacher(z_t) || student(z_t)) at the positions predicted;
             not with algo.shared_forward
     late    on-policy inputs stop after j of K steps with probability proportional to j + 1
-    seeded  the seeded prior (``seeded``) in the student's inputs and in the guard's sampling; MDLM
 
 It takes algo.noising=categorical, and one process or torchrun's. The checkpoints are ordinary ones;
 only the same variant goes on from them.
@@ -20,7 +19,6 @@ from dataclasses import dataclass, replace
 import torch
 
 import duo_ext.__main__
-from benchmarks.seeded import seed_the_sampler, seeded
 from duo_ext import ALGORITHMS, Refused
 from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
@@ -180,7 +178,7 @@ def late(process):
     return replace(process, rollout_stops=late_stops)
 
 
-VARIANTS = {variant.__name__: variant for variant in (grid, times, anchor, late, seeded)}
+VARIANTS = {variant.__name__: variant for variant in (grid, times, anchor, late)}
 
 
 def _variant(name, make):
@@ -198,8 +196,6 @@ def put_in(name):
     kind = algorithms.Distillation
     identity = kind._identity
     kind._identity = lambda self: identity(self) | {"variant": name}
-    if name == seeded.__name__:
-        seed_the_sampler()
 
 
 def main(arguments=None):

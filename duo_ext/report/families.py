@@ -18,6 +18,7 @@ from duo_ext.report.results import SAMPLER, finite
 from duo_ext.report.tables import markdown, number, perplexity
 
 FRONTIER_STEPS = (4, 8, 16)
+OF_CORE = ("sampler", "grid")  # what goes without saying of a host's rows
 REFERENCE_STEPS = (8, 16, 32, 64)
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -52,7 +53,10 @@ def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
     for family, own in families.items():
         varying = [key for key in SAMPLER if len({row[key] for row in own}) > 1]
         for row in own:
-            sampler = ", ".join(str(row[key]) for key in varying)
+            told = [
+                str(row[key]) for key in varying if row["sampler"] != "host" or key not in OF_CORE
+            ]
+            sampler = ", ".join(told)
             found[family, row["name"], sampler].append(row)
     return found
 

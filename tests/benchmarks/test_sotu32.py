@@ -20,9 +20,15 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.count("python -m duo_ext ") == 2 and second.stdout == ""
     results = json.loads((out / "results.json").read_text())
-    found = {(r["family"], r["name"], r["noise_removal"], r["steps"]) for r in results["rows"]}
-    names, removals = ("Duo-DCD", "IDLM-DCD"), ("ancestral", "greedy")
-    assert found == {("Duo", n, r, s) for n in names for r in removals for s in (1, 2)}
+    keys = "family", "name", "sampler", "noise_removal", "steps", "temperature"
+    found = {tuple(row[key] for key in keys) for row in results["rows"]}
+    names, ways = ("Duo-DCD", "IDLM-DCD"), [("host", "ancestral"), ("host", "greedy")]
+    ways += [("spread", "ancestral")]
+    wanted = {("Duo", n, *way, s, 1.0) for n in names for way in ways for s in (1, 2)}
+    assert found >= wanted
+    others = {row[-1] for row in found - wanted}  # at 2 steps by the students' sampler
+    assert others == {0.7, 0.85, 0.92, 1.08}
+    assert {row[:5] for row in found - wanted} == {("Duo", n, *ways[2], 2) for n in names}
     assert [d["name"] for d in results["distillations"]] == list(names)
     for entry in results["distillations"]:
         assert entry["updates"] == 2 and entry["updates_per_second"] == 2 / entry["seconds"] > 0
@@ -30,7 +36,9 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
         "duo-dcd/1/checkpoints/last.ckpt", "idlm-dcd/1/checkpoints/last.ckpt"
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(results["rows"])
-    assert "| Duo | IDLM-DCD (greedy) |" in (out / "table.md").read_text()
+    table = (out / "table.md").read_text()
+    assert "| Duo | IDLM-DCD (greedy) |" in table
+    assert "| Duo | IDLM-DCD (spread, power:2.2, ancestral) |" in table
     assert (out / "figure.png").exists()
 
 
@@ -40,29 +48,16 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
     options = argparse.Namespace(seeds=[1, 2], steps=steps, only=None, runs="runs")
     made = table.Table(sotu32.BENCHMARK, options)
     dcd, teacher = made.by_name["Duo-DCD"], made.by_name["MDLM"]
-    assert list(made.parts(dcd, 1)) == ["few", "frontier", "greedy", "many", "many-greedy"]
-    assert made.parts(dcd, 2)["frontier"][:4] == ("--steps", 4, 8, "--temperature")
-    assert made.parts(dcd, 1)["many"] == ("--steps", 64, 128)
-    assert list(made.parts(dcd, 2)) == ["few", "frontier", "greedy"]
-    assert made.parts(dcd, 2)["greedy"][:4] == ("--steps", 4, 8, "--noise-removal")
+    assert list(made.parts(dcd, 1)) == [
+        "few", "own", "own-frontier", "frontier", "greedy", "many", "many-greedy"
+    ]  # fmt: skip
+    assert made.parts(dcd, 2)["frontier"][:3] == ("--steps", 4, 8)
+    assert made.parts(dcd, 1)["many"][:3] == ("--steps", 64, 128)
+    assert made.parts(dcd, 2)["own"] == ("--steps", 1, 2, 3, 4, 8, 16, *sotu32.JUMPS)
+    assert list(made.parts(dcd, 2)) == ["few", "own", "own-frontier", "frontier", "greedy"]
+    assert made.parts(dcd, 2)["greedy"][:3] == ("--steps", 4, 8)
     assert "many-greedy" not in made.parts(teacher, 1)
     assert "--ceiling" in made.parts(teacher, 1)["few"] and made.seeds(teacher) == [1]
-
-
-def test_the_seeded_prior_has_programs_of_its_own(tmp_path, monkeypatch):
-    options = argparse.Namespace(
-        seeds=[1], steps=(4,), only=None, runs=str(tmp_path), samples=8, sizes=[]
-    )
-    made = table.Table(sotu32.BENCHMARK, options)
-    student = made.by_name["IDLM-MDLM, seeded prior"]
-    made.place(student, 1).mkdir(parents=True)
-    called = []
-    monkeypatch.setattr(made, "command", lambda place, *words: called.append(words))
-    made.finish(student, 1, ("few",))
-    training, sampling = called
-    assert training[:3] == ("benchmarks.tries", "seeded", "+experiment=sotu_idlm_mdlm")
-    assert sampling[:2] == ("benchmarks.seeded", "--student")
-    assert made.by_name[student.family].model == "teacher"
 
 
 def test_an_unknown_method_is_one_sentence():

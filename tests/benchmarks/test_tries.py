@@ -229,7 +229,7 @@ def distil(tmp_path_factory):
 
 
 RUNS = [("grid", "idlm"), ("times", "idlm_mdlm"), ("anchor", "idlm")]
-RUNS += [("late", "idlm_mdlm"), ("seeded", "idlm_mdlm")]
+RUNS += [("late", "idlm_mdlm")]
 
 
 @pytest.mark.parametrize(("variant", "algorithm"), RUNS)
