@@ -71,11 +71,12 @@ def test_every_experiment_composes_and_resolves(resolved, name):
         teacher = config["algo"]["teacher_path"]
         assert teacher is None if bpe else teacher.endswith(".ckpt") == shipped
     if shipped:
+        gpu = bpe and not name.startswith("sotu_bpe_cpu_")
         assert config["trainer"]["accumulate_grad_batches"] == 1
-        assert config["trainer"]["accelerator"] == ("cuda" if bpe else "cpu")
-        assert config["trainer"]["precision"] == ("bf16" if bpe else 32)
+        assert config["trainer"]["accelerator"] == ("cuda" if gpu else "cpu")
+        assert config["trainer"]["precision"] == ("bf16" if gpu else 32)
         assert config["wandb"] is None
-        assert config["model"]["length"] == (256 if bpe else 128)
+        assert config["model"]["length"] == (256 if gpu else 128)
     else:
         assert config["mode"] == ("train" if ours else "sample_eval")
         assert "wandb" not in config  # a machine is the user's choice
@@ -100,12 +101,13 @@ def test_what_is_meant_for_a_gpu_runs_on_a_cpu_by_one_word(resolved, name):
     assert config["trainer"]["precision"] == 32
 
 
-def test_a_model_of_sotu_bpe_has_10_to_30_million_parameters(standalone, tiny):
+@pytest.mark.parametrize(("model", "size"), [("sotu_bpe", 18_278_784), ("sotu_bpe_cpu", 3_906_240)])
+def test_the_models_of_sotu_bpe_have_18_and_4_million_parameters(standalone, tiny, model, size):
     from models import dit
 
-    config = tiny("data=sotu_bpe", "model=sotu_bpe", base=())
+    config = tiny("data=sotu_bpe", f"model={model}", base=())
     parameters = dit.DIT(config, vocab_size=2048).parameters()
-    assert sum(p.numel() for p in parameters) == 18_278_784
+    assert sum(p.numel() for p in parameters) == size
 
 
 @pytest.mark.parametrize("name", names("machine"))
