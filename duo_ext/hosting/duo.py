@@ -10,6 +10,7 @@ import torch
 from duo_ext import files
 from duo_ext.hosting.kept_tokens import TokensOfOneTokenizer
 from duo_ext.hosting.remedies import Remedy
+from duo_ext.measuring.judge import said_context
 from duo_ext.weights import checkpoints, pickles
 
 
@@ -64,6 +65,32 @@ class DeviceOfGenPPL(Remedy):
             return record(self, text_samples, max_length, retokenize, device)
 
         metrics.record_generative_perplexity = on_device
+
+
+class JudgesOwnContext(Remedy):
+    """Lets ``_eval_retokenize`` cut texts into chunks of no more tokens than the judge reads."""
+
+    name = "texts cut at the judge's context"
+    cause = "texts are cut into chunks of 1024 tokens, whatever number of them the judge reads"
+    module = "metrics"
+
+    def needed(self, host):
+        return hasattr(host.module("metrics").Metrics, "_eval_retokenize")
+
+    def apply(self, host):
+        import transformers
+
+        metrics = host.module("metrics").Metrics
+        retokenize = metrics._eval_retokenize
+
+        @functools.wraps(retokenize)
+        def within_context(self, *args, **kwargs):
+            samples, mask, chunk = retokenize(self, *args, **kwargs)
+            name = self.gen_ppl_eval_model_name_or_path
+            context = said_context(transformers.AutoConfig.from_pretrained(name))
+            return samples, mask, min(chunk, context or chunk)
+
+        metrics._eval_retokenize = within_context
 
 
 class KnownTypesInCheckpoints(Remedy):
@@ -140,6 +167,7 @@ AFTER = (
     ProcessesAsDevices(),
     TokensOfOneTokenizer(),
     DeviceOfGenPPL(),
+    JudgesOwnContext(),
     KnownTypesInCheckpoints(),
     HubModelsOnCPU(),
 )

@@ -181,8 +181,7 @@ class Judge:
         The first is what its configuration says, unless it fails at a text of that length, or of
         ``TRIED`` tokens if that is less: RoBERTa's counts positions that no token can have.
         """
-        said = [getattr(self.model.config, name, None) for name in CONTEXTS]
-        said = next(n for n in (*said, self.tokenizer.model_max_length) if n and n > 0)
+        said = said_context(self.model.config) or self.tokenizer.model_max_length
         tried = self._ordinary(min(said, TRIED))
 
         def fails(length):
@@ -212,6 +211,12 @@ class Judge:
             raise self._refusal("its probabilities are not finite")
         if (both_BTV - alone_BTV).abs().max() > 1e-3 * alone_BTV.std():
             raise self._refusal("what it says of a token depends on the tokens behind it")
+
+
+def said_context(config) -> int | None:
+    """The number of tokens that a model's configuration says it reads, if it says one."""
+    said = (getattr(config, name, None) for name in CONTEXTS)
+    return next((number for number in said if number and number > 0), None)
 
 
 def _load_model(name_or_path: str, key: str):
