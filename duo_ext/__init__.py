@@ -3,6 +3,12 @@
 Importing it imports nothing else.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duo_ext.commands.student import Student
+
 ALGORITHMS = {
     "idlm": "duo_ext.algorithms.IDLM",
     "idlm_mdlm": "duo_ext.algorithms.IDLMMDLM",
@@ -19,7 +25,13 @@ class Refused(ValueError):
     """
 
 
-def load_student(path, *overrides, host=None, device=None, trust_checkpoint=False):
+def load_student(
+    path: str | Path,
+    *overrides: str,
+    host: str | None = None,
+    device: str | None = None,
+    trust_checkpoint: bool = False,
+) -> "Student":
     """A trained model of Duo's, student or teacher, that writes texts (``commands.student``).
 
     path: a checkpoint, a folder of the hub's layout, or a hub id. overrides: Duo's settings as

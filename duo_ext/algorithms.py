@@ -9,9 +9,12 @@ import algo
 import hydra
 import torch
 import trainer_base
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core.distiller import World
+from duo_ext.data.texts import Tokenizer
 from duo_ext.families import FAMILIES
 from duo_ext.settings import check_idlm, choose, inputs, require_whole
 from duo_ext.training import loaders
@@ -34,7 +37,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     family = teachers = None
 
-    def __init__(self, config, tokenizer):
+    def __init__(self, config: DictConfig, tokenizer: Tokenizer):
         self._require_own(config.algo.process)
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
@@ -54,7 +57,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # set-up ----------------------------------------------------------------------------------
 
-    def setup(self, stage):
+    def setup(self, stage: str) -> None:
         """Load the teacher; student and fake start as its copies."""
         if stage != "fit":
             return
@@ -75,7 +78,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
             )
         return Opponents.read(saved, self.backbone, self.config, key, settings.teacher_ema)
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
         with loaders.kept(self.trainer):
             super().on_train_start()  # Duo puts loaders of its own there
         self.opponents.teacher.to(self.device)
@@ -117,7 +120,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # training --------------------------------------------------------------------------------
 
-    def training_step(self, batch, batch_idx):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x0_BL = batch["input_ids"]
         given_BL = ~batch["attention_mask"].bool()
         given_BL[:, : self.config.algo.prompt_length] = True

@@ -13,7 +13,7 @@ from duo_ext.hosting.duo import AFTER
 from duo_ext.hosting.remedies import BEFORE
 
 
-def main():
+def main() -> None:
     """Run the script that the first argument names, as ``python SCRIPT ...`` would."""
     del sys.argv[0]
     if not sys.argv:

@@ -4,16 +4,20 @@ Every model is sampled by Duo's own sampler, or by those of the core (--sampler)
 for what is written.
 """
 
+import argparse
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused, families, host
 from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import SAMPLERS
 from duo_ext.measuring import draws, metrics, subject
 from duo_ext.weights import checkpoints, pretrained
@@ -30,10 +34,10 @@ class Subject(subject.Subject):
     """
 
     model: torch.nn.Module
-    constructed: tuple[int, torch.Tensor]
-    process: object
+    constructed: tuple[int, Tensor]
+    process: Sampled
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
         """With --batch-size as loader.eval_batch_size the tokens are those of sample_eval."""
         torch.manual_seed(seed)
         made_with, state = self.constructed
@@ -41,7 +45,9 @@ class Subject(subject.Subject):
             torch.set_rng_state(state)
 
     @contextlib.contextmanager
-    def sampler(self, setting, precision):
+    def sampler(
+        self, setting: subject.Setting, precision: str
+    ) -> Iterator[tuple[draws.Draw, list]]:
         """The model under one setting; temperature and precision reach the host's sampler through
         the model's logits."""
         if setting.sampler != "host":
@@ -70,13 +76,13 @@ class Subject(subject.Subject):
 
         return subject.by_core(self.process, student, setting, self.length)
 
-    def held_out(self):
+    def held_out(self) -> Tensor:
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
         return metrics.first_blocks(batch["input_ids"] for batch in valid)
 
 
-def load(role, given, options):
+def load(role: str, given: str, options: argparse.Namespace) -> Subject:
     """The ``Subject`` of a checkpoint, ready to sample."""
     path, key = resolve(given), f"--{role}"
     tree = host.active()
@@ -151,7 +157,7 @@ SIDE = evaluation.Side(
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     evaluation.main(SIDE, arguments)
 
 

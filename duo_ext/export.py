@@ -41,7 +41,7 @@ model = DIT.from_pretrained("FOLDER")
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     publishing.main(SIDE, arguments)
 
 

@@ -26,7 +26,7 @@ class Family:
     noisings: dict[str, Callable]
 
     @property
-    def host_class(self):
+    def host_class(self) -> type:
         """The class of the host that is active in this process."""
         return getattr(importlib.import_module("algo"), self.host_name)
 
@@ -67,7 +67,7 @@ FAMILIES = {
 }
 
 
-def of(name, named):
+def of(name: str, named: str) -> tuple[str, Family]:
     """(process, ``Family``) of an algorithm ``name``; Refused, with what the user ``named``, where
     no family has it."""
     for process, family in FAMILIES.items():

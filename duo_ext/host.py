@@ -6,7 +6,10 @@ configs. What differs between hosts is answered here and in hosting/, and nowher
 
 import inspect
 import logging
+from collections.abc import Callable
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from duo_ext import settings
 from duo_ext.hosting import duo, trees
@@ -24,14 +27,14 @@ class Host(trees.Tree):
     imported = ("main",)  # which imports the others
 
     @classmethod
-    def called(cls, root):
+    def called(cls, root: Path) -> str:
         return "duo main" if (root / "models" / "unet.py").is_file() else "duo ch-1"
 
-    def after_import(self):
+    def after_import(self) -> None:
         self.apply(duo.AFTER)
 
     @property
-    def modes(self):
+    def modes(self) -> dict[str, Callable]:
         """What ``mode=`` may be: {name: the function of the host's main that does it}."""
         program = self.module("main")
         functions = {
@@ -42,7 +45,7 @@ class Host(trees.Tree):
         }
         return {m: getattr(program, f) for m, f in functions.items() if hasattr(program, f)}
 
-    def run(self, config, algorithm=None):
+    def run(self, config: DictConfig, algorithm: type | None = None) -> None:
         """Duo's main with a composed configuration, or its mode with a class of ours.
 
         Raises Refused if a value cannot work, also where Duo itself asserts that.
@@ -62,7 +65,7 @@ class Host(trees.Tree):
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
 
-    def predictor(self, masked, time_conditioning):
+    def predictor(self, masked: bool, time_conditioning: bool) -> str:
         """sampling.predictor of a model: where it may, an evaluation serves until a token changes.
 
         ch-1 knows no other where tokens are masked, and makes no use of it under time conditioning.
@@ -71,12 +74,12 @@ class Host(trees.Tree):
         return "ancestral_cache" if cached else "ancestral"
 
     @property
-    def samples_masked_in_float32(self):
+    def samples_masked_in_float32(self) -> bool:
         """ch-1 ignores sampling.use_float64 where tokens are masked."""
         return self.name == "duo ch-1"
 
     @property
-    def samples_masked_in_float64(self):
+    def samples_masked_in_float64(self) -> bool:
         """main refuses anything else there."""
         return self.name == "duo main"
 

@@ -4,12 +4,15 @@ import datetime
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from duo_ext import Refused
 
+S, T = TypeVar("S"), TypeVar("T")
 SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = datetime.timedelta(days=1)  # the first process may tokenise a corpus for hours
@@ -24,10 +27,10 @@ class Ranks:
     world: int = 1
 
     @property
-    def first(self):
+    def first(self) -> bool:
         return self.rank == 0
 
-    def gather(self, value):
+    def gather(self, value: T) -> list[T]:
         """The values of all processes, in all of them."""
         if self.world == 1:
             return [value]
@@ -35,7 +38,7 @@ class Ranks:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, make):
+    def agree(self, make: Callable[[], T]) -> T:
         """``make()`` of the first process, in all of them."""
         if self.world == 1:
             return make()
@@ -43,13 +46,13 @@ class Ranks:
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def shared(self, items, do):
+    def shared(self, items: Iterable[S], do: Callable[[S], T]) -> list[T]:
         """``[do(item) for item in items]``, each done by one process and known to all."""
         items = list(items)
         parts = self.gather([do(item) for item in items[self.rank :: self.world]])
         return [parts[n % self.world][n // self.world] for n in range(len(items))]
 
-    def in_turn(self, make):
+    def in_turn(self, make: Callable[[], T]) -> T:
         """``make()``: of the first process, then of the others, who find what it keeps in a
         cache."""
         found = make() if self.first else None
@@ -60,7 +63,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(device_name, key="device"):
+def join(device_name: str, key: str = "device") -> tuple[torch.device, Ranks]:
     """(device, Ranks) of this process; under torchrun it joins the others, by gloo or nccl.
 
     ``key`` is the setting that named the device: auto, cuda (torchrun's number of it) or another.

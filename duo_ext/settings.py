@@ -1,11 +1,17 @@
 """Values of Duo's keys that cannot work in any host, refused before anything is loaded."""
 
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
 import omegaconf
 import torch
+from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import SAMPLERS, grids
+
+T = TypeVar("T")
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The loss and the order of updates, which no run changes when it goes on.
@@ -28,19 +34,19 @@ NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_w
 NOT_NEGATIVE += ("loader.num_workers",)
 
 
-def require(key, name, options):
+def require(key: str, name: object, options: Iterable) -> None:
     """Raise Refused that lists what ``key`` may be, if it may not be ``name``."""
     if name not in options:
         raise Refused(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
 
 
-def choose(key, name, options):
+def choose(key: str, name: str, options: Mapping[str, T]) -> T:
     """options[name], where ``require`` lets it be."""
     require(key, name, options)
     return options[name]
 
 
-def make_whole(config, keys):
+def make_whole(config: DictConfig, keys: Iterable[str]) -> None:
     """Let 4.0, and 4e3, be the whole numbers that they are where ``keys`` count, also in a list.
 
     Raises Refused for 4.5.
@@ -59,7 +65,7 @@ def _whole(key, value):
     return int(value) if isinstance(value, float) else value
 
 
-def require_positive(config, keys):
+def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
     """Raise Refused that names the first of the keys whose value is no positive number."""
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
@@ -67,7 +73,7 @@ def require_positive(config, keys):
             raise Refused(f"{key} is {value}; it must be a positive number")
 
 
-def check_model(config):
+def check_model(config: DictConfig) -> None:
     """Raise Refused if the width of a network is no multiple of its heads, or its dropout no
     probability."""
     width, heads = (omegaconf.OmegaConf.select(config, f"model.{key}") for key in HEADS)
@@ -80,7 +86,7 @@ def check_model(config):
         raise Refused(f"model.dropout is {dropout}; it must be a number from 0 to below 1")
 
 
-def check(config):
+def check(config: DictConfig) -> None:
     """Raise Refused that names the first key whose value cannot work."""
     make_whole(config, PROCESSES)
     for key in PROCESSES:  # first: the batch is computed from them
@@ -122,7 +128,7 @@ def _check_batch(loader, trainer):
         )
 
 
-def check_idlm(settings, length):
+def check_idlm(settings: DictConfig, length: int) -> None:
     """Raise Refused that names the first value of ``algo.*`` that no distillation can have.
 
     ``length`` is model.length.
@@ -162,7 +168,7 @@ def _check_grid(settings):
         raise Refused(f"algo.grid: {error}") from error
 
 
-def inputs(settings):
+def inputs(settings: DictConfig) -> dict:
     """How the student's inputs are drawn, of a section ``algo``: arguments of the core's processes.
 
     They are those that the sampler ``algo.sampler`` meets on the times of ``algo.grid``.
@@ -175,7 +181,7 @@ def inputs(settings):
     }
 
 
-def require_whole(precision):
+def require_whole(precision: str | int) -> None:
     """Raise Refused for a trainer.precision that scales gradients, with which the fake would step,
     or rounds weights. algo.precision says how the networks run."""
     if str(precision) in ("16", "16-mixed", "16-true", "bf16-true"):
@@ -185,7 +191,7 @@ def require_whole(precision):
         )
 
 
-def chosen(config, keys):
+def chosen(config: DictConfig, keys: Iterable[str]) -> dict:
     """{dotted key: plain value} of a configuration, None for a key that it lacks; a section gives
     all of its own."""
     found = {}

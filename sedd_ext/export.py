@@ -37,7 +37,7 @@ model, graph, noise = load_model("FOLDER", device)
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     publishing.main(SIDE, arguments)
 
 

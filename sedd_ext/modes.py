@@ -1,10 +1,14 @@
 """What ``mode=`` may be: train, sample, eval. Each is called with (configuration, run's folder)."""
 
 import json
+from collections.abc import Callable
 
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from sedd_ext import data, host, runs, workers
@@ -13,7 +17,7 @@ from sedd_ext.sampler import Way, sampler
 from sedd_ext.train import train
 
 
-def load(config):
+def load(config: DictConfig) -> tuple[Parts, Tokenizer]:
     """(``Parts`` with the EMA weights of ``config.checkpoint``, the tokenizer)."""
     device, _ = workers.join(config.device)
     tokenizer = data.tokenizer_of(config)
@@ -21,7 +25,9 @@ def load(config):
     return Parts.trained(config, device, saved, "checkpoint"), tokenizer
 
 
-def projector(config, tokenizer, device):
+def projector(
+    config: DictConfig, tokenizer: Tokenizer, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     """project(x (B, L)) -> x with ``sampling.prefix`` and ``sampling.suffix`` in their places.
 
     SEDD's conditional sampling calls it before every step. Raises Refused if prefix and suffix
@@ -48,7 +54,7 @@ def _ids(tokenizer, text):
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
-def sample(config, folder):
+def sample(config: DictConfig, folder: str) -> None:
     """Draw ``sampling.samples`` texts by SEDD's own sampler and write samples/samples.json.
 
     The judge's GenPPL and the entropy stand there, too.
@@ -69,7 +75,7 @@ def sample(config, folder):
     print(f"written: {path}")
 
 
-def bound(config, folder):
+def bound(config: DictConfig, folder: str) -> None:
     """Print SEDD's bound on the likelihood of ``data.valid``, and write it to eval.json.
 
     ``nll`` is in nats a token, ``bpd`` in bits a token, ``ppl`` the perplexity.

@@ -11,9 +11,10 @@ import itertools
 import logging
 import os
 import socket
+from collections.abc import Iterable
 
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from duo_ext import Refused
 from duo_ext.commands.line import one_sentence
@@ -26,12 +27,12 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _claimed = {}  # {path: (process, open file)}: a lock lasts as long as its file is open
 
 
-def is_first_process(ranks=LIGHTNING):
+def is_first_process(ranks: Iterable[str] = LIGHTNING) -> bool:
     """Whether this process is the one of its run that writes, by the variables that number them."""
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def claim(folder):
+def claim(folder: str) -> None:
     """Keep a local folder for this process until it ends; again is once.
 
     The operating system's lock of a file in it: one that a killed process leaves behind holds
@@ -61,7 +62,7 @@ def claim(folder):
     _claimed[path] = os.getpid(), file
 
 
-def unused(folder):
+def unused(folder: str) -> str:
     """A new folder of this name, or of the first of name-2, name-3, ... that is not there yet."""
     for name in itertools.chain([folder], (f"{folder}-{n}" for n in itertools.count(2))):
         try:
@@ -74,11 +75,11 @@ def unused(folder):
 class Claim(Callback):
     """Hydra's callback that claims a run's folder before Hydra itself writes there."""
 
-    def on_run_start(self, config, **_):
+    def on_run_start(self, config: DictConfig, **_) -> None:
         named_by_time = "${now:" in OmegaConf.to_container(config.hydra.run, resolve=False)["dir"]
         self._claim(config.hydra.run, unused if named_by_time else str)
 
-    def on_multirun_start(self, config, **_):
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
         self._claim(config.hydra.sweep, str)
 
     def _claim(self, section, place):
@@ -93,7 +94,7 @@ ABOUT_FILES = "hydra.run.dir must be a folder that can be made and written: "
 CALLBACK = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
 
 
-def guarded(overrides, ranks=LIGHTNING):
+def guarded(overrides: list[str], ranks: Iterable[str] = LIGHTNING) -> list[str]:
     """A command line's overrides, with those that make the run's first process claim its folder and
     the others leave Hydra's files there alone. Lightning gives the others the first one's words."""
     own = [word for word in overrides if word != CALLBACK]

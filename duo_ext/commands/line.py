@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import omegaconf
 import torch
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused
@@ -21,7 +23,7 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextlib.contextmanager
-def one_sentence(about_files=""):
+def one_sentence(about_files: str = "") -> Iterator[None]:
     """What a user can mend is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where it arose.
 
     That is ``Refused``, what the operating system says of a file, and what Hydra says of the
@@ -81,7 +83,7 @@ HUSHED = (
 )
 
 
-def hush():
+def hush() -> None:
     """Leave these out, unless the user chose warnings by PYTHONWARNINGS or -W. Lightning's own
     filters come before."""
     if not sys.warnoptions:
@@ -89,7 +91,7 @@ def hush():
             warnings.filterwarnings("ignore", message=message)
 
 
-def own_arguments(arguments):
+def own_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """(what is ours, what is the host's): --host and --check go before Hydra sees the rest."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", metavar="PATH")
@@ -97,7 +99,7 @@ def own_arguments(arguments):
     return parser.parse_known_args(arguments)
 
 
-def with_overrides(arguments, change):
+def with_overrides(arguments: list[str], change: Callable[[list[str]], list[str]]) -> list[str]:
     """The words of a command line with its overrides as ``change(overrides)`` makes them.
 
     They stay in one row, as Hydra's parser wants them, and Hydra's own flags where they are.
@@ -108,17 +110,19 @@ def with_overrides(arguments, change):
     return [*arguments[:start], *change(overrides), *arguments[start + count :]]
 
 
-def resolve(text):
+def resolve(text: str) -> str:
     """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
     return omegaconf.OmegaConf.create({"path": text}).path
 
 
-def groups(overrides):
+def groups(overrides: Iterable[str]) -> set[str]:
     """What a command line's overrides choose as a whole: {"algo"} of algo=mdlm or +algo=mdlm."""
     return {word.lstrip("+~").partition("=")[0] for word in overrides}
 
 
-def as_trained(config, saved, sections, overrides):
+def as_trained(
+    config: DictConfig, saved: dict, sections: Iterable[str], overrides: list[str]
+) -> None:
     """Put what a checkpoint says of its model and its data into a composed configuration.
 
     ``saved`` is the checkpoint's own configuration, ``sections`` are the keys that are taken from
@@ -134,7 +138,7 @@ def as_trained(config, saved, sections, overrides):
     override(config, overrides)
 
 
-def override(config, overrides):
+def override(config: DictConfig, overrides: list[str]) -> None:
     """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
     for told in OverridesParser.create().parse_overrides(overrides):
         if "." in told.key_or_group and not told.is_delete():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+import torch
 
 from duo_ext import Refused
 from duo_ext.commands.line import one_sentence, resolve
@@ -46,7 +47,7 @@ class Side:
     usage: str
 
 
-def parse(side, arguments):
+def parse(side: Side, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {side.module}",
         description="Write a checkpoint as a Hugging Face folder: the EMA weights as "
@@ -62,7 +63,7 @@ def parse(side, arguments):
     return parser.parse_args(arguments)
 
 
-def export(side, options):
+def export(side: Side, options: argparse.Namespace) -> None:
     """Read, check and describe the checkpoint, then write the folder."""
     path = resolve(options.checkpoint)
     saved = side.read(path, KEY, options.trust_checkpoint)
@@ -88,7 +89,7 @@ def export(side, options):
     pretrained.write_folder(options.output, network.state_dict(), described, model_card)
 
 
-def published_config(side, config, given):
+def published_config(side: Side, config: dict, given: str) -> dict:
     """What the configuration of a run says about its model and its data."""
     missing = [section for section in side.sections if section not in config]
     if missing or "name" not in config["algo"]:
@@ -102,7 +103,7 @@ def published_config(side, config, given):
     return config
 
 
-def results_of(path, network, results_path):
+def results_of(path: str, network: torch.nn.Module, results_path: str) -> dict:
     """The results in a results.json, with those rows alone that are of the checkpoint ``path``."""
     folder, _, name = results_path.rpartition("/")
     if name != "results.json":
@@ -118,7 +119,7 @@ def results_of(path, network, results_path):
     return results | {"rows": rows}
 
 
-def card(side, name, facts, results=None):
+def card(side: Side, name: str, facts: dict, results: dict | None = None) -> str:
     """The model card: what the model is, how it is sampled and, with ``results``, how well."""
     tags = ["diffusion-language-model", "pytorch_model_hub_mixin", facts["algo"], facts["process"]]
     head = huggingface_hub.ModelCardData(
@@ -151,7 +152,7 @@ python -m {side.module.replace("export", "evaluate")} --student FOLDER --output 
     return f"{text}\n## Results\n\n{tables.table(results)}" if results else text
 
 
-def main(side, arguments=None):
+def main(side: Side, arguments: list[str] | None = None) -> None:
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         side.activate(options.host)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
+from duo_ext.core.networks import Denoiser
 from duo_ext.core.process import Process, sample_times
 from duo_ext.core.samplers import spread
 from duo_ext.core.schedules import LOG_LINEAR, LogLinear
@@ -37,7 +39,7 @@ class AbsorbingProcess(Process):
     input_times: Callable = sample_times
     changes_once = True
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
 
@@ -52,7 +54,7 @@ class AbsorbingProcess(Process):
         u_BL = torch.rand(given_BL.shape, dtype=torch.float64, device=given_BL.device)
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
-    def probs(self, logits):
+    def probs(self, logits: Tensor) -> Tensor:
         """softmax over the tokens other than the mask, whose logit is overwritten."""
         return losses.probs(logits, self.mask_index)
 
@@ -70,10 +72,18 @@ class AbsorbingProcess(Process):
         weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)
         return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         return torch.where(given_BL, x0_BL, self.mask_index)
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
         """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
         if changes_BL is None:
             changes_BL = rows.uniforms(z_BL.shape, z_BL.device)
@@ -85,7 +95,7 @@ class AbsorbingProcess(Process):
 
         return rows.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
 
-    def greedy(self, student, z_BL, alpha_t, given_BL):
+    def greedy(self, student: Denoiser, z_BL: Tensor, alpha_t: Tensor, given_BL: Tensor) -> Tensor:
         """The likeliest token in the place of each mask."""
 
         def choose(logits):
@@ -132,16 +142,27 @@ class AbsorbingProcess(Process):
         inputs = (sample.output, *sample.inputs(sample.free, teacher.detach(), fake.detach()))
         return rows.total(rows.Term(self.difference, inputs, of=(0,))) / sample.count
 
-    def soft(self, student_logits, logits, alpha_R, weight_R):
+    def soft(
+        self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(5), or (4), at masked positions, the student's output in the place of the token."""
         form = self._form(losses.absorbing_soft)
         return form(student_logits, logits, weight_R, self.mask_index)
 
-    def hard(self, logits, alpha_R, weight_R, token_R):
+    def hard(
+        self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The same for a token."""
         return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
 
-    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+    def difference(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        fake_logits: Tensor,
+        alpha_R: Tensor,
+        weight_R: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """The teacher's loss minus the fake's, where both see the mask."""
         form = self._form(losses.absorbing_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
@@ -157,23 +178,23 @@ class MaskedSample:
     """
 
     output: rows.Head
-    x_BL: torch.Tensor
-    alpha_B: torch.Tensor
-    weight_BL: torch.Tensor
-    free: torch.Tensor
-    copied: torch.Tensor
-    tokens_R: torch.Tensor
-    count: torch.Tensor
+    x_BL: Tensor
+    alpha_B: Tensor
+    weight_BL: Tensor
+    free: Tensor
+    copied: Tensor
+    tokens_R: Tensor
+    count: Tensor
 
-    def head(self, network):
+    def head(self, network: Denoiser) -> rows.Head:
         """A network's logits of x_s (N, V)."""
         return rows.Head.of(network, self.x_BL, self.alpha_B)
 
-    def inputs(self, positions, *heads):
+    def inputs(self, positions: Tensor, *heads: rows.Head) -> tuple[rows.Head | Tensor, ...]:
         """Logits, alpha and weight at some positions: what the loss of a row takes."""
         alpha_BL = self.alpha_B[:, None].expand_as(self.x_BL)
         levels = (values.flatten()[positions] for values in (alpha_BL, self.weight_BL))
         return *(head.at(positions) for head in heads), *levels
 
-    def detach(self):
+    def detach(self) -> "MaskedSample":
         return replace(self, output=self.output.detach())

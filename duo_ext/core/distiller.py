@@ -18,13 +18,16 @@ import collections
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import rounding
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Process
 
 FAKE, STUDENT = "fake", "student"
 
@@ -44,17 +47,17 @@ class Recipe:
     compile: bool = False
 
     @classmethod
-    def configured(cls, settings, **others):
+    def configured(cls, settings: Mapping, **others: int | float | str) -> "Recipe":
         """The recipe of a configuration's section ``algo``, with what hosts keep elsewhere."""
         keys = ("fake_ratio", "fake_warmup", "shared_forward", "compile")
         return cls(**{key: settings[key] for key in keys}, **others)
 
     @property
-    def cycle(self):
+    def cycle(self) -> int:
         """Updates in a pair."""
         return self.fake_ratio + 1 - self.shared_forward
 
-    def phase(self, update):
+    def phase(self, update: int) -> tuple[str, ...]:
         """The networks that an update is for."""
         done = update - self.fake_warmup
         if done < 0 or (done + 1) % self.cycle:
@@ -70,11 +73,11 @@ class Update:
     gradient_norms: dict[str, float]
 
     @property
-    def ends_pair(self):
+    def ends_pair(self) -> bool:
         return STUDENT in self.losses
 
     @property
-    def logs(self):
+    def logs(self) -> dict[str, float]:
         losses = {f"{name}/loss": loss for name, loss in self.losses.items()}
         return losses | {f"{name}/grad_norm": norm for name, norm in self.gradient_norms.items()}
 
@@ -98,7 +101,16 @@ class Distiller:
     ``backward`` takes a loss. ``step`` is called with one micro-batch at a time.
     """
 
-    def __init__(self, process, student, fake, teacher, recipe, world=None, backward=None):
+    def __init__(
+        self,
+        process: Process,
+        student: tuple,
+        fake: tuple,
+        teacher: Denoiser,
+        recipe: Recipe,
+        world: World | None = None,
+        backward: Callable[[Tensor], None] | None = None,
+    ):
         self.process, self.recipe, self.teacher = process, recipe, teacher
         process.compiled = recipe.compile
         self.networks, self.optimizers, self.schedulers = (
@@ -106,7 +118,7 @@ class Distiller:
             for pair in zip(student, fake, strict=True)
         )
         self.world = world or World()
-        self.backward = backward or torch.Tensor.backward
+        self.backward = backward or Tensor.backward
         self.updates = self.micro = 0
         self.loss_sums = {}
         self.compared = copy.copy(self.networks[FAKE])
@@ -116,22 +128,22 @@ class Distiller:
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
 
-    def to_come(self, pairs):
+    def to_come(self, pairs: int) -> collections.Counter:
         """How many updates of each phase are left until so many pairs are done: {phase: count}."""
         total = self.recipe.fake_warmup + pairs * self.recipe.cycle
         return collections.Counter(map(self.recipe.phase, range(self.updates, total)))
 
     @property
-    def phase(self):
+    def phase(self) -> tuple[str, ...]:
         """The networks that the next update is for."""
         return self.recipe.phase(self.updates)
 
     @property
-    def pairs(self):
+    def pairs(self) -> int:
         """Student updates so far."""
         return max(0, self.updates - self.recipe.fake_warmup) // self.recipe.cycle
 
-    def step(self, x0_BL, given_BL):
+    def step(self, x0_BL: Tensor, given_BL: Tensor) -> Update | None:
         """Take one micro-batch into account; the ``Update`` that it completes, or None.
 
         Raises Refused before the update, in all processes alike, if the loss or the gradient is
@@ -158,7 +170,7 @@ class Distiller:
         self.micro += 1
         return self._update(phase) if self.micro == accumulate else None
 
-    def gradient_cosine(self):
+    def gradient_cosine(self) -> float:
         """``rounding.gradient_cosine`` on the last micro-batch."""
         networks = self.networks[STUDENT], self.compared, self.teacher
         return rounding.gradient_cosine(self.process, *networks, *self.batch, self._seed())
@@ -212,7 +224,7 @@ class Distiller:
                 "the update; the last checkpoint is kept"
             )
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """All that the student's own checkpoint does not hold, gradients of a begun update too."""
         return {
             "updates": self.updates,
@@ -226,7 +238,7 @@ class Distiller:
             "fake_scheduler": self.schedulers[FAKE].state_dict(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         """Raises Refused if half an update of one process is to be shared among several."""
         if state["micro"] and self.world.size > 1:
             raise Refused(

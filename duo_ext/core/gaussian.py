@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rows
 from duo_ext.core.networks import Mixture
@@ -133,7 +134,9 @@ class _Relaxed(torch.autograd.Function):
         return gradient_RV.to(ctx.dtype), None, None, None
 
 
-def largest_noised(x0_R, V, K, a_R1, s_R1):
+def largest_noised(
+    x0_R: Tensor, V: int, K: int, a_R1: Tensor, s_R1: Tensor
+) -> tuple[Tensor, Tensor]:
     """(w (R, K), tokens (R, K)): the K largest of w = a e_x0 + s eps, descending, eps ~ N(0, I_V).
 
     Drawn exactly, from the largest of the V - 1 tokens that are not x0 and from x0 itself.
@@ -147,7 +150,7 @@ def largest_noised(x0_R, V, K, a_R1, s_R1):
     return w_RK, torch.cat([tokens_RK, x0_R[:, None]], 1).gather(1, order_RK)
 
 
-def largest_normals(R, n, K, device):
+def largest_normals(R: int, n: int, K: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(values (R, K) in float64, places (R, K)): the K largest of n independent normals,
     descending, and where among the n they are.
 
@@ -160,7 +163,7 @@ def largest_normals(R, n, K, device):
     return -torch.special.ndtri(tail_RK), different(R, n, K, device)
 
 
-def different(R, n, K, device):
+def different(R: int, n: int, K: int, device: torch.device) -> Tensor:
     """K different places out of n for each of R rows, in random order (R, K)."""
     taken = []  # ascending, each (R,)
     places = []
@@ -173,7 +176,9 @@ def different(R, n, K, device):
     return torch.stack(places, 1)
 
 
-def completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, seed):
+def completed(
+    p_RV: Tensor, w_RK: Tensor, tokens_RK: Tensor, a_R1: Tensor, s_R1: Tensor, seed: int
+) -> Tensor:
     """All of w = a p + s eps (R, V), of which the K largest are known: the others are normals that
     stay below, drawn by ``seed``. With the gradient of p."""
     fixed_RV, w_RK = a_R1 * p_RV.detach(), w_RK.detach()

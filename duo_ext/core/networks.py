@@ -1,9 +1,11 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext.core.losses import wide
 from duo_ext.core.precision import running_in
@@ -13,8 +15,8 @@ from duo_ext.core.precision import running_in
 class Mixture:
     """Soft tokens that mix k tokens each: tokens (B, L, k) with weights (B, L, k) of sum 1."""
 
-    tokens: torch.Tensor
-    weights: torch.Tensor
+    tokens: Tensor
+    weights: Tensor
 
 
 class Denoiser:
@@ -30,17 +32,19 @@ class Denoiser:
     in ``precision``, or where that is None under the autocast that the backbone opens for them.
     """
 
-    def __init__(self, backbone, time_conditioning, precision=None):
+    def __init__(
+        self, backbone: torch.nn.Module, time_conditioning: bool, precision: str | None = None
+    ):
         self.backbone = backbone
         self.time_conditioning = time_conditioning
         self.precision = precision
         self._autocast = {"device_type": "cpu", "enabled": False}
 
-    def __call__(self, x, alpha_B):
+    def __call__(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
         """Logits (B, L, V), at least float32."""
         return wide(self.head(self.features(x, alpha_B)))
 
-    def features(self, x, alpha_B):
+    def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
         """The input (B, L, D) of the last linear layer."""
         with running_in(self.backbone, self.precision):
             found, self._autocast = input_of(self._last_layer, lambda: self._run(x, alpha_B))
@@ -54,25 +58,27 @@ class Denoiser:
                 self.backbone(x, self._sigma(alpha_B))
 
     @property
-    def takes_mixtures(self):
+    def takes_mixtures(self) -> bool:
         return "weights" in inspect.signature(self.backbone.forward).parameters
 
-    def head(self, features):
+    def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D) that ``features`` gave, as rounded as they are."""
         with torch.autocast(**self._autocast):
             return self._last_layer(features)
 
     @property
-    def head_parameters(self):
+    def head_parameters(self) -> list[torch.nn.Parameter]:
         """The last layer's weight (V, D) and, where it has one, bias (V,)."""
         return list(self._last_layer.parameters())
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return self._last_layer.out_features
 
     @torch.no_grad()
-    def head_backward(self, features_RD, gradient_RV, scale_R, into):
+    def head_backward(
+        self, features_RD: Tensor, gradient_RV: Tensor, scale_R: Tensor, into: list[Tensor | None]
+    ) -> Tensor:
         """The gradient of the features; that of each parameter of the head is added to ``into``.
 
         The gradient of the logits is gradient_RV times scale_R. An entry of ``into`` may be None.
@@ -104,7 +110,7 @@ class Denoiser:
         return -alpha_B.log().to(dtype)
 
 
-def input_of(layer, call):
+def input_of(layer: torch.nn.Module, call: Callable[[], object]) -> tuple[Tensor, dict]:
     """(what ``call()`` gives ``layer`` as its input, the autocast that is in force there).
 
     The call ends there, by an exception that a hook raises and that is caught here. A host's
@@ -139,13 +145,19 @@ class Tempered(Denoiser):
     """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
     each evaluation."""
 
-    def __init__(self, backbone, time_conditioning, temperature=1.0, precision=None):
+    def __init__(
+        self,
+        backbone: torch.nn.Module,
+        time_conditioning: bool,
+        temperature: float = 1.0,
+        precision: str | None = None,
+    ):
         super().__init__(backbone, time_conditioning, precision)
         self.temperature, self.calls = temperature, []
 
-    def features(self, x, alpha_B):
+    def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
         self.calls.append(1)
         return super().features(x, alpha_B)
 
-    def head(self, features):
+    def head(self, features: Tensor) -> Tensor:
         return super().head(features).double() / self.temperature

@@ -8,6 +8,7 @@ their matrix products on a GPU as TF32, whatever autocast the host opens inside.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -21,7 +22,7 @@ PRECISIONS = {
 
 
 @contextlib.contextmanager
-def running_in(backbone, precision):
+def running_in(backbone: torch.nn.Module, precision: str | None) -> Iterator[None]:
     """Let ``blocks`` and ``output_layer`` of a backbone run in float32 or bf16 (None: as it says)
     for the length of a with block."""
     if precision is None:

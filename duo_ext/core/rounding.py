@@ -8,9 +8,21 @@ import contextlib
 import copy
 
 import torch
+from torch import Tensor
+
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Process
 
 
-def gradient_cosine(process, student, fake, teacher, x0_BL, given_BL, seed):
+def gradient_cosine(
+    process: Process,
+    student: Denoiser,
+    fake: Denoiser,
+    teacher: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    seed: int,
+) -> float:
     """Cosine of (10)'s gradient at the student's last features, with teacher and fake as they run,
     to that with both in float32 without TF32: 1.0 where nothing is rounded, 0.0 where all is.
 

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from duo_ext.core.networks import Denoiser, Mixture
 
 # Logits of a network in a chunk, and in a piece of it, of whose size a formula holds about ten
 # tensors. A GPU wants to be filled.
@@ -31,22 +34,22 @@ class Head:
     Features that carry no gradient are of a network that is fixed.
     """
 
-    network: object
-    features: torch.Tensor
+    network: Denoiser
+    features: Tensor
 
     @classmethod
-    def of(cls, network, x, alpha_B):
+    def of(cls, network: Denoiser, x: Tensor | Mixture, alpha_B: Tensor) -> "Head":
         """A network's logits at all positions, (N, V), N = B L."""
         return cls(network, network.features(x, alpha_B).flatten(0, 1))
 
-    def at(self, rows):
+    def at(self, rows: Tensor | slice) -> "Head":
         return Head(self.network, self.features[rows])
 
-    def detach(self):
+    def detach(self) -> "Head":
         return Head(self.network, self.features.detach())
 
     @property
-    def parameters(self):
+    def parameters(self) -> list[torch.nn.Parameter]:
         if not self.features.requires_grad:
             return []
         return [p for p in self.network.head_parameters if p.requires_grad]
@@ -70,11 +73,11 @@ class Term:
     of: tuple = ()
 
     @property
-    def tensors(self):
+    def tensors(self) -> list[Tensor]:
         return [_tensor(x) for x in self.inputs]
 
     @property
-    def parameters(self):
+    def parameters(self) -> list[torch.nn.Parameter]:
         return [p for x in self.inputs if isinstance(x, Head) for p in x.parameters]
 
 
@@ -82,7 +85,7 @@ def _tensor(x):
     return x.features if isinstance(x, Head) else x
 
 
-def total(*terms):
+def total(*terms: Term) -> Tensor:
     """The sum of terms, a scalar whose gradients are formed already."""
     carriers = {id(x): x for term in terms for x in [*term.tensors, *term.parameters]}
     return _Total.apply(terms, torch.is_grad_enabled(), *carriers.values())
@@ -157,14 +160,14 @@ def _differentiated(term, values, wanted):
     return loss.detach(), torch.ones_like(values[0][:, 0].detach())
 
 
-def chunks(x):
+def chunks(x: Head | Tensor) -> list[slice]:
     """Slices that cover the rows of an input."""
     tensor = _tensor(x)
     width = x.network.vocab_size if isinstance(x, Head) else tensor[:1].numel()
     return _slices(len(tensor), width, _at_once(CHUNK, tensor))
 
 
-def pieces(values):
+def pieces(values: Tensor) -> list[slice]:
     """Slices that cover the rows of a chunk."""
     return _slices(len(values), values[:1].numel(), _at_once(PIECE, values))
 
@@ -182,7 +185,7 @@ def _slices(R, width, most):
 
 
 @torch.no_grad()
-def tokens(head, choose, *inputs):
+def tokens(head: Head, choose: Callable, *inputs: Tensor) -> Tensor:
     """choose(its logits, inputs) for each row of a Head, (R,); inputs are tensors (R, ...)."""
     chosen = [_choose(choose, rows, head, *inputs) for rows in chunks(head)]
     none = torch.zeros(0, dtype=torch.long, device=head.features.device)
@@ -194,12 +197,20 @@ def _choose(choose, rows, *inputs):
     return torch.cat([choose(*(v[piece] for v in values)) for piece in pieces(values[0])])
 
 
-def sample(head, probs, u_R):
+def sample(head: Head, probs: Callable[[Tensor], Tensor], u_R: Tensor) -> Tensor:
     """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
     return tokens(head, lambda logits, u: sample_tokens(probs(logits), u), u_R)
 
 
-def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL, into=None):
+def fill(
+    student: Denoiser,
+    z_BL: Tensor,
+    chosen_BL: Tensor,
+    alpha_t: Tensor,
+    choose: Callable,
+    *inputs_BL: Tensor,
+    into: Tensor | None = None,
+) -> Tensor:
     """``into``, by default z_BL, with choose(logits (R, V), inputs (R,)) -> (R, ...) at the R
     chosen positions, in place. The network is evaluated for the sequences that have any."""
     into = z_BL if into is None else into
@@ -212,7 +223,7 @@ def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL, into=None):
     return into
 
 
-def positions(*masks_BL):
+def positions(*masks_BL: Tensor) -> list[Tensor]:
     """The places (R,) in the flattened (B L) where each mask is true, in order.
 
     A device is waited for once, to learn how many these are.
@@ -224,13 +235,13 @@ def positions(*masks_BL):
     ]
 
 
-def uniforms(shape, device):
+def uniforms(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """What ``sample_tokens`` takes, float64: one number a row, however the rows are taken."""
     return torch.rand(shape, dtype=torch.float64, device=device)
 
 
 @torch.no_grad()
-def sample_tokens(probs, u):
+def sample_tokens(probs: Tensor, u: Tensor) -> Tensor:
     """Inverse-CDF sampling, (...): the first token with sum_{i <= token} p_i > u sum_i p_i.
 
     probs (..., V), not negative and of any sum; u (...) in [0, 1), float64. The sum is found in two

@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rows
 from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.networks import Denoiser
 
 
 @dataclass
@@ -32,7 +34,15 @@ class ScoreProcess(AbsorbingProcess):
     scaled: bool = True
     renormalised: bool = True
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
         if self.renormalised or alpha_s == 1:  # no mask remains in clean data, whatever the sum
             return super().reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes_BL)
         assert changes_BL is None, "the network's own sum of scores says which positions change"
@@ -53,16 +63,27 @@ class ScoreProcess(AbsorbingProcess):
         shift = log_r - math.log(self.vocab_size - 1) if self.scaled else torch.zeros_like(log_r)
         return log_r, shift
 
-    def soft(self, student_logits, logits, alpha_R, weight_R):
+    def soft(
+        self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         levels = self._levels(alpha_R)
         form = self._form(losses.score_soft)
         return form(student_logits, logits, weight_R, *levels, self.mask_index)
 
-    def hard(self, logits, alpha_R, weight_R, token_R):
+    def hard(
+        self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         levels = self._levels(alpha_R)
         form = self._form(losses.score_hard)
         return form(logits, weight_R, token_R, *levels, self.mask_index)
 
-    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
+    def difference(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        fake_logits: Tensor,
+        alpha_R: Tensor,
+        weight_R: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         form = self._form(losses.score_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)

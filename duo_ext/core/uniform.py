@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
 from duo_ext.core.losses import mix
-from duo_ext.core.networks import Mixture
+from duo_ext.core.networks import Denoiser, Mixture
 from duo_ext.core.process import Process, sample_times
 from duo_ext.core.schedules import LOG_LINEAR, GaussianSchedule, LogLinear
 
@@ -43,7 +44,7 @@ class UniformProcess(Process):
         form = self._form(losses.uniform_ratio)
         return sample.mean(form, teacher.detach(), fake.detach(), of=(0,))
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         replaced_BL = self._replaced(alpha_B, given_BL)
         return torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), x0_BL)
@@ -66,10 +67,18 @@ class UniformProcess(Process):
         (free,) = rows.positions(~given_BL)
         return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
         """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
         V, alpha_ts = self.vocab_size, alpha_t / alpha_s
 
@@ -94,7 +103,7 @@ class UniformProcess(Process):
             return rows.fill(student, z_BL, ~given_BL, alpha_t, choose, z_BL, u_BL)
         return rows.fill(student, z_BL, ~given_BL, alpha_t, change, z_BL, u_BL, changes_BL)
 
-    def greedy(self, student, z_BL, alpha_t, given_BL):
+    def greedy(self, student: Denoiser, z_BL: Tensor, alpha_t: Tensor, given_BL: Tensor) -> Tensor:
         """The likeliest clean token at each position."""
         return rows.fill(student, z_BL, ~given_BL, alpha_t, lambda logits: logits.argmax(-1))
 
@@ -120,18 +129,18 @@ class Sample:
     it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s.
     """
 
-    output: torch.Tensor | rows.Head
-    x: torch.Tensor | Mixture
-    z_BL: torch.Tensor
-    alpha_B: torch.Tensor
-    dalpha_B: torch.Tensor
-    free: torch.Tensor
+    output: Tensor | rows.Head
+    x: Tensor | Mixture
+    z_BL: Tensor
+    alpha_B: Tensor
+    dalpha_B: Tensor
+    free: Tensor
 
-    def head(self, network):
+    def head(self, network: Denoiser) -> rows.Head:
         """A network's logits at the R positions; with a graph if its parameters or x have one."""
         return rows.Head.of(network, self.x, self.alpha_B).at(self.free)
 
-    def mean(self, loss, *heads, of=()):
+    def mean(self, loss: Callable, *heads: rows.Head, of: tuple[int, ...] = ()) -> Tensor:
         """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
         alpha_BL, dalpha_BL = (
             v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
@@ -140,5 +149,5 @@ class Sample:
         total = rows.total(rows.Term(loss, (self.output, *heads, *inputs), of))
         return total / max(1, len(self.free))
 
-    def detach(self):
+    def detach(self) -> "Sample":
         return replace(self, output=self.output.detach())

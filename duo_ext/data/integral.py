@@ -5,6 +5,7 @@ GPT-2 and BERT. ``${idlm_integral:32}`` in a configuration is the path of one fo
 """
 
 import pickle
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,7 @@ from duo_ext.files import write_whole
 GAMMA_MIN, GAMMA_MAX, POINTS = -8.0, 8.0, 20_001
 
 
-def table(vocab_size):
+def table(vocab_size: int) -> dict:
     """The content of such a pickle: P and dP/dgamma on a grid of gamma, float64."""
     gamma_N = torch.linspace(GAMMA_MIN, GAMMA_MAX, POINTS, dtype=torch.float64)
     parts = [schedules.gaussian_alpha(part, vocab_size) for part in gamma_N.split(500)]
@@ -30,7 +31,7 @@ def table(vocab_size):
     }
 
 
-def path(folder, vocab_size):
+def path(folder: Path, vocab_size: int) -> Path:
     """The path of the table in a folder, written there on the first call."""
     target = folder / f"integral-{vocab_size}.pkl"
     if not target.exists():

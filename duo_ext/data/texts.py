@@ -6,17 +6,21 @@ import io
 import json
 import os
 import posixpath
+from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 import numpy
 
 from duo_ext import Refused, files
 from duo_ext.files import write_whole
 
+Tokenizer: TypeAlias = object  # of transformers, which is imported late
+
 # Of a fast tokenizer's rules: what a call leaves behind and no id depends on.
 PASSING = ("padding", "truncation")
 
 
-def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
+def tokenizer(name: str, key: str, wanted: str = "a tokenizer's folder or hub name") -> Tokenizer:
     """AutoTokenizer's; ``key`` is the setting that named it, ``wanted`` says what that must be.
 
     Raises Refused if there is none, and if it has no vocabulary: where it finds a model's
@@ -33,20 +37,20 @@ def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
     return found
 
 
-def reason(error):
+def reason(error: Exception) -> str:
     """An error as a part of a sentence."""
     text = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {text}"
 
 
-def ordinary(tokenizer):
+def ordinary(tokenizer: Tokenizer) -> list[int]:
     """The ids, ascending, that stand for text: all but those of special tokens."""
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
     special.update(tokenizer.all_special_tokens)
     return sorted(id for token, id in tokenizer.get_vocab().items() if token not in special)
 
 
-def require_ids(tokenizer, size, key, besides=()):
+def require_ids(tokenizer: Tokenizer, size: int, key: str, besides: Collection[str] = ()) -> None:
     """Raise Refused unless each id of the tokenizer, ``besides`` some tokens', is less than
     ``size``."""
     ids = {token: id for token, id in tokenizer.get_vocab().items() if token not in besides}
@@ -58,7 +62,7 @@ def require_ids(tokenizer, size, key, besides=()):
         )
 
 
-def fingerprint(tokenizer):
+def fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of all that decides which ids a tokenizer gives; the same in every process.
 
     The rules of a fast tokenizer are its tokenizer.json; those of one in Python are its class, its
@@ -83,7 +87,7 @@ def _is_path(setting):
     return setting == "name_or_path" or setting.endswith("_file")
 
 
-def encode(tokenizer, lines, key):
+def encode(tokenizer: Tokenizer, lines: list[str], key: str) -> list[list[int]]:
     """The token ids of each line, with nothing added.
 
     Raises Refused, with a word that it cannot encode, where a tokenizer without [UNK] would need
@@ -127,14 +131,20 @@ def _unknown(tokenizer, lines):
     return failing[0] if word and 0 < len(failing) < len(word) / 2 else word
 
 
-def explain(folder, mode, tokenizer, key):
+def explain(folder: str, mode: str, tokenizer: Tokenizer, key: str) -> None:
     """Raise Refused if a host's own reader must fail at the text in ``folder``, if it is one: it
     cannot be read, or the tokenizer cannot encode it."""
     if os.path.isdir(folder):
         encode(tokenizer, lines(folder, mode), key)
 
 
-def kept(cache_dir, mode, source, tokenizer, make):
+def kept(
+    cache_dir: str,
+    mode: str,
+    source: object,
+    tokenizer: Tokenizer,
+    make: Callable[[], numpy.ndarray],
+) -> numpy.ndarray:
     """The token blocks (N, L) that ``make()`` makes, kept in the folder ``cache_dir``.
 
     Their file is named by the tokenizer's fingerprint and by ``source``, of which the repr says all
@@ -160,7 +170,7 @@ def _load(path):
         return None
 
 
-def lines(folder, mode):
+def lines(folder: str, mode: str) -> list[str]:
     """The lines of folder/mode.txt that hold text; ``mode`` is train or validation.
 
     Raises Refused if the file is missing, cannot be read as text in UTF-8, or holds none.

@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Iterator
 
 from duo_ext import Refused, files
 from duo_ext.data import texts
-from duo_ext.hosting.remedies import Remedy
+from duo_ext.hosting.remedies import AnyTree, Remedy
 
 TOKENIZER = "data.tokenizer_name_or_path"
 
@@ -19,10 +20,10 @@ class TokensOfOneTokenizer(Remedy):
     cause = "dataloader.py keeps tokens by the name of their text, and gives them to any tokenizer"
     module = "dataloader"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         return "save_to_disk" in (host.root / "dataloader.py").read_text()
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         dataloader = host.module("dataloader")
         get_dataset = dataloader.get_dataset
         signature = inspect.signature(get_dataset)
@@ -44,7 +45,7 @@ class TokensOfOneTokenizer(Remedy):
 
 
 @contextlib.contextmanager
-def kept_tokens(tokenizer, wrap):
+def kept_tokens(tokenizer: texts.Tokenizer, wrap: bool) -> Iterator[None]:
     """While tokens are saved and loaded through datasets, they have a record of the tokenizer."""
     import datasets
 

@@ -12,6 +12,8 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 import fsspec
 import torch
@@ -19,6 +21,15 @@ import torch
 from duo_ext import files
 
 STAND_INS = Path(__file__).parent / "stand_ins"
+
+
+class AnyTree(Protocol):
+    """What a remedy asks of a host (``trees.Tree``)."""
+
+    root: Path
+
+    def module(self, name: str) -> ModuleType:
+        """One of its top-level modules."""
 
 
 class Remedy:
@@ -29,16 +40,16 @@ class Remedy:
     cause: str
     module: str | None = None
 
-    def needed(self, host) -> bool:
-        """Whether a host (``trees.Tree``) fails on this machine without the remedy."""
+    def needed(self, host: AnyTree) -> bool:
+        """Whether a host fails on this machine without the remedy."""
         raise NotImplementedError
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         """Change what is loaded in this process. Called once, where ``needed`` says so."""
         raise NotImplementedError
 
 
-def imports(root, name):
+def imports(root: Path, name: str) -> bool:
     """Whether a module of the tree imports a package when it is imported itself."""
     statement = re.compile(rf"^(import|from) {name}\b", re.MULTILINE)
     folders = (root, root / "model", root / "models")
@@ -46,7 +57,7 @@ def imports(root, name):
     return any(statement.search(path.read_text()) for path in sources)
 
 
-def importable(name):
+def importable(name: str) -> bool:
     try:
         importlib.import_module(name)
     except ImportError:
@@ -63,19 +74,19 @@ def _forget(name):
 class StandIn(Remedy):
     """Puts stand_ins/PACKAGE on the module path in the place of a package that is missing."""
 
-    def __init__(self, package, cause):
+    def __init__(self, package: str, cause: str):
         self.name, self.cause, self.package = f"stand-in for {package}", cause, package
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         return imports(host.root, self.package) and not importable(self.package)
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         importlib.import_module("lightning")  # torchmetrics must not take the stand-in for the real
         _forget(self.package)
         sys.path.insert(0, str(STAND_INS / self.package))
 
 
-def withdraw_stand_ins():
+def withdraw_stand_ins() -> None:
     """Hide the stand-ins from everybody but the modules that have imported them."""
     for folder in STAND_INS.iterdir():
         if str(folder) in sys.path:
@@ -89,11 +100,11 @@ class AttentionInFloat32(Remedy):
     name = "attention in float32"
     cause = "flash-attn takes fp16 and bf16 alone, and algo.precision=float32 gives it float32"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         there = imports(host.root, "flash_attn") and importable("flash_attn.flash_attn_interface")
         return there and not sys.modules["flash_attn"].__file__.startswith(str(STAND_INS))
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         installed = importlib.import_module("flash_attn.flash_attn_interface")
         attend = installed.flash_attn_varlen_qkvpacked_func
         ours = self._stand_in().flash_attn_varlen_qkvpacked_func
@@ -119,7 +130,7 @@ class TorchvisionsOperators(Remedy):
     name = "torchvision's operators"
     cause = "torchvision for CUDA beside torch for CPU: operator torchvision::nms does not exist"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         """By the error of the import, which lightning meets too."""
         try:
             importable("torchvision")
@@ -127,7 +138,7 @@ class TorchvisionsOperators(Remedy):
             return "operator torchvision::" in str(error)
         return False
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         _forget("torchvision")
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
@@ -142,12 +153,12 @@ class LocalNamesWhole(Remedy):
     name = "local names taken whole"
     cause = "fsspec splits a local name at '::', so that a checkpoint is written as another file"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         """By the function that is known here: ours never ask it (files.located)."""
         known = hasattr(fsspec.core, "_un_chain")
         return known and fsspec.core.url_to_fs("/a::/b")[1] != "/a::/b"
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         split = fsspec.core._un_chain
 
         @functools.wraps(split)

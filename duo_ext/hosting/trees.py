@@ -10,9 +10,11 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import hydra
@@ -20,6 +22,7 @@ import omegaconf
 
 from duo_ext import Refused
 from duo_ext.hosting import remedies
+from duo_ext.hosting.remedies import Remedy
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,7 +44,7 @@ class Tree:
     remedies: list = field(default_factory=list, compare=False)  # those that were applied
 
     @classmethod
-    def find(cls, path=None):
+    def find(cls, path: str | Path | None = None) -> "Tree":
         """The tree to run in.
 
         It is ``path`` (--host), else $DUO_ROOT or $SEDD_ROOT, else the working directory if it is a
@@ -57,17 +60,17 @@ class Tree:
         return cls(root, cls.called(root), commit(root))
 
     @classmethod
-    def active(cls):
+    def active(cls) -> "Tree":
         """The tree of this process."""
         assert cls._active is not None, "no host is active"
         return cls._active
 
     @classmethod
-    def called(cls, root):
+    def called(cls, root: Path) -> str:
         """The ``name`` of a checkout."""
         return cls.program.lower()
 
-    def activate(self):
+    def activate(self) -> "Tree":
         """Put the tree first on the module path, import it and apply the remedies that it needs.
 
         One process serves one tree; to activate it again changes nothing. Raises Refused if modules
@@ -86,7 +89,7 @@ class Tree:
             cls._active = self
         return cls._active
 
-    def after_import(self):
+    def after_import(self) -> None:
         """What a program needs once its modules are imported."""
 
     def __str__(self):
@@ -94,22 +97,22 @@ class Tree:
         return f"{self.name}{where}, commit {self.commit or 'unknown'}"
 
     @property
-    def configs(self):
+    def configs(self) -> Path:
         return self.root / "configs"
 
-    def compose(self, overrides=()):
+    def compose(self, overrides: Iterable[str] = ()) -> omegaconf.DictConfig:
         """The tree's configuration, as its command line composes it, open to any key."""
         with hydra.initialize_config_dir(str(self.configs), version_base=None):
             config = hydra.compose("config", list(overrides))
         omegaconf.OmegaConf.set_struct(config, False)
         return config
 
-    def module(self, name):
+    def module(self, name: str) -> ModuleType:
         """One of the tree's top-level modules, once it is on the module path."""
         return importlib.import_module(name)
 
     @contextlib.contextmanager
-    def needing(self, extra):
+    def needing(self, extra: str) -> Iterator[None]:
         """Refused where the tree imports a package that is not installed; ``extra`` of this
         distribution has what it needs."""
         try:
@@ -124,7 +127,7 @@ class Tree:
             ) from error
 
     @contextlib.contextmanager
-    def refusing(self):
+    def refusing(self) -> Iterator[None]:
         """What the tree's own modules refuse of a configuration becomes Refused."""
         try:
             yield
@@ -143,10 +146,10 @@ class Tree:
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
         return f"{self.program} refuses this: {frame.line} ({place}) {error}".strip()
 
-    def has(self, name):
+    def has(self, name: str) -> bool:
         return (self.root / name).exists()
 
-    def require_own(self, modules):
+    def require_own(self, modules: Iterable[str]) -> None:
         """One process serves one host: Refused if another's modules are loaded."""
         for name in modules:
             loaded = getattr(sys.modules.get(name), "__file__", None)
@@ -155,7 +158,7 @@ class Tree:
                     f"module '{name}' of {loaded} is loaded; {self.root} needs it as its own"
                 )
 
-    def apply(self, offered):
+    def apply(self, offered: Iterable[Remedy]) -> None:
         """Apply those of the remedies that this tree needs on this machine."""
         for remedy in offered:
             if remedy.needed(self):
@@ -163,7 +166,9 @@ class Tree:
                 self.remedies.append(remedy)
 
 
-def locate(program, files, named, local):
+def locate(
+    program: str, files: Iterable[str], named: Iterable[tuple], local: Iterable[Path]
+) -> Path | None:
     """The root of the tree to run in: the first that ``named`` [(what named it, path or None)]
     names, else the first of ``local`` that is such a tree, else None.
 
@@ -181,12 +186,12 @@ def locate(program, files, named, local):
     return next((root.resolve() for root in local if not lacking(root, files)), None)
 
 
-def lacking(root, files):
+def lacking(root: Path, files: Iterable[str]) -> list[str]:
     """Those of the files that a directory has not."""
     return [name for name in files if not (root / name).is_file()]
 
 
-def overlays(program):
+def overlays(program: str) -> Path:
     """The folder of our Hydra configs for a program, "duo" or "sedd": that of this duo_ext.
 
     An installation has it inside the package, a checkout beside. It is no import: where one
@@ -196,7 +201,7 @@ def overlays(program):
     return installed if installed.is_dir() else REPOSITORY / "configs" / program
 
 
-def require_one_checkout(*files):
+def require_one_checkout(*files: str) -> None:
     """Raise Refused if modules of ours, by their files, lie in another checkout than duo_ext."""
     for file in files:
         if Path(file).resolve().parents[1] != REPOSITORY.resolve():
@@ -206,7 +211,7 @@ def require_one_checkout(*files):
             )
 
 
-def own_commit():
+def own_commit() -> str:
     """The commit of the checkout that this package runs from, or its installed version, or
     "unknown" for a copy that is neither.
 
@@ -222,7 +227,7 @@ def _installed_version():
         return "unknown"
 
 
-def commit(checkout, besides=None):
+def commit(checkout: Path, besides: str | None = None) -> str | None:
     """The commit of a git checkout, marked if it was changed outside the folder ``besides``; None
     if it is none."""
     if not (checkout / ".git").exists():

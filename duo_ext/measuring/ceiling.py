@@ -1,14 +1,17 @@
 """The judge's own samples: the lowest GenPPL at which samples still have its diversity."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.data import texts
+from duo_ext.measuring.draws import Draw
 from duo_ext.measuring.judge import Judge
-from duo_ext.measuring.subject import Subject
+from duo_ext.measuring.subject import Setting, Subject
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Ceiling(Subject):
     like: Subject
 
     @classmethod
-    def of(cls, judge, given, like):
+    def of(cls, judge: Judge, given: str, like: Subject) -> "Ceiling":
         padding = like.tokenizer.pad_token  # Duo adds one
         own, wanted = (
             {token: id for token, id in tokenizer.get_vocab().items() if token != padding}
@@ -50,11 +53,11 @@ class Ceiling(Subject):
             ) from error
         return found
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
-    def sampler(self, setting, precision):
+    def sampler(self, setting: Setting, precision: str) -> Iterator[tuple[Draw, list]]:
         """``setting.temperature`` counts; the steps are its evaluations."""
         calls = []
 
@@ -78,5 +81,5 @@ class Ceiling(Subject):
             x = torch.cat([x, last], 1)
         return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)
 
-    def held_out(self):
+    def held_out(self) -> Tensor:
         return self.like.held_out()

@@ -1,31 +1,38 @@
 """Texts in batches: one stream of random numbers, or a seed for each batch, so that the processes
 of a run share the batches and draw what one of them would."""
 
+from collections.abc import Callable, Collection
+from typing import TypeAlias
+
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core.process import Sampled
+from duo_ext.ranks import Ranks
 
+Draw: TypeAlias = Callable[[int], Tensor]  # so many texts, as tokens (B, L)
 STRIDE = 1_000_003
 
 
-def sizes(samples, batch_size):
+def sizes(samples: int, batch_size: int) -> list[int]:
     """How many texts each batch has."""
     return [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
 
 
 @torch.no_grad()
-def stream(batch, samples, batch_size):
+def stream(batch: Draw, samples: int, batch_size: int) -> Tensor:
     """Tokens (``samples``, L) on the CPU from ``batch(size)``, one batch after the other."""
     return torch.cat([batch(size).cpu() for size in sizes(samples, batch_size)])
 
 
-def seed(number, batch):
+def seed(number: int, batch: int) -> None:
     """Seed torch for a batch, by its number; the first has the seed itself."""
     torch.manual_seed(number + STRIDE * batch)
 
 
 @torch.no_grad()
-def shared(batch, samples, batch_size, number, ranks):
+def shared(batch: Draw, samples: int, batch_size: int, number: int, ranks: Ranks) -> Tensor:
     """Tokens (``samples``, L) on the CPU, the same for any number of processes; ``number`` is the
     seed."""
 
@@ -37,14 +44,14 @@ def shared(batch, samples, batch_size, number, ranks):
     return torch.cat(ranks.shared(range(len(drawn)), draw))
 
 
-def is_log_linear(noise, process):
+def is_log_linear(noise: Callable[[Tensor], tuple[Tensor, Tensor]], process: Sampled) -> bool:
     """Whether a host's noise is that of the core's process."""
     times = torch.linspace(0, 1, 5)
     alphas, _ = process.schedule(times)
     return torch.allclose(noise(times)[1].double(), alphas, atol=1e-6)
 
 
-def require_of_guard(key, value, values):
+def require_of_guard(key: str, value: object, values: Collection) -> None:
     """Raise Refused unless a setting of sampling is one that the guard's draws follow."""
     if value not in values:
         raise Refused(

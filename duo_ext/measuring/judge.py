@@ -5,6 +5,7 @@ Shapes: N texts, B of them a batch, T judge tokens a text, D the width of its la
 
 import bisect
 import contextlib
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from duo_ext import Refused
 from duo_ext.data import texts
 from duo_ext.measuring import batches
-from duo_ext.ranks import ALONE
+from duo_ext.ranks import ALONE, Ranks
 
 WANTED = (
     "the name or the directory of a transformers causal language model: config.json, "
@@ -74,7 +76,7 @@ class Judge:
         self.device = torch.device(device)
 
     @contextlib.contextmanager
-    def on_device(self):
+    def on_device(self) -> Iterator[torch.nn.Module]:
         """The model on its device for the length of a with block; between two it is on the CPU."""
         self.model.to(self.device)
         try:
@@ -82,7 +84,7 @@ class Judge:
         finally:
             self.model.to("cpu")
 
-    def score(self, given: list[str], ranks=ALONE) -> Scores:
+    def score(self, given: list[str], ranks: Ranks = ALONE) -> Scores:
         """Negative log-likelihood, number of predicted tokens and features of each text.
 
         A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
@@ -136,13 +138,13 @@ class Judge:
         features_BD = hidden_BTD[torch.arange(len(ids), device=self.device), real_BT.sum(1) - 1]
         return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
 
-    def _padded(self, ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token lists as one batch, padded on the right, and where it is not padding."""
         rows = [torch.tensor(row, device=self.device) for row in ids]
         real = [torch.ones_like(row) for row in rows]
         return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
 
-    def _read(self, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _read(self, ids_BT: Tensor, real_BT: Tensor) -> tuple[Tensor, ...]:
         """Logits, and what the last layer makes them of; the other layers' output is not kept."""
         seen = []
         head = self.model.get_output_embeddings()
@@ -213,7 +215,7 @@ class Judge:
             raise self._refusal("what it says of a token depends on the tokens behind it")
 
 
-def said_context(config) -> int | None:
+def said_context(config: object) -> int | None:
     """The number of tokens that a model's configuration says it reads, if it says one."""
     said = (getattr(config, name, None) for name in CONTEXTS)
     return next((number for number in said if number and number > 0), None)

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from duo_ext.core.networks import Tempered
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import SAMPLERS, blank, grids
+from duo_ext.data.texts import Tokenizer
+from duo_ext.measuring.draws import Draw
 
 WAYS = ("steps", "sampler", "grid", "predictor", "noise_removal", "temperature", "nucleus")
 
@@ -37,13 +41,15 @@ class Subject:
     path: str
     algo: str
     sha256: str
-    tokenizer: object
+    tokenizer: Tokenizer
     vocab_size: int
     length: int
     data: dict
 
 
-def by_core(process, student, setting, length):
+def by_core(
+    process: Sampled, student: Tempered, setting: Setting, length: int
+) -> tuple[Draw, list]:
     """What a subject's ``sampler`` gives, by one of ``SAMPLERS``; student is a ``Tempered``."""
     sample = SAMPLERS[setting.sampler]
 

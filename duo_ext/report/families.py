@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from duo_ext.report.compare import interpolate_at_entropy, plain, seeds_joined
-from duo_ext.report.figures import blank, dress, line_style
+from duo_ext.report.figures import Figure, blank, dress, line_style
 from duo_ext.report.results import SAMPLER, finite
 from duo_ext.report.tables import markdown, number, perplexity
 
@@ -198,7 +198,7 @@ def published() -> str:
     return markdown(["method", *map(str, steps)], body)
 
 
-def plot(results: dict):
+def plot(results: dict) -> Figure:
     """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
     steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
     rows being those of each seed."""

@@ -1,11 +1,14 @@
 """The mean of gradients over the data-parallel processes, in messages of bounded size."""
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 BUCKET = 2**25  # bytes: what is copied together into one message; larger tensors go as they are
 
 
-def average(tensors):
+def average(tensors: Iterable[Tensor]) -> None:
     """Make tensors their mean over the processes of torch.distributed, in place.
 
     While one message is under way the next is made, so two buckets are in memory besides. One

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import tqdm
+from omegaconf import DictConfig
 
+from duo_ext.core.distiller import Distiller
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.judge import Judge
@@ -37,7 +39,7 @@ class Guard:
     teacher: dict
     history: list = field(default_factory=list)
 
-    def judge(self, pair, rows):
+    def judge(self, pair: int, rows: dict[int, dict]) -> tuple[bool, bool]:
         """Take in the metrics of the student after ``pair`` pairs: {steps: metrics of a row}.
 
         Returns (best so far, stop): a student is inside if all its rows are; the best of those
@@ -53,7 +55,7 @@ class Guard:
         return best, self.stops
 
     @property
-    def stops(self):
+    def stops(self) -> bool:
         """Whether the last ``patience`` students were all outside."""
         recent = self.history[-self.bounds.patience :]
         return len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
@@ -64,15 +66,15 @@ class Guard:
         return near and row["unigram_kl"] <= self.bounds.unigram_kl
 
     @property
-    def kept(self):
+    def kept(self) -> int | None:
         """The pair whose student is kept, or None."""
         return next((e["pair"] for e in reversed(self.history) if e["best"]), None)
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """What a guard is made from again: ``Guard(bounds, **state)``."""
         return {"teacher": self.teacher, "history": self.history}
 
-    def write(self, path):
+    def write(self, path: str) -> None:
         """The history as JSON, through fsspec, complete or not at all; nan becomes null."""
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
         finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
@@ -90,7 +92,7 @@ class Watch:
     measurement: of a network evaluation, of scoring the texts.
     """
 
-    settings: object
+    settings: DictConfig
     sampler: Callable
     batch_size: int
     decode: Callable
@@ -100,7 +102,7 @@ class Watch:
     ranks: Ranks = ALONE
     took: tuple = (0.0, 0.0)
 
-    def begin(self, saved=None):
+    def begin(self, saved: dict | None = None) -> "Watch":
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
         bounds = Bounds(self.settings.entropy, self.settings.unigram_kl, self.settings.patience)
         if not saved:
@@ -110,10 +112,10 @@ class Watch:
         self.guard = Guard(bounds, **saved)
         return self
 
-    def due(self, pair):
+    def due(self, pair: int) -> bool:
         return pair % self.settings.every == 0
 
-    def look(self, pair):
+    def look(self, pair: int) -> tuple[dict[int, dict], bool, bool]:
         """({steps: metrics of the student}, best so far, stop), the same in all processes."""
         with self._bar(f"look at the student of {pair} pairs", len(self.settings.steps)) as bar:
             rows = {steps: self._measure(bar, steps) for steps in self.settings.steps}
@@ -123,14 +125,14 @@ class Watch:
         self.guard.history = history
         return rows, best, stop
 
-    def record(self, path, pair, stop):
+    def record(self, path: str, pair: int, stop: bool) -> None:
         """Write the history to ``path``, and tell a person if the guard stops the run."""
         if self.ranks.first:
             self.guard.write(path)
             if stop:
                 tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
 
-    def conclude(self, best, last):
+    def conclude(self, best: str, last: str) -> None:
         """Tell a person which of two checkpoints holds the student that the run has come to.
 
         ``best`` is the path of the one that the guard keeps, ``last`` of the last.
@@ -143,7 +145,7 @@ class Watch:
                 else f"no student was inside the guard's bounds; the last is {last}"
             )
 
-    def seconds_to_come(self, pair, pairs):
+    def seconds_to_come(self, pair: int, pairs: int) -> float:
         """What the looks between two numbers of pairs will take, by the last measurement."""
         evaluation, scoring = self.took
         look = sum((steps + 1) * evaluation + scoring for steps in self.settings.steps)
@@ -173,7 +175,7 @@ class Watch:
         return measured
 
 
-def logged(rows, distiller):
+def logged(rows: dict[int, dict], distiller: Distiller) -> dict[str, float]:
     """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
     its gradient rounding leaves (``core.rounding``)."""
     keys = ("genppl", "entropy", "unigram_kl", "bigram_tv")

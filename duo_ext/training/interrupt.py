@@ -20,7 +20,7 @@ class Interrupt:
     def __init__(self):
         self.asked, self.time_is_up, self.previous = False, False, {}
 
-    def begin(self):
+    def begin(self) -> "Interrupt":
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.previous[number] = signal.signal(number, self._remember)
@@ -30,12 +30,12 @@ class Interrupt:
         self.asked = True
         self.time_is_up = self.time_is_up or number in TIME_IS_UP
 
-    def end(self):
+    def end(self) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
 
-    def requeue(self):
+    def requeue(self) -> None:
         """Let SLURM start this job again, if its time is up; all that is to be kept is saved."""
         job = os.environ.get("SLURM_JOB_ID")
         if not (self.time_is_up and job):

@@ -1,12 +1,16 @@
 """The loaders inside Lightning's trainer. Its private attributes stand here alone."""
 
 import contextlib
+from collections.abc import Iterator
+
+import lightning
+from omegaconf import DictConfig
 
 from duo_ext.machine import cores
 from duo_ext.training.order import ResumableLoader
 
 
-def order_blocks(trainer, config):
+def order_blocks(trainer: lightning.Trainer, config: DictConfig) -> None:
     """Give the host's data the order of ``order``, with which a resumed run goes on."""
     source, settings = trainer.fit_loop._data_source, config.loader
     # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
@@ -25,7 +29,7 @@ def order_blocks(trainer, config):
 
 
 @contextlib.contextmanager
-def kept(trainer):
+def kept(trainer: lightning.Trainer) -> Iterator[None]:
     """The training's loaders stay what they are, whatever is put in their place inside."""
     combined = trainer.fit_loop._combined_loader
     loaders = combined.flattened

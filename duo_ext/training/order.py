@@ -17,7 +17,16 @@ class ResumableLoader(torch.utils.data.DataLoader):
     Raises Refused if the data is less than one global batch.
     """
 
-    def __init__(self, dataset, batch_size, seed, rank=0, world=1, accumulate=1, **options):
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        **options,
+    ):
         self.seed, self.epoch, self.batches, self.resumed = seed, 0, 0, False
         order = _Order(self, dataset, batch_size, rank, world, accumulate)
         super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
@@ -30,11 +39,11 @@ class ResumableLoader(torch.utils.data.DataLoader):
             self.batches += 1
             yield batch
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int]:
         """The batches are those of all processes, whose number may change."""
         return {"epoch": self.epoch, "batches": self.batches * self.sampler.num_replicas}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.resumed = state["epoch"], True
         self.batches = state["batches"] // self.sampler.num_replicas
 

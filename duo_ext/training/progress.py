@@ -8,6 +8,7 @@ import collections
 import statistics
 import sys
 import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import tqdm
 
@@ -20,12 +21,12 @@ class Bar(tqdm.tqdm):
     ``told`` holds more names that its ``bar_format`` may use.
     """
 
-    def __init__(self, told=(), **settings):
+    def __init__(self, told: Iterable = (), **settings):
         self.told = dict(told)
         super().__init__(mininterval=0.5 if sys.stderr.isatty() else 15, **settings)
 
     @property
-    def format_dict(self):
+    def format_dict(self) -> dict:
         return super().format_dict | self.told
 
 
@@ -41,7 +42,14 @@ class Progress:
         "[{elapsed}<{left}, {pace}]{postfix}"
     )
 
-    def __init__(self, to_come, done, unit, looks=lambda: 0.0, show=True):
+    def __init__(
+        self,
+        to_come: Mapping,
+        done: int,
+        unit: str,
+        looks: Callable[[], float] = lambda: 0.0,
+        show: bool = True,
+    ):
         self.to_come, self.looks = collections.Counter(to_come), looks
         self.recent = {kind: collections.deque(maxlen=RECENT) for kind in to_come}
         self.spent, self.started = 0.0, None
@@ -54,11 +62,13 @@ class Progress:
             disable=not show,
         )
 
-    def begin(self):
+    def begin(self) -> None:
         """A micro-batch begins."""
         self.started = time.perf_counter()
 
-    def end(self, kind, steps, shown=None):
+    def end(
+        self, kind: Hashable | None, steps: int, shown: Mapping[str, float] | None = None
+    ) -> None:
         """A micro-batch has ended; it completed an update of this kind, or none: None.
 
         ``steps`` is what counts, so many are done; ``shown`` are numbers for the bar's end.
@@ -74,7 +84,7 @@ class Progress:
             self.bar.set_postfix({name: f"{x:.4f}" for name, x in shown.items()}, refresh=False)
         self.bar.update()
 
-    def seconds_left(self):
+    def seconds_left(self) -> float:
         """What the rest will take; a kind that was not seen yet costs what the others do."""
         seen = {kind: statistics.median(times) for kind, times in self.recent.items() if times}
         usual = statistics.mean(seen.values()) if seen else 0.0
@@ -86,5 +96,5 @@ class Progress:
         left = self.bar.format_interval(self.seconds_left())
         self.bar.told = {"steps": steps, "left": left, "pace": f"{last:.2f} s an update"}
 
-    def close(self):
+    def close(self) -> None:
         self.bar.close()

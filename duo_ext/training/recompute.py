@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
-def recompute(network):
+def recompute(network: torch.nn.Module) -> None:
     """Keep of each block's forward pass its input alone, and let the backward pass repeat it.
 
     It repeats to the last bit, with the dropout and the autocast of the first time. The blocks stay

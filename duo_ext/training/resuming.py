@@ -24,13 +24,13 @@ class Resumed:
     ``resumed`` is what the one held that a run goes on from, until its training starts.
     """
 
-    def sweep(self):
+    def sweep(self) -> None:
         """Remove what a killed run left half-written."""
         if self.trainer.is_global_zero:
             for name in (LAST, "guard.json"):
                 sweep(os.path.dirname(self.file(name)))
 
-    def on_save_checkpoint(self, checkpoint):
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The student as a plain checkpoint of the host's, and what a resumed run needs besides.
 
         Duo counts progress by the optimizer steps of automatic optimisation, which are none here,
@@ -47,7 +47,7 @@ class Resumed:
             "guard": self.watch.guard.state_dict() if self.watch else None,
         }
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
         if self.opponents is None:
             return

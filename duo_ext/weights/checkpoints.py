@@ -4,12 +4,17 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import omegaconf
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused, files
 from duo_ext.weights import pickles
+
+T = TypeVar("T")
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
@@ -17,7 +22,7 @@ REFERENCE = re.compile(
 )
 
 
-def inert(config):
+def inert(config: T) -> T:
     """A configuration without the values that call another resolver: Duo has one for Python's
     eval, and a file must not run it."""
     if isinstance(config, dict):
@@ -55,7 +60,7 @@ TRUST = (
 )
 
 
-def read(path, key, trust=False):
+def read(path: str, key: str, trust: bool = False) -> dict:
     """A checkpoint of tensors, plain values and known types; ``key`` is the setting that named it.
 
     Raises Refused if the file is missing, is no Duo checkpoint, or holds other objects, unless
@@ -71,7 +76,7 @@ def read(path, key, trust=False):
 FORMAT = 1  # of what lies under the key ``idlm``; the rest is the host's
 
 
-def ours(checkpoint, key):
+def ours(checkpoint: dict, key: str) -> dict | None:
     """What a checkpoint holds under ``idlm``, for a run to go on from; None if it is the host's.
 
     Raises Refused if a newer version of this package has written it.
@@ -85,7 +90,7 @@ def ours(checkpoint, key):
     return saved
 
 
-def differing(theirs, ours):
+def differing(theirs: dict | None, ours: dict) -> str:
     """In words, what of a run's identity is other than in a checkpoint's; "" if it is the same run.
 
     A checkpoint of an earlier version tells less; what it does not tell is not compared.
@@ -105,7 +110,7 @@ PLACE = "backbone."  # of the denoiser in Duo's algorithms
 WRAPPERS = {"module", "_orig_mod"}  # what DDP and torch.compile put into names
 
 
-def dit(weights):
+def dit(weights: dict) -> dict[str, Tensor]:
     """The weights of a DIT under its own names: without what DDP, torch.compile and the module that
     holds it put before and between them, and without what lies beside it.
 
@@ -113,7 +118,7 @@ def dit(weights):
     Raises Refused if two are left to choose from, if two weights would have one name, or if there
     are other things than named tensors.
     """
-    if not all(isinstance(n, str) and isinstance(w, torch.Tensor) for n, w in weights.items()):
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
         raise Refused("its weights are no named tensors")
     plain = {".".join(p for p in n.split(".") if p not in WRAPPERS): w for n, w in weights.items()}
     if len(plain) < len(weights):
@@ -131,7 +136,7 @@ def dit(weights):
     return own
 
 
-def denoiser(checkpoint):
+def denoiser(checkpoint: dict) -> Saved:
     """The denoiser in a Lightning checkpoint of Duo's, as ``Saved``."""
     weights = dit(checkpoint["state_dict"])
     hyper, ema = (checkpoint.get(name) for name in ("hyper_parameters", "ema"))
@@ -142,7 +147,7 @@ def denoiser(checkpoint):
     return Saved(weights, average, config if isinstance(config, dict) else {})
 
 
-def dimensions(weights):
+def dimensions(weights: dict[str, Tensor]) -> dict[str, int]:
     """What the shapes of a DIT's weights say about it."""
     embedding = weights[EMBEDDING]
     sizes = {
@@ -157,7 +162,7 @@ def dimensions(weights):
     return sizes
 
 
-def check(saved, backbone, key):
+def check(saved: Saved, backbone: torch.nn.Module, key: str) -> None:
     """Raise Refused that names the first dimension in which file and model differ."""
     state = backbone.state_dict()
     if EMBEDDING not in saved.weights:
@@ -192,7 +197,7 @@ def _shapes(weights):
 TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape shows these
 
 
-def check_config(saved, config, key):
+def check_config(saved: Saved, config: DictConfig, key: str) -> None:
     """Raise Refused if the file says that what no shape shows is other than in ``config``."""
     trained = omegaconf.OmegaConf.create(saved.config)
     for name in TOLD:
@@ -204,7 +209,9 @@ def check_config(saved, config, key):
             )
 
 
-def fill(backbone, saved, config, key, average=True):
+def fill(
+    backbone: torch.nn.Module, saved: Saved, config: DictConfig, key: str, average: bool = True
+) -> None:
     """Load a file's weights into a network of ``config`` (``load``).
 
     ``key`` is the setting that named the file. Raises Refused, before anything is loaded, where the
@@ -215,7 +222,7 @@ def fill(backbone, saved, config, key, average=True):
     load(backbone, saved, average)
 
 
-def load(backbone, saved, average=True):
+def load(backbone: torch.nn.Module, saved: Saved, average: bool = True) -> None:
     """Load the EMA weights, the raw ones where there are none or ``average`` is false."""
     state = backbone.state_dict()
     kept = {name: state[name] for name in _computed(saved, state)}
@@ -226,7 +233,7 @@ def load(backbone, saved, average=True):
                 parameter.copy_(value)
 
 
-def sha256(path, backbone):
+def sha256(path: str, backbone: torch.nn.Module) -> str:
     """Of a checkpoint's bytes; of the weights where they lie in a folder or on the hub."""
     if os.path.isdir(path) or not files.exists(path):
         return fingerprint(backbone)
@@ -234,7 +241,7 @@ def sha256(path, backbone):
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def fingerprint(backbone):
+def fingerprint(backbone: torch.nn.Module) -> str:
     """SHA-256 of all weights, to recognise a network."""
     digest = hashlib.sha256()
     for name, value in backbone.state_dict().items():

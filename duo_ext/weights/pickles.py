@@ -3,6 +3,8 @@
 import contextlib
 import re
 import typing
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import omegaconf
 import torch
@@ -17,11 +19,11 @@ class Tokenizer:
     def __init__(self, *_):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
-def plain_dict(*_):
+def plain_dict(*_) -> dict:
     """Instead of OmegaConf's defaultdict, which torch.load would make and leave empty."""
     return {}
 
@@ -42,7 +44,7 @@ CONFIG_TYPES = {
 TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
 
 
-def known_types(file):
+def known_types(file: BinaryIO) -> list[tuple[type, str]]:
     """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
@@ -53,7 +55,9 @@ def known_types(file):
     return known + [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
 
 
-def content(path, key, types, rule, trust=False):
+def content(
+    path: str, key: str, types: Callable[[BinaryIO], list], rule: str, trust: bool = False
+) -> object:
     """What a file of torch.save holds, on the CPU.
 
     ``types(file)`` lists the types beyond torch's own that may be made, as
@@ -70,7 +74,7 @@ def content(path, key, types, rule, trust=False):
 
 
 @contextlib.contextmanager
-def opened(path, key):
+def opened(path: str, key: str) -> Iterator[BinaryIO]:
     """A file that fsspec opens, or Refused that says why not."""
     with contextlib.ExitStack() as stack:
         try:

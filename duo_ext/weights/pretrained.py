@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from torch import Tensor
 
 from duo_ext import Refused, files
 from duo_ext.weights import checkpoints
@@ -47,7 +48,7 @@ PUBLISHED = {
 }
 
 
-def load(path, key, trust=False):
+def load(path: str | None, key: str, trust: bool = False) -> Saved:
     """The denoiser at ``path``: a folder, a hub id (owner/name) or a checkpoint, as ``Saved``.
 
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
@@ -96,7 +97,7 @@ def _hub_refusal(error):
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_folder(folder, key):
+def read_folder(folder: str | Path, key: str) -> Saved:
     """The DIT in a folder of config.json and safetensors or pytorch_model.bin, whole or in shards.
 
     Weights keep their precision. Raises Refused where a file is missing, damaged or holds
@@ -151,7 +152,7 @@ def _read_tensors(path):
             weights = safetensors.torch.load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        if not all(isinstance(value, Tensor) for value in weights.values()):
             raise TypeError("not only tensors")
     except FileNotFoundError as error:
         raise Refused(f"{path.name} is missing") from error
@@ -178,7 +179,9 @@ def _duo_config(described):
 # ---------------------------------------------------------------------------------------- writing
 
 
-def write_folder(folder, weights, described, card):
+def write_folder(
+    folder: str | Path, weights: dict[str, Tensor], described: dict, card: str
+) -> None:
     """Write a DIT's ``weights`` in float32, its arguments ``described`` as config.json and a model
     card as a new folder.
 

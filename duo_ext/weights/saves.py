@@ -1,5 +1,8 @@
 """How a run is saved: each state once, with no copy of it in memory, and the last two are kept."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 
 from duo_ext import files
@@ -8,19 +11,19 @@ from duo_ext import files
 PREVIOUS = {"last.ckpt": "previous.ckpt", "checkpoint.pth": "previous.pth"}
 
 
-def previous(path):
+def previous(path: str | Path) -> str | None:
     """Where the checkpoint before that at ``path`` is kept; None if it is not."""
     folder, _, name = str(path).rpartition("/")
     return f"{folder}/{PREVIOUS[name]}" if name in PREVIOUS else None
 
 
-def spared(path):
+def spared(path: str | Path) -> str:
     """What to say of a checkpoint that is damaged: where the one before it is, if there is one."""
     before = previous(path)
     return f"; '{before}' is the one before it" if before and files.exists(before) else ""
 
 
-def write(path, checkpoint):
+def write(path: str | Path, checkpoint: dict) -> None:
     """Write a checkpoint, one tensor after the other, whole or not at all."""
     files.write_whole(path, lambda file: _stream(checkpoint, file), previous(path))
 
@@ -41,11 +44,13 @@ class Saves:
     to the others.
     """
 
-    def __init__(self, state=None, path=None):
+    def __init__(self, state: object = None, path: str | Path | None = None):
         """``path`` is where ``state`` is saved already."""
         self.state, self.paths = state, [path]
 
-    def save(self, state, path, write, links=True):
+    def save(
+        self, state: object, path: str | Path, write: Callable[[], None], links: bool = True
+    ) -> None:
         """Call ``write()`` for a state that is not yet saved. Of several processes that write
         together the one with ``links`` makes the links."""
         if state != self.state:
