@@ -70,8 +70,10 @@ def write_whole(
 
 
 def twin(source: str | Path, path: str | Path, previous: str | Path | None = None) -> None:
-    """Let ``path`` hold what ``source`` does, on the same file system, in the way of
-    ``write_whole``: one file of two names where that can be, else a copy."""
+    """Let ``path`` hold what ``source`` does: one file of two names where that can be, else a copy.
+
+    Both are on the same file system. ``previous`` and what is raised are as in ``write_whole``.
+    """
     with _replacing(path, previous) as (files, temporary):
         _link(files, located(source)[1], temporary)
 
@@ -124,5 +126,6 @@ def sweep(folder: str | Path) -> None:
 
 
 def exists(path: str | Path) -> bool:
+    """Whether there is a file or a folder at ``path``."""
     files, path = located(path)
     return files.exists(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-BF16 = ("bf16", "bf16-mixed", "bf16-true")  # of Lightning's names for precisions
+BF16 = ("bf16", "bf16-mixed", "bf16-true")  # Lightning's names for it
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def cpu() -> str:
 
 
 def warn_of_bf16(device: str, precision: str, key: str) -> None:
-    """Say how much a bf16 that ``key`` asks for costs, where the device is a CPU that lacks it."""
+    """Log what bf16 costs, where ``key`` asks for it as ``precision`` on a CPU that lacks it."""
     if device == "cpu" and precision in BF16 and bf16_factor() > 1.5:
         logging.getLogger("duo_ext").warning(
             "%s is %s: on this CPU a matrix product takes %.1f times as long in it as in float32; "
@@ -58,6 +58,7 @@ def warn_of_bf16(device: str, precision: str, key: str) -> None:
 
 
 def hardware(device: str | torch.device) -> str:
+    """One line on what runs a device's work: its name, the threads of a CPU, torch's version."""
     if str(device).startswith("cuda"):
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     name = platform.processor() or platform.machine()

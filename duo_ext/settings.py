@@ -14,13 +14,13 @@ from duo_ext.core.samplers import SAMPLERS, grids
 T = TypeVar("T")
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
-# The loss and the order of updates, which no run changes when it goes on.
+# The settings of loss and updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
 LASTING += ("rollout_steps", "sampler", "grid")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
-# What counts. The batch of all comes first: others are computed from it.
+# Keys whose values are whole numbers. The global batch comes first: others are computed from it.
 ALGO = ("fake_ratio", "fake_warmup", "prompt_length", "guard.every", "guard.steps")
 ALGO += ("rollout_steps", "guard.samples", "guard.teacher_steps", "guard.patience")
 MODEL = ("length", "hidden_size", "cond_dim", "n_blocks", "n_heads")
@@ -35,21 +35,21 @@ NOT_NEGATIVE += ("loader.num_workers",)
 
 
 def require(key: str, name: object, options: Iterable) -> None:
-    """Raise Refused that lists what ``key`` may be, if it may not be ``name``."""
+    """Raise Refused, with a list of ``options``, if ``name``, the value of ``key``, is none."""
     if name not in options:
         raise Refused(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
 
 
 def choose(key: str, name: str, options: Mapping[str, T]) -> T:
-    """options[name], where ``require`` lets it be."""
+    """options[name]; Refused, as ``require`` raises it, if there is none."""
     require(key, name, options)
     return options[name]
 
 
 def make_whole(config: DictConfig, keys: Iterable[str]) -> None:
-    """Let 4.0, and 4e3, be the whole numbers that they are where ``keys`` count, also in a list.
+    """Make the values of ``keys`` whole numbers where they are written as 4.0 or 4e3.
 
-    Raises Refused for 4.5.
+    A list is taken entry by entry. Raises Refused for 4.5.
     """
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
@@ -169,9 +169,10 @@ def _check_grid(settings):
 
 
 def inputs(settings: DictConfig) -> dict:
-    """How the student's inputs are drawn, of a section ``algo``: arguments of the core's processes.
+    """How the student's inputs are drawn: arguments of the core's processes.
 
-    They are those that the sampler ``algo.sampler`` meets on the times of ``algo.grid``.
+    ``settings`` are the section ``algo``. The inputs are as the sampler ``algo.sampler`` meets them
+    at the times of ``algo.grid``.
     """
     return {
         "on_policy": settings.on_policy,
@@ -182,8 +183,11 @@ def inputs(settings: DictConfig) -> dict:
 
 
 def require_whole(precision: str | int) -> None:
-    """Raise Refused for a trainer.precision that scales gradients, with which the fake would step,
-    or rounds weights. algo.precision says how the networks run."""
+    """Raise Refused for a trainer.precision that scales gradients or rounds weights.
+
+    The fake's optimizer would step with the scaled gradients. How the networks run is said by
+    algo.precision.
+    """
     if str(precision) in ("16", "16-mixed", "16-true", "bf16-true"):
         raise Refused(
             f"trainer.precision is {precision}, which scales gradients or rounds weights; a "
@@ -192,8 +196,10 @@ def require_whole(precision: str | int) -> None:
 
 
 def chosen(config: DictConfig, keys: Iterable[str]) -> dict:
-    """{dotted key: plain value} of a configuration, None for a key that it lacks; a section gives
-    all of its own."""
+    """{dotted key: plain value} of ``keys`` in a configuration; None for a key that it lacks.
+
+    A key of a section stands for all keys of that section.
+    """
     found = {}
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)

@@ -20,23 +20,22 @@ from duo_ext.core.schedules import LOG_LINEAR, LogLinear
 class AbsorbingProcess(Process):
     """p_t(. | x) = alpha_t x + (1 - alpha_t) e_mask, with MDLM's network (SUBS).
 
-    The network puts no mass on the mask and copies visible tokens, so the loss lives at the
-    positions masked in x_s, and the student's gradient at those masked in z_t as well. That x_s is
-    masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
-
-    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
+    The network puts no mass on the mask and copies visible tokens. So the loss lives at the
+    positions that are masked in x_s, and the student's gradient at the positions that are masked in
+    z_t as well. Which positions of x_s are masked does not depend on xhat: it is drawn first, and
+    each head runs only where it is needed.
     """
 
-    vocab_size: int
+    vocab_size: int  # V, the mask among them
     mask_index: int
     schedule: LogLinear = LOG_LINEAR
-    eps: float = 1e-3
-    on_policy: float = 0.0
+    eps: float = 1e-3  # the least time of an input
+    on_policy: float = 0.0  # this and the next four: see ``rollout``
     rollout_steps: tuple = (4,)
     rollout_grid: str = "linear"
     spread: bool = False
     rollout_stops: Callable = rollout.sample_stops
-    input_times: Callable = sample_times
+    input_times: Callable = sample_times  # draws t, the time of the student's input
     changes_once = True
 
     def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ class AbsorbingProcess(Process):
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
     def probs(self, logits: Tensor) -> Tensor:
-        """softmax over the tokens other than the mask, whose logit is overwritten."""
+        """softmax (..., V) over the tokens other than the mask, whose logit is overwritten."""
         return losses.probs(logits, self.mask_index)
 
     def _outside(self, logits):
@@ -73,6 +72,7 @@ class AbsorbingProcess(Process):
         return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
 
     def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
+        """Masks (B, L); x0 where given."""
         return torch.where(given_BL, x0_BL, self.mask_index)
 
     def reverse(
@@ -84,7 +84,8 @@ class AbsorbingProcess(Process):
         given_BL: Tensor,
         changes_BL: Tensor | None = None,
     ) -> Tensor:
-        """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
+        """Tokens z_s (B, L): a mask becomes a token with probability (alpha_s - alpha_t) /
+        (1 - alpha_t), or where ``changes_BL`` is below it."""
         if changes_BL is None:
             changes_BL = rows.uniforms(z_BL.shape, z_BL.device)
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
@@ -145,14 +146,15 @@ class AbsorbingProcess(Process):
     def soft(
         self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(5), or (4), at masked positions, the student's output in the place of the token."""
+        """(loss_R, scale_R) of (5), in ``score`` of (4), at positions that are masked in x_s, with
+        the student's output in the place of the token. ``losses`` says what scale_R is."""
         form = self._form(losses.absorbing_soft)
         return form(student_logits, logits, weight_R, self.mask_index)
 
     def hard(
         self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same for a token."""
+        """(loss_R, scale_R) of the loss of ``soft`` for a token instead of the student's output."""
         return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
 
     def difference(
@@ -163,28 +165,24 @@ class AbsorbingProcess(Process):
         alpha_R: Tensor,
         weight_R: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The teacher's loss minus the fake's, where both see the mask."""
+        """(loss_R, scale_R) of the teacher's loss minus the fake's, at positions masked in x_s."""
         form = self._form(losses.absorbing_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
 
 
 @dataclass
 class MaskedSample:
-    """The student's output for z_t, and one x_s of it.
+    """The student's output for z_t, and one x_s of it. Positions are places in the flattened
+    (B L)."""
 
-    output: its logits where both are masked and not given, at ``free``; x_BL: x_s; copied: where
-    x_s alone is masked, so that xhat is z_t, tokens_R; alpha_B, weight_BL: alpha_s,
-    dalpha_s / (1 - alpha_s); count: the positions that are not given.
-    """
-
-    output: rows.Head
-    x_BL: Tensor
-    alpha_B: Tensor
-    weight_BL: Tensor
-    free: Tensor
-    copied: Tensor
-    tokens_R: Tensor
-    count: Tensor
+    output: rows.Head  # the student's logits at ``free``
+    x_BL: Tensor  # x_s
+    alpha_B: Tensor  # alpha_s
+    weight_BL: Tensor  # dalpha_s / (1 - alpha_s)
+    free: Tensor  # where z_t and x_s are masked
+    copied: Tensor  # where x_s alone is masked: there xhat is the token of z_t
+    tokens_R: Tensor  # the tokens of z_t at ``copied``
+    count: Tensor  # the number of positions that are not given
 
     def head(self, network: Denoiser) -> rows.Head:
         """A network's logits of x_s (N, V)."""
@@ -197,4 +195,5 @@ class MaskedSample:
         return *(head.at(positions) for head in heads), *levels
 
     def detach(self) -> "MaskedSample":
+        """The sample without the student's gradient."""
         return replace(self, output=self.output.detach())

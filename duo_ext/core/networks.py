@@ -24,12 +24,13 @@ class Denoiser:
 
     ``backbone(x, sigma)`` is any network with Duo's names: x are token ids (B, L), or logits
     (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One whose forward pass has
-    a parameter ``weights`` takes a ``Mixture`` as well. A network that is not conditioned on time
+    a parameter ``weights`` takes a ``Mixture`` as well. A network without ``time_conditioning``
     gets sigma = 0. Nothing of the backbone is changed or copied.
 
-    An autocast that lies around the call does not reach the backbone: embeddings and time
-    conditioning run in the precision of the weights, as in Duo's own forward pass; blocks and head
-    in ``precision``, or where that is None under the autocast that the backbone opens for them.
+    An autocast that lies around the call does not reach the backbone. Embeddings and time
+    conditioning run in the precision of the weights, as in Duo's own forward pass. Blocks and head
+    run in ``precision`` ("float32" or "bf16"); where it is None, under the autocast that the
+    backbone opens for them.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Denoiser:
 
     @property
     def takes_mixtures(self) -> bool:
+        """Whether ``features`` takes a ``Mixture``."""
         return "weights" in inspect.signature(self.backbone.forward).parameters
 
     def head(self, features: Tensor) -> Tensor:
@@ -73,15 +75,17 @@ class Denoiser:
 
     @property
     def vocab_size(self) -> int:
+        """V, the number of logits of a position."""
         return self._last_layer.out_features
 
     @torch.no_grad()
     def head_backward(
         self, features_RD: Tensor, gradient_RV: Tensor, scale_R: Tensor, into: list[Tensor | None]
     ) -> Tensor:
-        """The gradient of the features; that of each parameter of the head is added to ``into``.
+        """The gradient (R, D) of the features; adds the gradients of the head's parameters.
 
-        The gradient of the logits is gradient_RV times scale_R. An entry of ``into`` may be None.
+        The gradient of the logits is gradient_RV times scale_R. ``into`` has a tensor for each of
+        ``head_parameters``, to which its gradient is added, or None.
         """
         weight_VD, *_ = self.head_parameters
         scale_R = scale_R.to(weight_VD.dtype)
@@ -113,10 +117,11 @@ class Denoiser:
 def input_of(layer: torch.nn.Module, call: Callable[[], object]) -> tuple[Tensor, dict]:
     """(what ``call()`` gives ``layer`` as its input, the autocast that is in force there).
 
-    The call ends there, by an exception that a hook raises and that is caught here. A host's
-    forward pass has no other way to stop before its last layer, whose logits of all positions and
-    tokens are most of a pair's memory and are wanted at some positions alone. The autocast is a
-    host's own, opened inside its forward pass; the layer needs it when it is applied later.
+    The call ends at the layer, by an exception that a hook raises and that is caught here. A host's
+    forward pass has no other way to stop before its last layer. That layer's logits of all
+    positions and tokens are most of a pair's memory, and are wanted at some positions alone. The
+    autocast, as keyword arguments of ``torch.autocast``, is the host's own, opened inside its
+    forward pass; the layer needs it when it is applied later.
     """
 
     class Reached(Exception):
@@ -142,8 +147,10 @@ def _autocast_here(kind):
 
 
 class Tempered(Denoiser):
-    """A denoiser as it is sampled: logits in float64, at a temperature. ``calls`` grows by one with
-    each evaluation."""
+    """A denoiser as it is sampled: logits in float64, at a temperature.
+
+    ``calls`` is a list that grows by one with each evaluation.
+    """
 
     def __init__(
         self,
@@ -156,8 +163,10 @@ class Tempered(Denoiser):
         self.temperature, self.calls = temperature, []
 
     def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
+        """The input (B, L, D) of the last linear layer; one more in ``calls``."""
         self.calls.append(1)
         return super().features(x, alpha_B)
 
     def head(self, features: Tensor) -> Tensor:
+        """Logits (..., V) divided by the temperature, float64."""
         return super().head(features).double() / self.temperature

@@ -68,7 +68,7 @@ def gaussian_alpha(gamma_B: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
 
 
 def gamma_of_alpha(alpha: float, vocab_size: int) -> float:
-    """The gamma at which the argmax keeps the clean token with this alpha (bisection)."""
+    """The gamma whose ``gaussian_alpha`` is this alpha, found by bisection."""
     low, high = -12.0, 12.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -103,10 +103,11 @@ class GaussianSchedule:
         return cls(vocab_size, gamma_min, gamma_max)
 
     def gamma(self, t_B: Tensor) -> Tensor:
+        """gamma_t (B,), float64."""
         return self.gamma_min + t_B.double() * (self.gamma_max - self.gamma_min)
 
     def scales(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(a_t, s_t): w_t = a_t x + s_t eps."""
+        """(a_t, s_t) of w_t = a_t x + s_t eps; (B,) float64 each."""
         gamma_B = self.gamma(t_B)
         return torch.sigmoid(-gamma_B).sqrt(), torch.sigmoid(gamma_B).sqrt()
 

@@ -21,20 +21,19 @@ class UniformProcess(Process):
     """p_t(. | x) = alpha_t x + (1 - alpha_t) / V, with the network of UDLM and Duo.
 
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
-    differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
-
-    ``on_policy``, ``rollout_*``, ``spread``: see ``rollout``. ``input_times`` draws t.
+    differentiated. The gradient flows through the ratios r_j of (6) alone
+    (``losses.uniform_loss``), so teacher and fake need no graph.
     """
 
-    vocab_size: int
+    vocab_size: int  # V
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
-    eps: float = 1e-3
-    on_policy: float = 0.0
+    eps: float = 1e-3  # the least time of an input
+    on_policy: float = 0.0  # this and the next four: see ``rollout``
     rollout_steps: tuple = (4,)
     rollout_grid: str = "linear"
     spread: bool = False
     rollout_stops: Callable = rollout.sample_stops
-    input_times: Callable = sample_times
+    input_times: Callable = sample_times  # draws t, the time of the student's input
     changes_once = False
 
     def _fitted(self, sample, fake):
@@ -68,6 +67,7 @@ class UniformProcess(Process):
         return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
 
     def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
+        """Tokens at random (B, L); x0 where given."""
         return torch.where(given_BL, x0_BL, torch.randint_like(x0_BL, self.vocab_size))
 
     def reverse(
@@ -79,7 +79,8 @@ class UniformProcess(Process):
         given_BL: Tensor,
         changes_BL: Tensor | None = None,
     ) -> Tensor:
-        """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
+        """Tokens z_s (B, L) ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 -
+        alpha_s) / V), f the network's probabilities of clean tokens."""
         V, alpha_ts = self.vocab_size, alpha_t / alpha_s
 
         def weights(logits, z):
@@ -123,18 +124,14 @@ class UniformProcess(Process):
 
 @dataclass
 class Sample:
-    """The student's output and one x_s of it.
+    """The student's output and one x_s of it."""
 
-    output: its logits at the R positions ``free``, which carry a loss; x: x_s as the networks take
-    it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s.
-    """
-
-    output: Tensor | rows.Head
-    x: Tensor | Mixture
-    z_BL: Tensor
-    alpha_B: Tensor
+    output: Tensor | rows.Head  # the student's logits at the R positions ``free``
+    x: Tensor | Mixture  # x_s as the networks take it
+    z_BL: Tensor  # the tokens of x_s
+    alpha_B: Tensor  # the schedule at s
     dalpha_B: Tensor
-    free: Tensor
+    free: Tensor  # the R positions that carry a loss, as places in the flattened (B L)
 
     def head(self, network: Denoiser) -> rows.Head:
         """A network's logits at the R positions; with a graph if its parameters or x have one."""
@@ -150,4 +147,5 @@ class Sample:
         return total / max(1, len(self.free))
 
     def detach(self) -> "Sample":
+        """The sample without the student's gradient."""
         return replace(self, output=self.output.detach())

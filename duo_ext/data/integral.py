@@ -1,7 +1,8 @@
 """Duo's table of the Gaussian-to-uniform integral, for any vocabulary.
 
-Duo reads P(gamma), from which alpha follows, from a pickle for each tokenizer; it ships those of
-GPT-2 and BERT. ``${idlm_integral:32}`` in a configuration is the path of one for 32 symbols.
+Duo reads P(gamma), from which alpha follows, from a pickle file for each size of vocabulary. It
+ships the files for GPT-2 and BERT. ``${idlm_integral:32}`` in a configuration is the path of one
+for 32 symbols.
 """
 
 import pickle
@@ -16,7 +17,7 @@ GAMMA_MIN, GAMMA_MAX, POINTS = -8.0, 8.0, 20_001
 
 
 def table(vocab_size: int) -> dict:
-    """The content of such a pickle: P and dP/dgamma on a grid of gamma, float64."""
+    """What Duo's pickle file holds: P and dP/dgamma on a grid of gamma, float64."""
     gamma_N = torch.linspace(GAMMA_MIN, GAMMA_MAX, POINTS, dtype=torch.float64)
     parts = [schedules.gaussian_alpha(part, vocab_size) for part in gamma_N.split(500)]
     alpha_N, slope_N = (torch.cat(values) for values in zip(*parts, strict=True))

@@ -45,7 +45,7 @@ class ProcessesAsDevices(Remedy):
 
 
 class DeviceOfGenPPL(Remedy):
-    """Passes the device of ``record_generative_perplexity`` on as the argument that it is."""
+    """Passes the device on to ``record_generative_perplexity`` by its name."""
 
     name = "GenPPL on the model's device"
     cause = "the device lands in another argument, so that GenPPL asks for CUDA"

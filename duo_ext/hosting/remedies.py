@@ -33,12 +33,11 @@ class AnyTree(Protocol):
 
 
 class Remedy:
-    """``name`` and ``cause`` are what --check prints; ``module`` is the host's module that is
-    changed in memory, if it is one of the host's."""
+    """What a host needs under current libraries, or without a GPU."""
 
-    name: str
-    cause: str
-    module: str | None = None
+    name: str  # what --check calls it
+    cause: str  # what fails without it
+    module: str | None = None  # the host's module that it changes in memory, if it changes one
 
     def needed(self, host: AnyTree) -> bool:
         """Whether a host fails on this machine without the remedy."""
@@ -50,7 +49,7 @@ class Remedy:
 
 
 def imports(root: Path, name: str) -> bool:
-    """Whether a module of the tree imports a package when it is imported itself."""
+    """Whether the tree in ``root`` imports the package ``name`` when its modules are imported."""
     statement = re.compile(rf"^(import|from) {name}\b", re.MULTILINE)
     folders = (root, root / "model", root / "models")
     sources = [path for folder in folders for path in folder.glob("*.py")]
@@ -58,6 +57,7 @@ def imports(root: Path, name: str) -> bool:
 
 
 def importable(name: str) -> bool:
+    """Whether the module ``name`` can be imported. It is then."""
     try:
         importlib.import_module(name)
     except ImportError:
@@ -66,7 +66,7 @@ def importable(name: str) -> bool:
 
 
 def _forget(name):
-    """Drop what an import that failed has left."""
+    """Drop the modules of a package, such as a failed import leaves behind."""
     for module in [module for module in sys.modules if module.partition(".")[0] == name]:
         del sys.modules[module]
 
@@ -95,7 +95,7 @@ def withdraw_stand_ins() -> None:
 
 
 class AttentionInFloat32(Remedy):
-    """Lets the stand-in attend to what flash-attn does not take; all else stays flash-attn's."""
+    """Gives float32, which flash-attn does not take, to the stand-in; all else to flash-attn."""
 
     name = "attention in float32"
     cause = "flash-attn takes fp16 and bf16 alone, and algo.precision=float32 gives it float32"
@@ -131,7 +131,7 @@ class TorchvisionsOperators(Remedy):
     cause = "torchvision for CUDA beside torch for CPU: operator torchvision::nms does not exist"
 
     def needed(self, host: AnyTree) -> bool:
-        """By the error of the import, which lightning meets too."""
+        """Known by the error at the import, which lightning meets too."""
         try:
             importable("torchvision")
         except RuntimeError as error:
@@ -154,7 +154,8 @@ class LocalNamesWhole(Remedy):
     cause = "fsspec splits a local name at '::', so that a checkpoint is written as another file"
 
     def needed(self, host: AnyTree) -> bool:
-        """By the function that is known here: ours never ask it (files.located)."""
+        """Where fsspec has the function that is replaced. Our own code never calls it
+        (``files.located``)."""
         known = hasattr(fsspec.core, "_un_chain")
         return known and fsspec.core.url_to_fs("/a::/b")[1] != "/a::/b"
 

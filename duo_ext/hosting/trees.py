@@ -29,14 +29,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Tree:
-    """A program's source tree. A class of trees names its program and says what belongs to it."""
+    """A program's source tree. A subclass names the program and says what belongs to its trees."""
 
-    program: ClassVar[str]  # as it is called in sentences; in lower case, of folders and extras
+    program: ClassVar[str]  # its name in sentences; in lower case, the name of folders and extras
     standalone: ClassVar[Path]  # our own small tree of the same layout
     modules: ClassVar[tuple]  # the top-level modules of a tree, which no other tree may have loaded
     imported: ClassVar[tuple]  # those that ``activate`` imports
     files: ClassVar[tuple]  # the files by which a tree is known
-    _active: ClassVar["Tree | None"] = None  # of a class of trees: the one that is activated
+    _active: ClassVar["Tree | None"] = None  # of a subclass: the tree that is activated
 
     root: Path
     name: str  # "standalone", or the program, with its branch where branches differ
@@ -67,7 +67,7 @@ class Tree:
 
     @classmethod
     def called(cls, root: Path) -> str:
-        """The ``name`` of a checkout."""
+        """The ``name`` of the checkout in ``root``."""
         return cls.program.lower()
 
     def activate(self) -> "Tree":
@@ -98,10 +98,14 @@ class Tree:
 
     @property
     def configs(self) -> Path:
+        """The folder of the tree's own Hydra configurations."""
         return self.root / "configs"
 
     def compose(self, overrides: Iterable[str] = ()) -> omegaconf.DictConfig:
-        """The tree's configuration, as its command line composes it, open to any key."""
+        """The tree's configuration with ``overrides``, as its command line composes it.
+
+        Any key may be set in it.
+        """
         with hydra.initialize_config_dir(str(self.configs), version_base=None):
             config = hydra.compose("config", list(overrides))
         omegaconf.OmegaConf.set_struct(config, False)
@@ -113,8 +117,10 @@ class Tree:
 
     @contextlib.contextmanager
     def needing(self, extra: str) -> Iterator[None]:
-        """Refused where the tree imports a package that is not installed; ``extra`` of this
-        distribution has what it needs."""
+        """Inside a with block: Refused where the tree imports a package that is not installed.
+
+        ``extra`` is the extra of this distribution that has the tree's packages.
+        """
         try:
             yield
         except ModuleNotFoundError as error:
@@ -128,7 +134,8 @@ class Tree:
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
-        """What the tree's own modules refuse of a configuration becomes Refused."""
+        """Inside a with block: what the tree's own modules refuse of a configuration becomes
+        Refused."""
         try:
             yield
         except (AssertionError, ValueError, NotImplementedError) as error:
@@ -147,10 +154,12 @@ class Tree:
         return f"{self.program} refuses this: {frame.line} ({place}) {error}".strip()
 
     def has(self, name: str) -> bool:
+        """Whether the tree has a file or folder of this name."""
         return (self.root / name).exists()
 
     def require_own(self, modules: Iterable[str]) -> None:
-        """One process serves one host: Refused if another's modules are loaded."""
+        """Raise Refused if one of ``modules`` is loaded from elsewhere: a process serves one
+        tree."""
         for name in modules:
             loaded = getattr(sys.modules.get(name), "__file__", None)
             if loaded and not loaded.startswith(f"{self.root}{os.sep}"):
@@ -159,7 +168,7 @@ class Tree:
                 )
 
     def apply(self, offered: Iterable[Remedy]) -> None:
-        """Apply those of the remedies that this tree needs on this machine."""
+        """Apply the remedies among ``offered`` that this tree needs on this machine."""
         for remedy in offered:
             if remedy.needed(self):
                 remedy.apply(self)
@@ -169,10 +178,11 @@ class Tree:
 def locate(
     program: str, files: Iterable[str], named: Iterable[tuple], local: Iterable[Path]
 ) -> Path | None:
-    """The root of the tree to run in: the first that ``named`` [(what named it, path or None)]
-    names, else the first of ``local`` that is such a tree, else None.
+    """The root of the tree to run in.
 
-    Raises Refused if a path that was named is no such tree, with what it lacks.
+    It is the first path that ``named``, [(what named it, path or None)], has; else the first folder
+    of ``local`` that is a tree of ``program``, known by its ``files``; else None. Raises Refused if
+    a path that was named is no tree of it, with what it lacks.
     """
     for key, given in named:
         if given:
@@ -187,22 +197,23 @@ def locate(
 
 
 def lacking(root: Path, files: Iterable[str]) -> list[str]:
-    """Those of the files that a directory has not."""
+    """The names among ``files`` that are no files in ``root``."""
     return [name for name in files if not (root / name).is_file()]
 
 
 def overlays(program: str) -> Path:
-    """The folder of our Hydra configs for a program, "duo" or "sedd": that of this duo_ext.
+    """The folder of our Hydra configs for a program, "duo" or "sedd".
 
-    An installation has it inside the package, a checkout beside. It is no import: where one
-    checkout is installed and another is run, Python finds ``duo_ext.configs`` in the installed one.
+    It belongs to the duo_ext that is running: an installation has it inside the package, a checkout
+    has it beside the package. It is not found by an import, because where one checkout is installed
+    and another is run, Python finds ``duo_ext.configs`` in the installed one.
     """
     installed = REPOSITORY / f"{program}_ext" / "configs"
     return installed if installed.is_dir() else REPOSITORY / "configs" / program
 
 
 def require_one_checkout(*files: str) -> None:
-    """Raise Refused if modules of ours, by their files, lie in another checkout than duo_ext."""
+    """Raise Refused if one of ``files``, modules of ours, lies in another checkout than duo_ext."""
     for file in files:
         if Path(file).resolve().parents[1] != REPOSITORY.resolve():
             raise Refused(
@@ -215,7 +226,7 @@ def own_commit() -> str:
     """The commit of the checkout that this package runs from, or its installed version, or
     "unknown" for a copy that is neither.
 
-    What commands write into results/ does not change it.
+    The folder results/, where commands write, does not count as a change of the checkout.
     """
     return commit(REPOSITORY, besides="results") or _installed_version()
 

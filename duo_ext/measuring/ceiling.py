@@ -16,16 +16,18 @@ from duo_ext.measuring.subject import Setting, Subject
 
 @dataclass
 class Ceiling(Subject):
-    """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
-
-    Raises Refused where its vocabulary is not that subject's, or it cannot be sampled so.
-    """
+    """A judge that is sampled token by token, after its BOS."""
 
     judge: Judge
-    like: Subject
+    like: Subject  # a model to compare with, whose vocabulary, text length and data it takes over
 
     @classmethod
     def of(cls, judge: Judge, given: str, like: Subject) -> "Ceiling":
+        """The ceiling under the judge at the path ``given``.
+
+        Raises Refused where the judge has another vocabulary than ``like``, or cannot be sampled
+        token by token.
+        """
         padding = like.tokenizer.pad_token  # Duo adds one
         own, wanted = (
             {token: id for token, id in tokenizer.get_vocab().items() if token != padding}
@@ -54,11 +56,15 @@ class Ceiling(Subject):
         return found
 
     def seed(self, seed: int) -> None:
+        """Seed torch."""
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
     def sampler(self, setting: Setting, precision: str) -> Iterator[tuple[Draw, list]]:
-        """``setting.temperature`` counts; the steps are its evaluations."""
+        """(draw, calls), as ``subject.Subject`` says. Of ``setting`` the temperature alone counts.
+
+        The tokens are drawn in ``precision``.
+        """
         calls = []
 
         def draw(size):
@@ -82,4 +88,5 @@ class Ceiling(Subject):
         return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)
 
     def held_out(self) -> Tensor:
+        """The validation tokens (N, L) of ``like``."""
         return self.like.held_out()

@@ -25,17 +25,16 @@ WANTED = (
     "the name or the directory of a transformers causal language model: config.json, "
     "model.safetensors and its tokenizer"
 )
-CONTEXTS = ("max_position_embeddings", "max_seq_len")  # what configurations call it
-TRIED = 1024  # tokens; tables of positions that end elsewhere than they say are shorter
+CONTEXTS = ("max_position_embeddings", "max_seq_len")  # a configuration's names of the context
+TRIED = 1024  # tokens of the longest text that is tried: a wrong context has shown itself by then
 
 
 class Scores(NamedTuple):
-    """What a judge makes of N texts: negative log-likelihoods (nats) and numbers of predicted
-    tokens, (N,); its last layer at each text's last token, (N, D)."""
+    """What a judge makes of N texts."""
 
-    nll_N: np.ndarray
-    tokens_N: np.ndarray
-    features_ND: np.ndarray
+    nll_N: np.ndarray  # negative log-likelihood of each text, in nats
+    tokens_N: np.ndarray  # how many tokens of it were predicted
+    features_ND: np.ndarray  # the input of the judge's last layer at its last token
 
 
 class Judge:
@@ -109,7 +108,7 @@ class Judge:
         return Scores(nll_N, tokens_N, features_ND)
 
     def nll(self, given: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The first two of ``score``."""
+        """(nll_N, tokens_N) of ``score``, by this process alone."""
         return self.score(given)[:2]
 
     def _fitted(self, length: int) -> int:

@@ -83,8 +83,10 @@ class Reference:
 
 
 def first_blocks(parts: Iterable[Tensor], most: int = HELD_OUT) -> Tensor:
-    """The first blocks (N, L) of parts (n, L), of ``most`` tokens, or all if they have less: what
-    counts unigrams and bigrams needs no more of a validation text."""
+    """The first blocks (N, L) out of parts (n, L), as many as ``most`` tokens fill, at least one.
+
+    To count unigrams and bigrams no more of a validation text is needed.
+    """
     taken, tokens = [], 0
     for part_NL in parts:
         taken.append(part_NL)

@@ -13,44 +13,41 @@ WAYS = ("steps", "sampler", "grid", "predictor", "noise_removal", "temperature",
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling.
-
-    ``sampler``: "host", the host's own, or a name of ``SAMPLERS``; ``grid``: see ``grids.times``.
-    """
+    """One way of sampling."""
 
     steps: int
-    sampler: str = "host"
-    grid: str = "host"
-    predictor: str = "ancestral"
-    noise_removal: str = "ancestral"
+    sampler: str = "host"  # the host's own, or a name of ``SAMPLERS``
+    grid: str = "host"  # see ``grids.times``
+    predictor: str = "ancestral"  # SEDD's; Duo's side has this one
+    noise_removal: str = "ancestral"  # the last step
     temperature: float = 1.0
     nucleus: float = 1.0
 
 
 @dataclass
 class Subject:
-    """A checkpoint to sample: its role in the report, its path, the algorithm that made
-    it, its hash, and what its texts and statistics are made with.
+    """A checkpoint that can be sampled.
 
-    A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
-    (draw(size) -> tokens (size, L), a list that grows with each network evaluation); and
-    ``held_out()``, the validation tokens (N, L) of its own data.
+    A host's subject adds three methods. ``seed(seed)`` seeds what it draws. ``sampler(setting,
+    precision)`` is a context that gives (draw(size) -> tokens (size, L), a list that grows by one
+    with each network evaluation). ``held_out()`` gives the validation tokens (N, L) of its own
+    data.
     """
 
-    role: str
-    path: str
-    algo: str
+    role: str  # teacher, student or judge
+    path: str  # as the user gave it
+    algo: str  # the algorithm that made it
     sha256: str
     tokenizer: Tokenizer
     vocab_size: int
-    length: int
-    data: dict
+    length: int  # L
+    data: dict  # the section ``data`` of its configuration
 
 
 def by_core(
     process: Sampled, student: Tempered, setting: Setting, length: int
 ) -> tuple[Draw, list]:
-    """What a subject's ``sampler`` gives, by one of ``SAMPLERS``; student is a ``Tempered``."""
+    """What a subject's ``sampler`` gives, by the one of ``SAMPLERS`` that ``setting`` names."""
     sample = SAMPLERS[setting.sampler]
 
     times_K = grids.times(setting.grid, setting.steps)

@@ -1,4 +1,7 @@
-"""Checkpoints: read without running foreign code, compared with a model before they are used."""
+"""Checkpoints: read without running foreign code, compared with a model before they are used.
+
+``key`` is everywhere the setting that named the file, for what Refused says.
+"""
 
 import hashlib
 import os
@@ -23,8 +26,10 @@ REFERENCE = re.compile(
 
 
 def inert(config: T) -> T:
-    """A configuration without the values that call another resolver: Duo has one for Python's
-    eval, and a file must not run it."""
+    """A file's configuration without the values that call other resolvers than REFERENCE has.
+
+    Duo has a resolver for Python's eval, and a file must not run code.
+    """
     if isinstance(config, dict):
         return {key: inert(value) for key, value in config.items() if not _calls(value)}
     if isinstance(config, list):
@@ -38,16 +43,11 @@ def _calls(value):
 
 @dataclass(frozen=True)
 class Saved:
-    """A trained denoiser as a file holds it.
+    """A trained denoiser as a file holds it."""
 
-    ``weights``: the raw weights under the DIT's own names; ``average``: their EMA, a list in the
-    order of the DIT's parameters, or None; ``config``: Duo's configuration as plain values, as far
-    as the file carries it.
-    """
-
-    weights: dict
-    average: list | None = None
-    config: dict = field(default_factory=dict)
+    weights: dict  # {name in the DIT: tensor}, the raw weights
+    average: list | None = None  # their EMA, in the order of the DIT's parameters
+    config: dict = field(default_factory=dict)  # the host's, as far as the file carries it
 
     def __post_init__(self):
         object.__setattr__(self, "config", inert(self.config))
@@ -61,7 +61,7 @@ TRUST = (
 
 
 def read(path: str, key: str, trust: bool = False) -> dict:
-    """A checkpoint of tensors, plain values and known types; ``key`` is the setting that named it.
+    """A checkpoint file of Duo's, as the dictionary that it holds.
 
     Raises Refused if the file is missing, is no Duo checkpoint, or holds other objects, unless
     ``trust`` says that whatever it holds may be made.
@@ -91,9 +91,11 @@ def ours(checkpoint: dict, key: str) -> dict | None:
 
 
 def differing(theirs: dict | None, ours: dict) -> str:
-    """In words, what of a run's identity is other than in a checkpoint's; "" if it is the same run.
+    """In words, where a checkpoint's identity (``theirs``) and a run's (``ours``) differ; "" if
+    nowhere.
 
-    A checkpoint of an earlier version tells less; what it does not tell is not compared.
+    An identity is {name: value} of what no run changes when it goes on. A checkpoint of an earlier
+    version tells less; what it does not tell is not compared.
     """
     if theirs is None:
         return "it holds nothing of ours to go on from"
@@ -111,12 +113,12 @@ WRAPPERS = {"module", "_orig_mod"}  # what DDP and torch.compile put into names
 
 
 def dit(weights: dict) -> dict[str, Tensor]:
-    """The weights of a DIT under its own names: without what DDP, torch.compile and the module that
-    holds it put before and between them, and without what lies beside it.
+    """The weights of one DIT under its own names, out of a state dict.
 
-    Where there are several DITs it is that of ``backbone.``; where there is none, what lies there.
-    Raises Refused if two are left to choose from, if two weights would have one name, or if there
-    are other things than named tensors.
+    What DDP, torch.compile and the module that holds the DIT put into its names is taken out; what
+    lies beside it is left out. Where there are several DITs it is the one at ``backbone.``; where
+    there is none, it is whatever lies at ``backbone.``. Raises Refused if two are left to choose
+    from, if two weights would have one name, or if there are other things than named tensors.
     """
     if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
         raise Refused("its weights are no named tensors")
@@ -148,7 +150,7 @@ def denoiser(checkpoint: dict) -> Saved:
 
 
 def dimensions(weights: dict[str, Tensor]) -> dict[str, int]:
-    """What the shapes of a DIT's weights say about it."""
+    """{setting: size} that the shapes of a DIT's weights tell."""
     embedding = weights[EMBEDDING]
     sizes = {
         "vocabulary": embedding.shape[0],
@@ -194,11 +196,11 @@ def _shapes(weights):
     return {f"{PLACE}{name}": tuple(value.shape) for name, value in weights.items()}
 
 
-TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape shows these
+TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # settings that no shape tells
 
 
 def check_config(saved: Saved, config: DictConfig, key: str) -> None:
-    """Raise Refused if the file says that what no shape shows is other than in ``config``."""
+    """Raise Refused if the file's configuration has another value than ``config`` in TOLD."""
     trained = omegaconf.OmegaConf.create(saved.config)
     for name in TOLD:
         theirs, ours = (omegaconf.OmegaConf.select(c, name) for c in (trained, config))
@@ -214,8 +216,8 @@ def fill(
 ) -> None:
     """Load a file's weights into a network of ``config`` (``load``).
 
-    ``key`` is the setting that named the file. Raises Refused, before anything is loaded, where the
-    file's network is another (``check``, ``check_config``).
+    Raises Refused, before anything is loaded, where the file's network is another (``check``,
+    ``check_config``).
     """
     check(saved, backbone, key)
     check_config(saved, config, key)
@@ -223,7 +225,7 @@ def fill(
 
 
 def load(backbone: torch.nn.Module, saved: Saved, average: bool = True) -> None:
-    """Load the EMA weights, the raw ones where there are none or ``average`` is false."""
+    """Load the EMA weights, or the raw ones: where there is no EMA, or ``average`` is false."""
     state = backbone.state_dict()
     kept = {name: state[name] for name in _computed(saved, state)}
     backbone.load_state_dict(saved.weights | kept)
@@ -234,7 +236,7 @@ def load(backbone: torch.nn.Module, saved: Saved, average: bool = True) -> None:
 
 
 def sha256(path: str, backbone: torch.nn.Module) -> str:
-    """Of a checkpoint's bytes; of the weights where they lie in a folder or on the hub."""
+    """The SHA-256 of a checkpoint file's bytes, or, for a folder or a hub id, of the weights."""
     if os.path.isdir(path) or not files.exists(path):
         return fingerprint(backbone)
     with files.opened(path) as file:

@@ -14,13 +14,13 @@ from duo_ext.weights import saves
 
 
 class Tokenizer:
-    """Stands for the tokenizers in Duo's checkpoints: they are not made, and nobody needs them."""
+    """Stands for the tokenizers in Duo's checkpoints: nobody needs them, so they are not made."""
 
     def __init__(self, *_):
         pass
 
     def __setstate__(self, state: object) -> None:
-        pass
+        """Keep nothing of it."""
 
 
 def plain_dict(*_) -> dict:
@@ -45,7 +45,7 @@ TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
 
 
 def known_types(file: BinaryIO) -> list[tuple[type, str]]:
-    """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
+    """[(type, its name in the file)] of the types beyond torch's own that a file of Duo's names."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # torch.load will say what is wrong with the file
@@ -61,9 +61,9 @@ def content(
     """What a file of torch.save holds, on the CPU.
 
     ``types(file)`` lists the types beyond torch's own that may be made, as
-    ``torch.serialization.safe_globals`` takes them; with ``trust`` any may. ``rule`` says so to a
-    user whose file holds others. ``key`` is the setting that named the file. Raises Refused where
-    the file cannot be read.
+    ``torch.serialization.safe_globals`` takes them; with ``trust`` any type may be made. ``rule``
+    is what a user is told whose file holds others. ``key`` is the setting that named the file.
+    Raises Refused where the file cannot be read.
     """
     with opened(path, key) as file:
         try:
@@ -75,7 +75,10 @@ def content(
 
 @contextlib.contextmanager
 def opened(path: str, key: str) -> Iterator[BinaryIO]:
-    """A file that fsspec opens, or Refused that says why not."""
+    """The file at ``path``, open to be read for the length of a with block.
+
+    Raises Refused, which names ``key``, where it cannot be opened.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(files.opened(path))

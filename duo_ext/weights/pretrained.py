@@ -1,8 +1,8 @@
 """A denoiser from whatever a user has: a checkpoint, a folder or a model of the Hugging Face hub.
 
-A folder holds config.json and the weights of one DIT: as ``write_folder`` writes it, as Duo's own
-``DIT.save_pretrained`` does, or as the published models of Duo and MDLM. It is read as tensors and
-JSON alone; code that comes with a model is neither fetched nor run.
+A folder holds config.json and the weights of one DIT. ``write_folder`` writes it, or Duo's own
+``DIT.save_pretrained``, or it is a published model of Duo or MDLM. It is read as tensors and JSON
+alone; code that comes with a model is neither fetched nor run.
 """
 
 import json
@@ -167,7 +167,7 @@ def _duo_config(described):
     """Duo's configuration, as far as a config.json tells it."""
     if isinstance(described.get("config"), dict):
         return described["config"]
-    if isinstance(described.get("model"), dict):  # so the mixin saves a DIT made from a plain dict
+    if isinstance(described.get("model"), dict):  # as the hub's mixin saves it, of a plain dict
         return {name: value for name, value in described.items() if name != "vocab_size"}
     config = {}
     for name, (section, ours) in PUBLISHED.items():
