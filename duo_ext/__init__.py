@@ -17,11 +17,11 @@ ALGORITHMS = {
 
 
 class Refused(ValueError):
-    """What a user asked for cannot be done. The message is one sentence for the user: the key, what
-    was given, what is wanted.
+    """What a user asked for cannot be done. The message is one sentence: the key, what was given,
+    what is wanted.
 
-    The command lines print it alone. Every other exception is a fault of the program and keeps its
-    traceback.
+    The command lines print the message alone. Every other exception is a fault of the program and
+    keeps its traceback.
     """
 
 

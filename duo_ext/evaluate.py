@@ -1,7 +1,7 @@
 """Sample Duo checkpoints and measure the samples: ``python -m duo_ext.evaluate --help``.
 
-Every model is sampled by Duo's own sampler, or by those of the core (--sampler). See ``evaluation``
-for what is written.
+Every model is sampled by Duo's own sampler, or by a sampler of the core (--sampler).
+``commands.evaluation`` says what is written.
 """
 
 import argparse
@@ -27,18 +27,17 @@ SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the res
 
 @dataclass
 class Subject(subject.Subject):
-    """A Duo checkpoint in the host's class of its family.
-
-    ``constructed``: a seed, and the state of the CPU's generator behind it and the model's making,
-    from which the host's own sample_eval starts to sample. ``process``: the core's for its family.
-    """
+    """A Duo checkpoint in the host's class of its family."""
 
     model: torch.nn.Module
+    # (a seed, the state of the CPU's generator after that seed and after the model was made): there
+    # the host's own sample_eval starts to sample
     constructed: tuple[int, Tensor]
-    process: Sampled
+    process: Sampled  # the core's, of the family
 
     def seed(self, seed: int) -> None:
-        """With --batch-size as loader.eval_batch_size the tokens are those of sample_eval."""
+        """Seed torch: the tokens are those of mode=sample_eval with this seed, if --batch-size is
+        its loader.eval_batch_size."""
         torch.manual_seed(seed)
         made_with, state = self.constructed
         if seed == made_with:
@@ -48,8 +47,10 @@ class Subject(subject.Subject):
     def sampler(
         self, setting: subject.Setting, precision: str
     ) -> Iterator[tuple[draws.Draw, list]]:
-        """The model under one setting; temperature and precision reach the host's sampler through
-        the model's logits."""
+        """(draw, calls) under one setting, as ``measuring.subject`` says.
+
+        Temperature and precision reach the host's sampler through the model's logits.
+        """
         if setting.sampler != "host":
             yield self._by_core(setting)
             return
@@ -83,7 +84,11 @@ class Subject(subject.Subject):
 
 
 def load(role: str, given: str, options: argparse.Namespace) -> Subject:
-    """The ``Subject`` of a checkpoint, ready to sample."""
+    """The ``Subject`` of a checkpoint, for ``evaluation.Side``.
+
+    ``role`` is "teacher" or "student", ``given`` the path as the command line gives it, ``options``
+    are those of the command. Raises Refused where the checkpoint or an option does not fit.
+    """
     path, key = resolve(given), f"--{role}"
     tree = host.active()
     saved = pretrained.load(path, key, options.trust_checkpoint)

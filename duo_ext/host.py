@@ -35,7 +35,7 @@ class Host(trees.Tree):
 
     @property
     def modes(self) -> dict[str, Callable]:
-        """What ``mode=`` may be: {name: the function of the host's main that does it}."""
+        """{what ``mode=`` may be: the function of the host's main that does it}."""
         program = self.module("main")
         functions = {
             "train": "_train",
@@ -46,9 +46,9 @@ class Host(trees.Tree):
         return {m: getattr(program, f) for m, f in functions.items() if hasattr(program, f)}
 
     def run(self, config: DictConfig, algorithm: type | None = None) -> None:
-        """Duo's main with a composed configuration, or its mode with a class of ours.
+        """Run Duo's main with a composed configuration, or its ``mode`` with a class of ours.
 
-        Raises Refused if a value cannot work, also where Duo itself asserts that.
+        Raises Refused if a value cannot work, also where it is Duo that asserts it.
         """
         mode = settings.choose("mode", config.mode, self.modes)
         settings.check(config)
@@ -66,21 +66,23 @@ class Host(trees.Tree):
             )
 
     def predictor(self, masked: bool, time_conditioning: bool) -> str:
-        """sampling.predictor of a model: where it may, an evaluation serves until a token changes.
+        """The value of sampling.predictor for a model.
 
-        ch-1 knows no other where tokens are masked, and makes no use of it under time conditioning.
+        With "ancestral_cache" one network evaluation serves until a token changes, which is right
+        for masked tokens without time conditioning. ch-1 takes no other predictor for masked
+        tokens, and under time conditioning evaluates at each step all the same.
         """
         cached = masked and (not time_conditioning or self.name == "duo ch-1")
         return "ancestral_cache" if cached else "ancestral"
 
     @property
     def samples_masked_in_float32(self) -> bool:
-        """ch-1 ignores sampling.use_float64 where tokens are masked."""
+        """Whether sampling.use_float64 is ignored where tokens are masked, as in ch-1."""
         return self.name == "duo ch-1"
 
     @property
     def samples_masked_in_float64(self) -> bool:
-        """main refuses anything else there."""
+        """Whether sampling in float32 is refused where tokens are masked, as in main."""
         return self.name == "duo main"
 
 

@@ -22,7 +22,8 @@ class WholeFile(TorchCheckpointIO):
     """Writes a checkpoint beside the one that it replaces, then moves it there.
 
     Lightning's own way leads through the system's temporary folder. Where that is another disk, the
-    move is a copy over the old checkpoint, and a kill or a full disk amid it leaves neither.
+    move is a copy over the old checkpoint, and a kill or a full disk amid the copy leaves neither
+    the old one nor the new.
     """
 
     def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object = None) -> None:
@@ -30,13 +31,16 @@ class WholeFile(TorchCheckpointIO):
 
 
 def micro_batches(trainer: lightning.Trainer) -> int:
-    """How many the training has seen, those before it was resumed among them."""
+    """How many micro-batches the training has seen, also before it was resumed."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's, except that nothing is written twice: at one step the regular save, one at the
-    epoch's end, the guard's best and the end of the training may fall together."""
+    """Lightning's trainer, except that no state is written twice.
+
+    The regular save, the one at an epoch's end, the guard's best and the end of the training may
+    fall on one step.
+    """
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -52,7 +56,7 @@ class Trainer(lightning.Trainer):
 
 
 class LastStep(lightning.Callback):
-    """Saves the end of a training, which need not be one of the steps that are saved regularly."""
+    """Saves the end of a training, which may lie between the steps that are saved regularly."""
 
     def __init__(self, path: str):
         self.path = path
@@ -66,7 +70,7 @@ class LastStep(lightning.Callback):
 
 
 class Looks(lightning.Callback):
-    """The guard's looks come before what is saved at their step, which so holds what they found."""
+    """Lets the guard look before a step is saved, so that the checkpoint holds what it found."""
 
     def on_train_batch_end(
         self,
@@ -122,16 +126,18 @@ class PairProgress(lightning.Callback):
         self.close()
 
     def close(self) -> None:
+        """Close the bar, if there is one."""
         if self.progress:
             self.progress.close()
 
 
 class CleanInterrupt(lightning.Callback):
-    """At a signal to stop the micro-batch is finished and saved, so that the run can be resumed
-    exactly; under SLURM, where the signal says that the time is up, the job is queued again.
+    """At a signal to stop, finishes the micro-batch and saves, so that the run can be resumed
+    exactly.
 
-    Several processes stop together at the end of an update, once one of them was asked to: half an
-    update is in no one checkpoint.
+    Where the signal says that a SLURM job's time is up, the job is queued again. Several processes
+    stop together at the end of an update once one of them was asked to, because no checkpoint holds
+    half an update of several processes.
     """
 
     def __init__(self):
@@ -172,8 +178,10 @@ class CleanInterrupt(lightning.Callback):
 
 
 class OwnCheckpoints(_CheckpointConnector):
-    """Under SLURM Lightning takes up a checkpoint that its requeueing has saved, amid an update,
-    whatever the settings say; here there is none."""
+    """Tells Lightning that there is no checkpoint of its own requeueing under SLURM.
+
+    It would go on from that one, which was saved amid an update, whatever the settings say.
+    """
 
     _hpc_resume_path = None
 
@@ -187,8 +195,8 @@ def manual_trainer(
 ) -> Trainer:
     """A Lightning Trainer for a module that steps, clips and accumulates itself.
 
-    The distiller reads the ``gradient_clip_*`` and ``accumulate_grad_batches`` from the config;
-    Lightning refuses them for manual optimisation.
+    ``gradient_clip_*`` and ``accumulate_grad_batches`` go no further: the distiller reads them from
+    the configuration, and Lightning refuses them for manual optimisation.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the bar says it all
     hush()  # also where a host's own main.py makes it

@@ -14,7 +14,7 @@ def load_student(
     device: str | None = None,
     trust_checkpoint: bool = False,
 ) -> "Student":
-    """A trained model of SEDD's, student or teacher, that writes texts (``Student``).
+    """A trained model of SEDD's, student or teacher, that writes texts (``commands.student``).
 
     path: a run folder, one of its checkpoint files, a folder of the hub's layout, or a hub id.
     overrides: SEDD's settings as words, for a checkpoint that carries none. host: the SEDD tree to

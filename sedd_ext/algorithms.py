@@ -47,7 +47,7 @@ class Algorithm(Protocol):
 
     @property
     def phase(self) -> Hashable:
-        """The kind of the next update."""
+        """The kind of the next update, as ``to_come`` names it."""
 
     def to_come(self, steps: int) -> Mapping:
         """{phase: how many updates are left until this many steps are done}."""

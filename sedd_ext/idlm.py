@@ -62,6 +62,7 @@ class IDLM:
         )
 
     def step(self, x_BL: Tensor) -> dict[str, float] | None:
+        """Give the distiller one micro-batch; after a pair, update the student's average."""
         given_BL = torch.zeros_like(x_BL, dtype=torch.bool)
         given_BL[:, : self.parts.config.algo.prompt_length] = True
         update = self.distiller.step(x_BL, given_BL)
@@ -85,7 +86,7 @@ class IDLM:
 
     @property
     def whole(self) -> bool:
-        """One process saves half an update, several do not."""
+        """One process can save half an update, several cannot."""
         return self.world.size == 1 or self.distiller.micro == 0
 
     def begin(self, tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> None:

@@ -15,8 +15,8 @@ SEED_STRIDE = 1_000_003
 class Score:
     """An ``algorithms.Algorithm``: SEDD's own training step.
 
-    Gradients are averaged over the workers, and a seed of its own for each micro-batch makes a
-    resumed run repeat what a straight one does.
+    Gradients are averaged over the workers. Each micro-batch has a seed of its own, so that a
+    resumed run repeats what a run that was never stopped does.
     """
 
     identity = {}
@@ -39,6 +39,7 @@ class Score:
         self.optimize(optimizer, scaler, params, step=step)
 
     def step(self, x_BL: Tensor) -> dict[str, float] | None:
+        """Give SEDD's training step one micro-batch; Refused where the result is not finite."""
         before, accum = self.state["step"], self.parts.config.training.accum
         place = (before * accum + self.micro) * self.world.size + self.world.rank
         torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)

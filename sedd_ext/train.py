@@ -203,6 +203,7 @@ class Run:
 
     @property
     def watch(self) -> Watch | None:
+        """The guard's, if there is one."""
         return self.trained.watch
 
     @property

@@ -8,7 +8,7 @@ from duo_ext.training.average import average
 
 
 def join(device_name: str) -> tuple[torch.device, World]:
-    """(torch.device, ``World``) of this worker; under torchrun it joins the others.
+    """(the device, the ``World``) of this worker; under torchrun it joins the others.
 
     ``device_name`` is the key ``device``: auto, cuda, cpu. Raises Refused where torch cannot use
     it.

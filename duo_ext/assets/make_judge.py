@@ -28,7 +28,7 @@ BATCH, WARMUP, HEAD_WIDTH = 32, 200, 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the data: the network, its training, what a token is."""
+    """What the judges of different data differ in: the network, its training, what a token is."""
 
     width: int
     layers: int
@@ -58,6 +58,7 @@ class Text:
         self.dataloader = tree.module("dataloader")
 
     def loader(self, mode: str, **options) -> torch.utils.data.DataLoader:
+        """A DataLoader of the blocks; ``mode`` is train or validation, ``options`` are its own."""
         data = self.data
         blocks = self.dataloader.get_dataset(
             data.train, self.tokenizer, True, mode, cache_dir=data.cache_dir, block_size=self.length
@@ -66,6 +67,7 @@ class Text:
 
 
 def new_model(text: Text, options: argparse.Namespace) -> transformers.GPT2LMHeadModel:
+    """A GPT-2 with random weights, for blocks without their closing EOS."""
     config = transformers.GPT2Config(
         vocab_size=len(text.tokenizer),
         n_positions=text.length - 1,
@@ -81,6 +83,7 @@ def new_model(text: Text, options: argparse.Namespace) -> transformers.GPT2LMHea
 
 
 def loss_of(model: transformers.GPT2LMHeadModel, tokens_BL: Tensor) -> Tensor:
+    """Mean negative log-likelihood of a batch, in nats a token, a scalar."""
     tokens_BL = tokens_BL.to(model.device)
     with torch.autocast(tokens_BL.device.type, torch.bfloat16):
         logits_BLV = model(input_ids=tokens_BL).logits
@@ -104,6 +107,7 @@ def held_out_nats(model: transformers.GPT2LMHeadModel, text: Text) -> float:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
+    """Of the largest learning rate: a linear warm-up, then a cosine down to 0."""
     if step < WARMUP:
         return (step + 1) / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
@@ -147,6 +151,7 @@ def train(
 
 
 def parse() -> argparse.Namespace:
+    """The options, with the recipe's values where none are given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--data", choices=RECIPES, default="sotu")
@@ -162,6 +167,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Train, save and measure the judge."""
     options = parse()
     torch.manual_seed(1)
     text = Text(options.data)

@@ -29,6 +29,7 @@ def slim(checkpoint: dict) -> dict:
 
 
 def main() -> None:
+    """Read the run's checkpoint and write the teacher."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("output", type=Path)

@@ -1,5 +1,5 @@
-"""What all our command lines share: how an error ends them, which warnings they leave out, which of
-their words are ours, and where overrides are put in."""
+"""What all our command lines share: how an error ends them, which warnings are left out, which
+words are ours, where overrides are put in."""
 
 import argparse
 import contextlib
@@ -24,11 +24,12 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @contextlib.contextmanager
 def one_sentence(about_files: str = "") -> Iterator[None]:
-    """What a user can mend is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where it arose.
+    """Inside a with block: an error that a user can mend becomes one line and exit code 1.
 
-    That is ``Refused``, what the operating system says of a file, and what Hydra says of the
-    settings. So is the end of another process of the run, which those that are left meet in a
-    collective. Any other exception is a fault of ours, with its traceback.
+    HYDRA_FULL_ERROR=1 shows where it arose. It is ``Refused``, what the operating system says of a
+    file (``about_files`` comes before it), or what Hydra says of the settings. One line is also
+    said when another process of the run has ended. Any other exception is a fault of ours and keeps
+    its traceback.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be there, and no figure is shown
     if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
@@ -62,7 +63,7 @@ def _sentence(error, about_files):
 
 
 def _lost_process(error):
-    """Whether a collective failed or a worker was killed: not all of these have a type."""
+    """Whether a collective failed or a worker was killed; not every such error has its own type."""
     if isinstance(error, torch.distributed.DistError):
         return True
     told = ("gloo/transport", "DataLoader worker")
@@ -84,15 +85,18 @@ HUSHED = (
 
 
 def hush() -> None:
-    """Leave these out, unless the user chose warnings by PYTHONWARNINGS or -W. Lightning's own
-    filters come before."""
+    """Leave out the warnings of HUSHED, unless the user chose warnings by PYTHONWARNINGS or -W.
+
+    To be called after Lightning's import, whose own filters come before.
+    """
     if not sys.warnoptions:
         for message in HUSHED:
             warnings.filterwarnings("ignore", message=message)
 
 
 def own_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(what is ours, what is the host's): --host and --check go before Hydra sees the rest."""
+    """(our options, the other words): --host and --check are taken out before Hydra sees the
+    rest."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", metavar="PATH")
     parser.add_argument("--check", action="store_true")
@@ -116,7 +120,8 @@ def resolve(text: str) -> str:
 
 
 def groups(overrides: Iterable[str]) -> set[str]:
-    """What a command line's overrides choose as a whole: {"algo"} of algo=mdlm or +algo=mdlm."""
+    """The keys that a command line's overrides set, without signs: {"algo"} for algo=mdlm or
+    +algo=mdlm."""
     return {word.lstrip("+~").partition("=")[0] for word in overrides}
 
 
@@ -139,7 +144,8 @@ def as_trained(
 
 
 def override(config: DictConfig, overrides: list[str]) -> None:
-    """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
+    """Set the dotted keys of a command line's overrides in ``config``, over what a checkpoint
+    says."""
     for told in OverridesParser.create().parse_overrides(overrides):
         if "." in told.key_or_group and not told.is_delete():
             omegaconf.OmegaConf.update(config, told.key_or_group, told.value(), force_add=True)

@@ -26,7 +26,7 @@ WANTED = (
     "model.safetensors and its tokenizer"
 )
 CONTEXTS = ("max_position_embeddings", "max_seq_len")  # a configuration's names of the context
-TRIED = 1024  # tokens of the longest text that is tried: a wrong context has shown itself by then
+TRIED = 1024  # tokens: a model that reads fewer than it says is found by a text of so many
 
 
 class Scores(NamedTuple):
@@ -34,7 +34,7 @@ class Scores(NamedTuple):
 
     nll_N: np.ndarray  # negative log-likelihood of each text, in nats
     tokens_N: np.ndarray  # how many tokens of it were predicted
-    features_ND: np.ndarray  # the input of the judge's last layer at its last token
+    features_ND: np.ndarray  # the judge's last hidden state at its last token
 
 
 class Judge:

@@ -25,8 +25,10 @@ def figure(drawing: Figure, path: str) -> None:
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty matplotlib figure. It needs no backend, so that none that MPLBACKEND names is asked
-    for."""
+    """An empty matplotlib figure, in inches.
+
+    It needs no backend. So the one that MPLBACKEND names is not asked for: it may not be there.
+    """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib.figure
@@ -39,10 +41,10 @@ def blank(width: float, height: float) -> Figure:
 def plot(results: dict) -> Figure:
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
-    The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
-    around the entropy of the teacher's largest number of steps; they are left out where there is no
-    such row. The third has one line for each model and number of steps over the temperatures
-    sampled, or one point each without them.
+    The first two show the rows of temperature 1 and nucleus 1, with the 95 % intervals of GenPPL,
+    and 2 % around the entropy of the teacher's largest number of steps; they are left out where
+    there is no row to show. The third has one line for each model and number of steps over the
+    temperatures sampled, or one point where there was one temperature.
     """
     drawing = blank(15, 5.2)
     drawing.get_layout_engine().set(w_pad=0.1)

@@ -24,26 +24,27 @@ from duo_ext.training.progress import Bar
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest relative distance from the teacher's entropy, largest unigram KL (nats), patience."""
+    """What a student may be off by."""
 
-    entropy: float = 0.02
-    unigram_kl: float = 0.02
-    patience: int = 3
+    entropy: float = 0.02  # largest distance from the teacher's entropy, relative to it
+    unigram_kl: float = 0.02  # largest KL of its unigrams from the held-out text's, in nats
+    patience: int = 3  # so many students outside, one after the other, end the distillation
 
 
 @dataclass
 class Guard:
-    """Judges one evaluation after the other; ``history`` is what the run's JSON holds."""
+    """Judges one evaluation of the student after the other."""
 
     bounds: Bounds
-    teacher: dict
-    history: list = field(default_factory=list)
+    teacher: dict  # the teacher's metrics
+    history: list = field(default_factory=list)  # one entry for each evaluation
 
     def judge(self, pair: int, rows: dict[int, dict]) -> tuple[bool, bool]:
-        """Take in the metrics of the student after ``pair`` pairs: {steps: metrics of a row}.
+        """Take in the metrics of the student after ``pair`` pairs: {steps: metrics}.
 
-        Returns (best so far, stop): a student is inside if all its rows are; the best of those
-        inside has the lowest geometric mean of GenPPL over its rows.
+        Returns (best so far, stop). A student is inside the bounds if it is at every number of
+        steps. The best of the students inside has the lowest geometric mean of GenPPL over the
+        numbers of steps.
         """
         score = math.exp(sum(math.log(row["genppl"]) for row in rows.values()) / len(rows))
         inside = math.isfinite(score) and all(self._inside(row) for row in rows.values())
@@ -75,7 +76,7 @@ class Guard:
         return {"teacher": self.teacher, "history": self.history}
 
     def write(self, path: str) -> None:
-        """The history as JSON, through fsspec, complete or not at all; nan becomes null."""
+        """Write the history to ``path`` as JSON, whole or not at all; nan becomes null."""
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
         finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
         write_whole(path, json.dumps(finite, indent=1).encode())
@@ -85,25 +86,24 @@ class Guard:
 class Watch:
     """Samples the student of a running distillation, and asks the guard.
 
-    ``settings`` are a configuration's algo.guard; ``sampler(steps, teacher)`` is a context that
-    gives draw(size) -> tokens (size, L) of the EMA student, or of the teacher. ``ranks`` are the
-    processes of the run: they share texts and scores, which are the same for any number of them,
-    and the first one measures and decides for all. ``took`` are the seconds of the last
-    measurement: of a network evaluation, of scoring the texts.
+    ``sampler(steps, teacher)`` is a context that gives draw(size) -> tokens (size, L) of the EMA
+    student, or where ``teacher`` is true of the teacher. The processes of the run, ``ranks``, share
+    texts and scores, which are the same for any number of processes. The first process measures and
+    decides for all.
     """
 
-    settings: DictConfig
+    settings: DictConfig  # algo.guard
     sampler: Callable
-    batch_size: int
-    decode: Callable
+    batch_size: int  # texts drawn at a time
+    decode: Callable  # decode(tokens (N, L)) -> N texts
     judge: Judge
-    reference: metrics.Reference
+    reference: metrics.Reference  # the held-out text's statistics
     seed: int
     ranks: Ranks = ALONE
-    took: tuple = (0.0, 0.0)
+    took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
     def begin(self, saved: dict | None = None) -> "Watch":
-        """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
+        """Measure the teacher, or go on from ``saved``, a guard's ``state_dict``. Gives self."""
         bounds = Bounds(self.settings.entropy, self.settings.unigram_kl, self.settings.patience)
         if not saved:
             steps = self.settings.teacher_steps
@@ -113,10 +113,14 @@ class Watch:
         return self
 
     def due(self, pair: int) -> bool:
+        """Whether a look is due after so many pairs."""
         return pair % self.settings.every == 0
 
     def look(self, pair: int) -> tuple[dict[int, dict], bool, bool]:
-        """({steps: metrics of the student}, best so far, stop), the same in all processes."""
+        """Measure the student and ask the guard: ({steps: metrics}, best so far, stop).
+
+        The three are the same in all processes.
+        """
         with self._bar(f"look at the student of {pair} pairs", len(self.settings.steps)) as bar:
             rows = {steps: self._measure(bar, steps) for steps in self.settings.steps}
         best, stop, history = self.ranks.agree(
@@ -146,7 +150,8 @@ class Watch:
             )
 
     def seconds_to_come(self, pair: int, pairs: int) -> float:
-        """What the looks between two numbers of pairs will take, by the last measurement."""
+        """Seconds that the looks after ``pair`` and up to ``pairs`` pairs will take, by the last
+        measurement."""
         evaluation, scoring = self.took
         look = sum((steps + 1) * evaluation + scoring for steps in self.settings.steps)
         return look * (pairs // self.settings.every - pair // self.settings.every)
@@ -176,8 +181,10 @@ class Watch:
 
 
 def logged(rows: dict[int, dict], distiller: Distiller) -> dict[str, float]:
-    """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
-    its gradient rounding leaves (``core.rounding``)."""
+    """What a person would plot of a look at the student: {"guard/genppl_8": ...}.
+
+    With it comes how much of the student's gradient rounding leaves (``core.rounding``).
+    """
     keys = ("genppl", "entropy", "unigram_kl", "bigram_tv")
     found = {f"guard/{key}_{steps}": row[key] for steps, row in rows.items() for key in keys}
     return found | {"guard/gradient_cosine": distiller.gradient_cosine()}

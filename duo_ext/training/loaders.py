@@ -1,4 +1,4 @@
-"""The loaders inside Lightning's trainer. Its private attributes stand here alone."""
+"""The loaders inside Lightning's trainer. Private attributes of the trainer are used only here."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from duo_ext.training.order import ResumableLoader
 
 
 def order_blocks(trainer: lightning.Trainer, config: DictConfig) -> None:
-    """Give the host's data the order of ``order``, with which a resumed run goes on."""
+    """Put a ``ResumableLoader`` of the host's data in the place of the host's loader."""
     source, settings = trainer.fit_loop._data_source, config.loader
     # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
     workers = min(settings.num_workers, max(1, cores() // trainer.num_devices))
@@ -30,7 +30,8 @@ def order_blocks(trainer: lightning.Trainer, config: DictConfig) -> None:
 
 @contextlib.contextmanager
 def kept(trainer: lightning.Trainer) -> Iterator[None]:
-    """The training's loaders stay what they are, whatever is put in their place inside."""
+    """Inside a with block others may be put in the place of the training's loaders: at its end they
+    are back."""
     combined = trainer.fit_loop._combined_loader
     loaders = combined.flattened
     yield

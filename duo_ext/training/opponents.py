@@ -19,8 +19,8 @@ from duo_ext.weights import checkpoints
 class Opponents:
     """Teacher and fake of one student.
 
-    They are no submodules of the student's algorithm: a checkpoint's state_dict, the EMA and the
-    host's optimizer see the student alone.
+    They are no submodules of the student's algorithm, so that a checkpoint's state_dict, the EMA
+    and the host's optimizer see the student alone.
     """
 
     teacher: torch.nn.Module
@@ -69,7 +69,7 @@ class Opponents:
         backward: Callable[[Tensor], None] | None = None,
         **others,
     ) -> Distiller:
-        """The ``Distiller`` of a configuration's section ``algo``, which is ``settings``.
+        """The ``Distiller`` of a configuration; ``settings`` is its section ``algo``.
 
         ``optimizers`` are (optimizer, scheduler) of the student and of the fake;
         ``time_conditioning`` says whether the networks read the time; ``others`` are the values of

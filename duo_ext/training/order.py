@@ -8,11 +8,11 @@ from duo_ext import Refused
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
 
-    ``state_dict`` is that place: a resumed run goes on with the next batch, after whole global
-    batches in any number of processes. First comes the rest of the epoch that it stopped in, which
-    may be empty. An epoch is a whole number of global batches, each ``world * accumulate``
-    neighbouring batches of one permutation, so two processes see what one with twice the
-    accumulation sees.
+    ``state_dict`` is the place: a resumed run goes on with the next batch. If it stopped after
+    whole global batches, it may go on in another number of processes. First comes the rest of the
+    epoch that it stopped in, which may be empty. An epoch is a whole number of global batches, each
+    of ``world * accumulate`` neighbouring batches of one permutation. So two processes see what one
+    process with twice the accumulation sees.
 
     Raises Refused if the data is less than one global batch.
     """
@@ -40,10 +40,11 @@ class ResumableLoader(torch.utils.data.DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The batches are those of all processes, whose number may change."""
+        """The place: the epoch, and the batches of it that all processes together have seen."""
         return {"epoch": self.epoch, "batches": self.batches * self.sampler.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at the place that ``state_dict`` gave."""
         self.epoch, self.resumed = state["epoch"], True
         self.batches = state["batches"] // self.sampler.num_replicas
 

@@ -16,9 +16,9 @@ RECENT = 20  # updates of a kind of which the middle one is what the next will t
 
 
 class Bar(tqdm.tqdm):
-    """A bar that is refreshed at every change at a terminal, and rarely where a file is written.
+    """A bar that is refreshed twice a second at a terminal, and every 15 seconds in a file.
 
-    ``told`` holds more names that its ``bar_format`` may use.
+    ``told`` is {name: text} of more names that its ``bar_format`` may use.
     """
 
     def __init__(self, told: Iterable = (), **settings):
@@ -27,14 +27,16 @@ class Bar(tqdm.tqdm):
 
     @property
     def format_dict(self) -> dict:
+        """tqdm's names for ``bar_format``, and those of ``told``."""
         return super().format_dict | self.told
 
 
 class Progress:
     """The bar of a training.
 
-    ``to_come`` counts the updates that are left, {kind: how many}, ``done`` those before. ``look``
-    gives the seconds that the looks to come will take.
+    ``to_come`` is {kind: how many updates are left}, ``done`` the number of updates before them,
+    ``unit`` the name of what counts. ``looks()`` gives the seconds that the looks to come will
+    take.
     """
 
     FORMAT = (
@@ -69,9 +71,10 @@ class Progress:
     def end(
         self, kind: Hashable | None, steps: int, shown: Mapping[str, float] | None = None
     ) -> None:
-        """A micro-batch has ended; it completed an update of this kind, or none: None.
+        """A micro-batch has ended.
 
-        ``steps`` is what counts, so many are done; ``shown`` are numbers for the bar's end.
+        ``kind`` is the kind of the update that it completed, None if it completed none. ``steps``
+        is how many of ``unit`` are done, ``shown`` are numbers for the bar's end.
         """
         self.spent += time.perf_counter() - self.started
         if kind is None:
@@ -85,7 +88,8 @@ class Progress:
         self.bar.update()
 
     def seconds_left(self) -> float:
-        """What the rest will take; a kind that was not seen yet costs what the others do."""
+        """Seconds that the rest will take. A kind that was not seen yet costs what the others
+        cost."""
         seen = {kind: statistics.median(times) for kind, times in self.recent.items() if times}
         usual = statistics.mean(seen.values()) if seen else 0.0
         updates = sum(seen.get(kind, usual) * count for kind, count in self.to_come.items())
@@ -97,4 +101,5 @@ class Progress:
         self.bar.told = {"steps": steps, "left": left, "pace": f"{last:.2f} s an update"}
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         self.bar.close()
