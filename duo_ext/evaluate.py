@@ -78,6 +78,7 @@ class Subject(subject.Subject):
         return subject.by_core(self.process, student, setting, self.length)
 
     def held_out(self) -> Tensor:
+        """The first blocks (N, L) of the validation text, with which samples are compared."""
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
         return metrics.first_blocks(batch["input_ids"] for batch in valid)
@@ -163,6 +164,7 @@ SIDE = evaluation.Side(
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     evaluation.main(SIDE, arguments)
 
 

@@ -14,7 +14,9 @@ def load_student(
     device: str | None = None,
     trust_checkpoint: bool = False,
 ) -> "Student":
-    """A trained model of SEDD's, student or teacher, that writes texts (``commands.student``).
+    """A trained model of SEDD's, student or teacher, that writes texts.
+
+    ``duo_ext.commands.student`` has its methods.
 
     path: a run folder, one of its checkpoint files, a folder of the hub's layout, or a hub id.
     overrides: SEDD's settings as words, for a checkpoint that carries none. host: the SEDD tree to

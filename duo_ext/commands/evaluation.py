@@ -4,6 +4,7 @@ A ``Subject`` is a checkpoint ready to sample; ``main`` samples every subject at
 of settings, from the same seed, and writes results.json, table.md, figure.png and samples.md.
 """
 
+import argparse
 import itertools
 import os
 import sys
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 import omegaconf
 import torch
 import tqdm
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands.line import hush, one_sentence, resolve
@@ -24,9 +26,9 @@ from duo_ext.hosting import trees
 from duo_ext.machine import hardware
 from duo_ext.measuring import batches, draws, metrics
 from duo_ext.measuring.ceiling import Ceiling
-from duo_ext.measuring.judge import Judge
-from duo_ext.measuring.subject import WAYS, Setting
-from duo_ext.ranks import ALONE, join
+from duo_ext.measuring.judge import Judge, Scores
+from duo_ext.measuring.subject import WAYS, Setting, Subject
+from duo_ext.ranks import ALONE, Ranks, join
 from duo_ext.report import tables
 from duo_ext.report.pages import render
 from duo_ext.report.results import Row, save
@@ -60,7 +62,9 @@ class Stream:
     sizes: list
 
     @classmethod
-    def of_row(cls, row, subject, setting, options):
+    def of_row(
+        cls, row: int, subject: Subject, setting: Setting, options: argparse.Namespace
+    ) -> list["Stream"]:
         """One for all, as in the host's own command; one a batch where the core's sampler draws."""
         sizes = draws.sizes(options.samples, batch_size(subject, setting, options))
         if setting.sampler == "host":
@@ -68,7 +72,9 @@ class Stream:
         return [cls(row, place, [size]) for place, size in enumerate(sizes)]
 
     @torch.no_grad()
-    def draw(self, subject, setting, options):
+    def draw(
+        self, subject: Subject, setting: Setting, options: argparse.Namespace
+    ) -> tuple[list[Tensor], int, float]:
         """(tokens of each batch, network evaluations, seconds)."""
         subject.seed(options.seed)
         if self.first:
@@ -79,14 +85,16 @@ class Stream:
         return tokens, len(calls), time.perf_counter() - start
 
 
-def batch_size(subject, setting, options):
+def batch_size(subject: Subject, setting: Setting, options: argparse.Namespace) -> int:
     """How many texts are drawn at a time: as the user says, or as many as fit."""
     if options.batch_size or setting.sampler != "host":
         return options.batch_size or batches.MOST
     return batches.fitted(batches.of_hosts_sampler(subject.length, subject.vocab_size))
 
 
-def sample(wanted, options, ranks=ALONE):
+def sample(
+    wanted: list[tuple[Subject, Setting]], options: argparse.Namespace, ranks: Ranks = ALONE
+) -> list[tuple[Tensor, int, float]]:
     """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)] of
     [(subject, setting)].
 
@@ -123,7 +131,7 @@ class HeldOut:
     """The validation text of a model's own data, what samples are compared with: its statistics,
     and the judge's ``scores`` of ``count`` texts of it."""
 
-    def __init__(self, subject, judge, count, ranks=ALONE):
+    def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
         tokens_NL = ranks.in_turn(subject.held_out)
         self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
         spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
@@ -131,13 +139,15 @@ class HeldOut:
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
 
-    def compare(self, tokens_NL, scores, seed):
+    def compare(self, tokens_NL: Tensor, scores: Scores, seed: int) -> dict:
         """The numbers of a row of results.json."""
         mauve = metrics.mauve(scores.features_ND, self.scores.features_ND, seed)
         return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
 
 
-def evaluate(side, tree, options, ranks=ALONE):
+def evaluate(
+    side: Side, tree: trees.Tree, options: argparse.Namespace, ranks: Ranks = ALONE
+) -> tuple[dict, dict[str, list[str]]]:
     """All rows of a results.json, and readable samples {heading: texts}; of the first process."""
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
@@ -236,7 +246,7 @@ def _sampled(subject, setting, options, evaluations, seconds):
     }
 
 
-def main(side, arguments=None):
+def main(side: Side, arguments: list[str] | None = None) -> None:
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         options.device, ranks = join(options.device, "--device")

@@ -1,5 +1,10 @@
 """A trained model from Python: loaded once, sampled as often as one likes."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
 from duo_ext.commands import evaluation, options
 from duo_ext.data import corpus
 from duo_ext.measuring.subject import Setting
@@ -12,7 +17,15 @@ class Student:
     tokens, ``tokenizer`` the model's own, ``host`` the tree that it runs in.
     """
 
-    def __init__(self, side, path, overrides, host, device, trust_checkpoint):
+    def __init__(
+        self,
+        side: evaluation.Side,
+        path: str | Path,
+        overrides: Iterable[str],
+        host: str | None,
+        device: str | None,
+        trust_checkpoint: bool,
+    ):
         words = ["--student", str(path), "--output", ""]
         words += ["--device", device] if device else []
         words += ["--trust-checkpoint"] if trust_checkpoint else []
@@ -22,7 +35,7 @@ class Student:
         self._subject = side.load("student", str(path), self._options)
         self.tokenizer, self.length = self._subject.tokenizer, self._subject.length
 
-    def sample(self, count=1, steps=8, seed=1, **way):
+    def sample(self, count: int = 1, steps: int = 8, seed: int = 1, **way) -> list[str]:
         """``count`` texts, each in ``steps`` steps; the same for the same seed.
 
         ``way``: ``sampler`` ("host", the default, or a name of ``core.samplers.SAMPLERS``),
@@ -30,7 +43,7 @@ class Student:
         """
         return self.tokenizer.batch_decode(self.sample_tokens(count, steps, seed, **way))
 
-    def sample_tokens(self, count=1, steps=8, seed=1, **way):
+    def sample_tokens(self, count: int = 1, steps: int = 8, seed: int = 1, **way) -> Tensor:
         """The same as tokens (count, length) on the CPU."""
         self._options.samples, self._options.seed = count, seed
         way = {"predictor": self._options.predictor[0]} | way

@@ -145,7 +145,7 @@ class AbsorbingProcess(Process):
 
     def soft(
         self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of (5), in ``score`` of (4), at positions that are masked in x_s, with
         the student's output in the place of the token. ``losses`` says what scale_R is."""
         form = self._form(losses.absorbing_soft)
@@ -153,7 +153,7 @@ class AbsorbingProcess(Process):
 
     def hard(
         self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of the loss of ``soft`` for a token instead of the student's output."""
         return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
 
@@ -164,7 +164,7 @@ class AbsorbingProcess(Process):
         fake_logits: Tensor,
         alpha_R: Tensor,
         weight_R: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of the teacher's loss minus the fake's, at positions masked in x_s."""
         form = self._form(losses.absorbing_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)

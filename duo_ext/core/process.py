@@ -20,11 +20,13 @@ loss. Levels are alpha, the share of the clean token that is left, in float64.
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses
+from duo_ext.core.networks import Denoiser
 
 
-def sample_times(n, eps, device):
+def sample_times(n: int, eps: float, device: torch.device) -> Tensor:
     """n times in (eps, 1], one in each of n equal strata, in random order; float64 (n,)."""
     u = torch.rand(n, dtype=torch.float64, device=device)
     strata = torch.randperm(n, device=device)
@@ -34,18 +36,26 @@ def sample_times(n, eps, device):
 class Sampled(Protocol):
     """What a process owes the samplers (``samplers``)."""
 
-    def schedule(self, t_B):
+    def schedule(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, d alpha_t / dt) of times (B,) in (0, 1]; float64 (B,) each."""
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L), where alpha_t is alpha_B (B,)."""
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_1 (B, L), of the noise alone; x0 where given."""
 
     changes_once: bool  # whether a position changes in one step alone, from the mask to a token
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
         """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
         student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data.
 
@@ -53,7 +63,7 @@ class Sampled(Protocol):
         probability of a change; by default independent ones.
         """
 
-    def greedy(self, student, z_BL, alpha_t, given_BL):
+    def greedy(self, student: Denoiser, z_BL: Tensor, alpha_t: Tensor, given_BL: Tensor) -> Tensor:
         """The likeliest clean tokens (B, L). May write into z_BL."""
 
 
@@ -69,18 +79,24 @@ class Process(Sampled):
 
     compiled = False
 
-    def fake_loss(self, student, fake, x0_BL, given_BL):
+    def fake_loss(
+        self, student: Denoiser, fake: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> Tensor:
         """(9), a scalar whose gradients are the fake's."""
         with torch.no_grad():
             sample = self._sample(student, x0_BL, given_BL)
         return self._fitted(sample, sample.head(fake))
 
-    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
+    def student_loss(
+        self, student: Denoiser, fake: Denoiser, teacher: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> Tensor:
         """(10), a scalar whose gradients are the student's."""
         sample = self._sample(student, x0_BL, given_BL)
         return self._compared(sample, sample.head(teacher), sample.head(fake))
 
-    def losses(self, student, fake, teacher, x0_BL, given_BL):
+    def losses(
+        self, student: Denoiser, fake: Denoiser, teacher: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(fake_loss, student_loss) of the same sample; x_s must carry no gradient."""
         sample = self._sample(student, x0_BL, given_BL)
         fitted = sample.head(fake)

@@ -10,17 +10,22 @@ such a sampling, of which each batch draws one, ``rollout_grid`` is the grid of 
 """
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import ancestral, grids, spread
 
 
-def sample_stops(steps, n, device):
+def sample_stops(steps: int, n: int, device: torch.device) -> Tensor:
     """n numbers of steps that are done before a stop, uniform on 0, ..., steps - 1; (n,)."""
     return torch.randint(steps, (n,), device=device)
 
 
-def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
+def mix_in(
+    process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor, z_BL: Tensor, t_B: Tensor
+) -> None:
     """Replace, in place, each sequence with probability ``on_policy`` by such a state and its t."""
     if process.on_policy > 0:
         (chosen,) = rows.positions(torch.rand(len(t_B), device=t_B.device) < process.on_policy)
@@ -28,7 +33,9 @@ def mix_in(process, student, x0_BL, given_BL, z_BL, t_B):
 
 
 @torch.no_grad()
-def states(process, student, x0_BL, given_BL):
+def states(
+    process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor
+) -> tuple[Tensor, Tensor]:
     """(z_t (B, L), t (B,)) of the student's own sampling.
 
     Each sequence stops before a step that ``process.rollout_stops`` draws (``sample_stops``); its t

@@ -64,7 +64,7 @@ class ScoreProcess(AbsorbingProcess):
 
     def soft(
         self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of (4) at positions that are masked in x_s."""
         levels = self._levels(alpha_R)
         form = self._form(losses.score_soft)
@@ -72,7 +72,7 @@ class ScoreProcess(AbsorbingProcess):
 
     def hard(
         self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of (4) for a token instead of the student's output."""
         levels = self._levels(alpha_R)
         form = self._form(losses.score_hard)
@@ -85,7 +85,7 @@ class ScoreProcess(AbsorbingProcess):
         fake_logits: Tensor,
         alpha_R: Tensor,
         weight_R: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> losses.Scaled:
         """(loss_R, scale_R) of the teacher's loss minus the fake's, at positions masked in x_s."""
         form = self._form(losses.score_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)

@@ -7,8 +7,10 @@ forms none. Its texts have the same law, so what it cannot do is refused before 
 import contextlib
 
 import dataloader
+import trainer_base
 
 from duo_ext import Refused
+from duo_ext.core.process import Sampled
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
@@ -18,7 +20,7 @@ from duo_ext.training.sampler import Sampler
 JUDGE = "eval.gen_ppl_eval_model_name_or_path"
 
 
-def process_of(model):
+def process_of(model: trainer_base.Diffusion) -> Sampled:
     """The core's process of a model's family, which samples.
 
     Raises Refused for settings of sampling that the core's sampler does not know.
@@ -38,7 +40,7 @@ def process_of(model):
     return process
 
 
-def make(model):
+def make(model: trainer_base.Diffusion) -> Watch:
     """The ``Watch`` of a running distillation, ready to begin."""
     config, ranks = model.config, Ranks(model.trainer.global_rank, model.trainer.world_size)
     _, valid = dataloader.get_dataloaders(config, model.tokenizer, skip_train=True)
@@ -90,18 +92,18 @@ class Watched:
     ``watch`` is the ``Watch``, None without a guard.
     """
 
-    def require_looks(self):
+    def require_looks(self) -> None:
         """Raise Refused for settings under which a guard that is asked for could not sample."""
         if self.config.algo.guard.every:
             process_of(self)
 
-    def make_watch(self):
+    def make_watch(self) -> Watch | None:
         """The ``Watch``, begun where a resumed run left it; None without a guard."""
         if not self.config.algo.guard.every:
             return None
         return make(self).begin(self.resumed and self.resumed["guard"])
 
-    def look_if_due(self):
+    def look_if_due(self) -> None:
         """What is due of the guard after a micro-batch, before it is saved."""
         if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
             self._look()
@@ -116,10 +118,10 @@ class Watched:
         if stop:
             self.trainer.should_stop = True
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         if self.watch:
             self.watch.conclude(self.file(BEST), self.file(LAST))
 
-    def file(self, name):
+    def file(self, name: str) -> str:
         """The path of one of the run's files."""
         return f"{self.config.checkpointing.save_dir}/{name}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import tqdm
 
-RECENT = 20  # updates of a kind of which the middle one is what the next will take
+RECENT = 20  # updates of a kind; their median is what the next one is expected to take
 
 
 class Bar(tqdm.tqdm):

@@ -1,13 +1,14 @@
 """How a look draws its texts: by the core's sampler, in every host."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import SAMPLERS, blank, grids
+from duo_ext.measuring.draws import Draw
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sampler:
     time_conditioning: bool  # whether the network reads the time
 
     @contextlib.contextmanager
-    def __call__(self, steps, teacher):
+    def __call__(self, steps: int, teacher: bool) -> Iterator[Draw]:
         precision, _ = PRECISIONS[self.precision]
         with self.network(teacher) as network:
             drawn = Tempered(network, self.time_conditioning, precision=precision)

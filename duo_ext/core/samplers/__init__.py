@@ -11,7 +11,9 @@ sampler is a module with such a function, and a line here.
 import functools
 
 import torch
+from torch import Tensor
 
+from duo_ext.core.networks import Denoiser
 from duo_ext.core.samplers import ancestral, confidence, renoise, spread
 
 SAMPLERS = {
@@ -24,7 +26,7 @@ SAMPLERS = {
 }
 
 
-def blank(student, shape):
+def blank(student: Denoiser, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(x0_BL, given_BL) of that shape, where nothing is given, on the student's device."""
     device = next(student.backbone.parameters()).device
     return torch.zeros(shape, dtype=torch.long, device=device), torch.zeros(

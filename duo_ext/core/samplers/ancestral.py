@@ -6,20 +6,30 @@ positions, chunk by chunk (``rows``).
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 
 
-def independent(alpha_t):
+def independent(alpha_t: Tensor) -> None:
     """The numbers that decide the changes of a step are the process's own."""
     return None
 
 
 def sample(
-    process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", uniforms=independent
-):
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+    uniforms: Callable[[Tensor], Tensor | None] = independent,
+) -> Tensor:
     """Tokens (B, L) by the process's own steps. ``uniforms(alpha_t)`` (B, L) decide which positions
     change in a step (``Sampled.reverse``), by default each by itself."""
 
@@ -30,7 +40,15 @@ def sample(
 
 
 @torch.no_grad()
-def walk(step, process, student, x0_BL, given_BL, times_K, noise_removal):
+def walk(
+    step: Callable[[Tensor, Tensor, Tensor], Tensor],
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str,
+) -> Tensor:
     """Tokens (B, L) by step(z_BL, alpha_t, alpha_s) -> z_BL between the times, from the process's
     noise to the end that ``noise_removal`` names."""
     z_BL = process.prior(x0_BL, given_BL)
@@ -44,7 +62,15 @@ def walk(step, process, student, x0_BL, given_BL, times_K, noise_removal):
     return z_BL
 
 
-def descend(process, student, z_BL, alphas, given_BL, steps_B, uniforms=independent):
+def descend(
+    process: Sampled,
+    student: Denoiser,
+    z_BL: Tensor,
+    alphas: Tensor,
+    given_BL: Tensor,
+    steps_B: Tensor,
+    uniforms: Callable[[Tensor], Tensor | None] = independent,
+) -> Tensor:
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)

@@ -4,13 +4,14 @@
 """
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 
 WANTED = "host, linear, power:NUMBER, or the times themselves, as 1,.6,.3,.12,.03"
 
 
-def times(grid, steps=None):
+def times(grid: str, steps: int | None = None) -> Tensor:
     """N + 1 descending times in (0, 1], float64, the first of them 1.
 
     grid: "host", N equal steps from 1 to 1e-5; "linear", (N + 1 - i) / (N + 1); "power:P", these to

@@ -11,20 +11,32 @@ steps as tokens are exact, as in any order. Where it may change at every step (t
 each step has an order of its own.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import ancestral
 
 
-def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+def sample(
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+) -> Tensor:
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
     changes = uniforms(process, given_BL)
     return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
 
 
-def uniforms(process, given_BL):
+def uniforms(process: Sampled, given_BL: Tensor) -> Callable[[Tensor], Tensor]:
     """What ``ancestral.sample`` takes: the numbers (B, L) that decide the changes of a step, a
     function of its alpha_t."""
     if not process.changes_once:
@@ -33,7 +45,7 @@ def uniforms(process, given_BL):
     return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)
 
 
-def low_discrepancy(given_BL):
+def low_discrepancy(given_BL: Tensor) -> Tensor:
     """Numbers (B, L) in [0, 1), float64: van der Corput's sequence over the positions that are not
     given, from a random place in it for each text, and a jitter below its resolution."""
     B, L = given_BL.shape
@@ -45,7 +57,7 @@ def low_discrepancy(given_BL):
     return (corput_BL + rows.uniforms((B, L), device)) / resolution
 
 
-def reversed_bits(n, device):
+def reversed_bits(n: int, device: torch.device) -> Tensor:
     """The numbers 0 to n - 1, n a power of 2, each with its bits in reverse order (n,)."""
     found = torch.zeros(1, dtype=torch.long, device=device)
     while len(found) < n:
