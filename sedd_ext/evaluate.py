@@ -149,6 +149,7 @@ SIDE = evaluation.Side(
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     evaluation.main(SIDE, arguments)
 
 

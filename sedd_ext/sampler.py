@@ -43,6 +43,7 @@ class Scores(torch.nn.Module):
         self.parts, self.way, self.calls = parts, way, []
 
     def forward(self, x_BL: Tensor, sigma_B: Tensor) -> Tensor:
+        """Log-scores (B, L, V)."""
         self.calls.append(1)
         with torch.autocast(x_BL.device.type, enabled=False):  # as in ``networks.Denoiser``
             log_s = self.parts.model(x_BL, sigma_B)

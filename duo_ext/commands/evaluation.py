@@ -38,34 +38,29 @@ READABLE_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Side:
-    """Duo's or SEDD's side of the command.
+    """Duo's or SEDD's side of the command."""
 
-    ``module`` is what is run, ``host`` the name of the program; ``add_options(parser)``;
-    ``activate(path or None)`` makes a host active and gives its Tree;
-    ``load(role, path, options)`` gives the ``Subject`` of a checkpoint.
-    """
-
-    module: str
-    host: str
-    add_options: Callable
-    activate: Callable
-    load: Callable
+    module: str  # what is run, as python -m takes it
+    host: str  # the name of the program
+    add_options: Callable  # add_options(parser) adds what this side alone has
+    activate: Callable  # activate(path or None) makes a host active and gives its Tree
+    load: Callable  # load(role, path, options) -> the ``Subject`` of a checkpoint
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of a row that one stream of random numbers draws: the row's place among the rows, the
-    number of the first batch, how many texts each has."""
+    """Batches of a row that one stream of random numbers draws."""
 
-    row: int
-    first: int
-    sizes: list
+    row: int  # the row's place among the rows
+    first: int  # the number of the first batch
+    sizes: list  # how many texts each batch has
 
     @classmethod
     def of_row(
         cls, row: int, subject: Subject, setting: Setting, options: argparse.Namespace
     ) -> list["Stream"]:
-        """One for all, as in the host's own command; one a batch where the core's sampler draws."""
+        """The streams of a row: one for all batches, as in the host's own command, or one for each
+        batch, where a sampler of the core draws."""
         sizes = draws.sizes(options.samples, batch_size(subject, setting, options))
         if setting.sampler == "host":
             return [cls(row, 0, sizes)]
@@ -95,8 +90,8 @@ def batch_size(subject: Subject, setting: Setting, options: argparse.Namespace) 
 def sample(
     wanted: list[tuple[Subject, Setting]], options: argparse.Namespace, ranks: Ranks = ALONE
 ) -> list[tuple[Tensor, int, float]]:
-    """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)] of
-    [(subject, setting)].
+    """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)], one for
+    each (subject, setting) of ``wanted``.
 
     The processes share the streams, the longest first. No stream depends on who draws it.
     """
@@ -128,8 +123,10 @@ def _joined(tokens, evaluations, seconds):
 
 
 class HeldOut:
-    """The validation text of a model's own data, what samples are compared with: its statistics,
-    and the judge's ``scores`` of ``count`` texts of it."""
+    """The validation text of a model's own data, with which its samples are compared.
+
+    It holds the text's statistics, and the judge's ``scores`` of ``count`` blocks of it.
+    """
 
     def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
         tokens_NL = ranks.in_turn(subject.held_out)
@@ -140,7 +137,7 @@ class HeldOut:
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
 
     def compare(self, tokens_NL: Tensor, scores: Scores, seed: int) -> dict:
-        """The numbers of a row of results.json."""
+        """The measured numbers of a row of results.json, from tokens (N, L) and their scores."""
         mauve = metrics.mauve(scores.features_ND, self.scores.features_ND, seed)
         return metrics.measure(tokens_NL, scores, self.reference, seed) | {"mauve": mauve}
 
@@ -148,7 +145,11 @@ class HeldOut:
 def evaluate(
     side: Side, tree: trees.Tree, options: argparse.Namespace, ranks: Ranks = ALONE
 ) -> tuple[dict, dict[str, list[str]]]:
-    """All rows of a results.json, and readable samples {heading: texts}; of the first process."""
+    """(the content of a results.json, readable samples {heading: texts}).
+
+    All processes call it; what the first one gets is whole. Raises Refused where a checkpoint, the
+    judge or the output folder does not fit.
+    """
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
     subjects = [side.load(role, path, options) for role, path in given]
@@ -247,6 +248,7 @@ def _sampled(subject, setting, options, evaluations, seconds):
 
 
 def main(side: Side, arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         options.device, ranks = join(options.device, "--device")

@@ -11,10 +11,10 @@ from duo_ext.measuring.subject import Setting
 
 
 class Student:
-    """A checkpoint, a run's or a folder of the hub's layout, as an object that writes texts.
+    """A checkpoint as an object that writes texts.
 
-    ``load_student`` of ``duo_ext`` and of ``sedd_ext`` makes one. ``length`` is that of a text in
-    tokens, ``tokenizer`` the model's own, ``host`` the tree that it runs in.
+    ``load_student`` of ``duo_ext`` and of ``sedd_ext`` makes one. ``length`` is the number of
+    tokens of a text, ``tokenizer`` the model's own, ``host`` the tree that it runs in.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Student:
         return self.tokenizer.batch_decode(self.sample_tokens(count, steps, seed, **way))
 
     def sample_tokens(self, count: int = 1, steps: int = 8, seed: int = 1, **way) -> Tensor:
-        """The same as tokens (count, length) on the CPU."""
+        """The texts of ``sample`` as tokens (count, length) on the CPU."""
         self._options.samples, self._options.seed = count, seed
         way = {"predictor": self._options.predictor[0]} | way
         [(tokens_NL, _, _)] = evaluation.sample(

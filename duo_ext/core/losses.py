@@ -1,11 +1,13 @@
 """The losses of single rows, and their gradients in closed form.
 
 The formulas come first: what a row's loss is, differentiable in all that it takes. The functions
-behind them give the same loss with the gradient that a distillation needs, in a few passes over the
-vocabulary: on a GPU these are bound by memory, and autograd's are several times as many. They
-overwrite the logits that they take, and leave a factor that is one for the whole row, ``scale_R``,
-to the rows of width D that the gradient is multiplied with (``rows``): each returns (loss_R,
-scale_R), and the gradient divided by scale_R takes the place of the logits named in its docstring.
+under "gradients" give the same loss with the gradient that a distillation needs, in a few passes
+over the vocabulary. On a GPU each pass is bound by memory, and autograd makes several times as
+many.
+
+Each of these functions returns (loss_R, scale_R). The gradient divided by scale_R takes the place
+of the logits that its docstring names as "for the network" or "for the student". scale_R is one
+factor for a whole row; ``rows`` applies it to rows of width D instead of rows of V.
 
 Shapes: R rows, V vocabulary.
 """

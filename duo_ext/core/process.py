@@ -1,15 +1,15 @@
 """What a process owes the distiller and the samplers.
 
 A process is how tokens are corrupted. One object of it holds all in which the teachers differ. Its
-two losses are those of one pair:
+two losses are what the two updates of a pair minimise:
 
     fake_loss     l_s(f_phi(x_s, s); xhat) for the fake's parameters            (9)
     student_loss  l_s(f*(x_s, s); xhat) - l_s(f_phi(x_s, s); xhat) for theta    (10)
 
 with z_t ~ p_t(. | x0), xhat = G_theta(z_t, t) on the simplex, x_s ~ p_s(. | xhat), and l the loss
 that the teacher was trained with, its clean token relaxed to the simplex. Both are means over the
-tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
-``losses`` are the two of one xhat and one x_s, each network run once.
+tokens that are not given, in nats (0 if all are given). Terms of (10) without theta are left out.
+``losses`` gives both losses of one xhat and one x_s, and runs each network once.
 
 Shapes, here and in the modules of the processes: B batch, L length, N = B L positions, V
 vocabulary, R of the positions, which are given by their indices (``rows.positions``). Networks are
@@ -68,16 +68,15 @@ class Sampled(Protocol):
 
 
 class Process(Sampled):
-    """The losses of a pair, of what a process says of itself:
+    """The losses of a pair, made of three methods of each process.
 
-    ``_sample(student, x0_BL, given_BL)``, one x_s and the student's output, with ``head(network)``,
-    the logits of a network that sees x_s, and ``detach()``; ``_fitted(sample, fake)``, the loss (9)
-    of these and of the fake's logits; ``_compared(sample, teacher, fake)``, the loss (10).
-
-    ``compiled``: their closed forms (``losses``) are applied as ``losses.compiled`` makes them.
+    ``_sample(student, x0_BL, given_BL)`` draws one x_s and holds it with the student's output. Its
+    ``head(network)`` gives the logits of a network that sees x_s, its ``detach()`` the sample
+    without a gradient. ``_fitted(sample, fake)`` is the loss (9), with the fake's logits.
+    ``_compared(sample, teacher, fake)`` is the loss (10), with the logits of both.
     """
 
-    compiled = False
+    compiled = False  # whether the losses' closed forms run as ``losses.compiled`` makes them
 
     def fake_loss(
         self, student: Denoiser, fake: Denoiser, x0_BL: Tensor, given_BL: Tensor

@@ -1,7 +1,8 @@
 """How a Duo run looks at its student: by a sampler of the core, as ``evaluate --sampler`` does.
 
-A host's sampler forms several float64 (B, L, V), 26 GB each for 64 texts of OpenWebText; the core's
-forms none. Its texts have the same law, so what it cannot do is refused before the training.
+A host's sampler forms several tensors (B, L, V) in float64, 26 GB each for 64 texts of OpenWebText;
+the core's forms none. The texts of both have the same law. Settings that the core's sampler does
+not know are refused before the training.
 """
 
 import contextlib
@@ -104,7 +105,7 @@ class Watched:
         return make(self).begin(self.resumed and self.resumed["guard"])
 
     def look_if_due(self) -> None:
-        """What is due of the guard after a micro-batch, before it is saved."""
+        """After a micro-batch, before it is saved: look at the student, if a look is due."""
         if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
             self._look()
 
@@ -119,6 +120,7 @@ class Watched:
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
+        """Tell which student was kept."""
         if self.watch:
             self.watch.conclude(self.file(BEST), self.file(LAST))
 

@@ -3,8 +3,8 @@
 A step draws all its positions at once, each by itself. Neighbours depend on each other most, so a
 step errs least where its positions are spread over the text. Which positions change is decided by
 numbers of a low-discrepancy sequence over the positions instead of independent ones; the order
-knows nothing of the content. Each text begins at a random place of the sequence, which makes each
-position's number uniform by itself, so that its own law is that of the ancestral step.
+knows nothing of the content. Each text begins at a random place of the sequence. That makes each
+position's number uniform by itself, so that taken alone it changes as in an ancestral step.
 
 Where a position changes once (the absorbing process), a text has one order for all steps: as many
 steps as tokens are exact, as in any order. Where it may change at every step (the uniform process),
