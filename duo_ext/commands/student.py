@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from duo_ext.commands import evaluation, options
+from duo_ext.commands.line import hush
 from duo_ext.data import corpus
 from duo_ext.measuring.subject import Setting
 
@@ -31,6 +32,7 @@ class Student:
         words += ["--trust-checkpoint"] if trust_checkpoint else []
         self._options = options.parse(side, [*words, *overrides])
         self.host = side.activate(host)
+        hush()  # a checkout's modules use what torch calls deprecated
         corpus.register_resolvers()
         self._subject = side.load("student", str(path), self._options)
         self.tokenizer, self.length = self._subject.tokenizer, self._subject.length
