@@ -104,9 +104,7 @@ def check(config: DictConfig) -> None:
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise Refused(
-            "trainer.accelerator is 'cuda', but no GPU is visible; use trainer.accelerator=cpu"
-        )
+        raise Refused("trainer.accelerator is 'cuda', but no GPU is visible; use +machine=cpu")
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
     if config.mode in ("train", "ppl_eval"):
