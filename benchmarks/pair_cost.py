@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import dense
+from benchmarks import dense, published
 from duo_ext import files, host
 from duo_ext.core import distiller, gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
@@ -194,19 +194,9 @@ class Pair:
 
 
 def _network(size, device):
-    config = {
-        "model": {
-            "hidden_size": size.width,
-            "cond_dim": 128,
-            "n_blocks": size.blocks,
-            "n_heads": max(1, size.width // 64),
-            "length": size.length,
-            "dropout": 0.1,
-            "scale_by_sigma": True,
-        },
-        "algo": {"causal_attention": False},
-    }
-    network = host.active().module("models.dit").DIT(config, vocab_size=size.vocab)
+    heads = max(1, size.width // 64)
+    shape = published.Shape(size.width, 128, size.length, size.blocks, heads)
+    network = published.dit(shape, size.vocab)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return network.to(device)

@@ -37,7 +37,7 @@ SEDD_PATHS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The published sizes of model=small of both hosts; dropout .1."""
+    """The published sizes of model=small of both hosts."""
 
     hidden_size: int = 768
     cond_dim: int = 128
@@ -128,9 +128,14 @@ def make_teacher(folder, kind, shape):
     return path
 
 
+def dit(shape, vocabulary, dropout=0.1):
+    """A fresh DIT of the tree that is active."""
+    return host.active().module("models.dit").DIT(_network_config(shape, dropout), vocabulary)
+
+
 def random_network(shape, vocabulary=TOKENS + 1, seed=0):
     """The hosts' common DIT, its logits as far apart as a trained one's."""
-    network = host.active().module("models.dit").DIT(_network_config(shape), vocabulary)
+    network = dit(shape, vocabulary)
     torch.manual_seed(seed)
     for name, parameter in network.named_parameters():
         std = {"output_layer.linear.weight": 0.05}.get(name, 0.02)
@@ -141,8 +146,8 @@ def random_network(shape, vocabulary=TOKENS + 1, seed=0):
     return network
 
 
-def _network_config(shape):
-    model = dataclasses.asdict(shape) | {"scale_by_sigma": True, "dropout": 0.1}
+def _network_config(shape, dropout=0.1):
+    model = dataclasses.asdict(shape) | {"scale_by_sigma": True, "dropout": dropout}
     algo = {"backbone": "dit", "causal_attention": False}
     return omegaconf.OmegaConf.create({"model": model, "algo": algo})
 

@@ -3,10 +3,10 @@
 import copy
 from dataclasses import dataclass
 
-import omegaconf
 import torch
 import transformers
 
+from benchmarks import published
 from duo_ext import host
 from duo_ext.core import schedules
 from duo_ext.core.absorbing import AbsorbingProcess
@@ -51,19 +51,9 @@ CASES = {
 
 def dit(vocab, width, blocks, cond, dropout=0.0, heads=None, length=LENGTH):
     """A fresh DIT of the standalone tree."""
-    config = {
-        "model": {
-            "hidden_size": width,
-            "cond_dim": cond,
-            "n_blocks": blocks,
-            "n_heads": heads or max(1, width // 64),
-            "length": length,
-            "dropout": dropout,
-        },
-        "algo": {"causal_attention": False},
-    }
-    models = host.find(host.STANDALONE).activate().module("models.dit")
-    return models.DIT(omegaconf.OmegaConf.create(config), vocab)
+    host.find(host.STANDALONE).activate()
+    shape = published.Shape(width, cond, length, blocks, heads or max(1, width // 64))
+    return published.dit(shape, vocab, dropout)
 
 
 def teacher(name, dropout=0.0):

@@ -3,6 +3,12 @@
 Importing it imports nothing else.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duo_ext.commands.student import Student
+
 ALGORITHMS = {
     "idlm": "duo_ext.algorithms.IDLM",
     "idlm_mdlm": "duo_ext.algorithms.IDLMMDLM",
@@ -11,15 +17,21 @@ ALGORITHMS = {
 
 
 class Refused(ValueError):
-    """What a user asked for cannot be done. The message is one sentence for the user: the key, what
-    was given, what is wanted.
+    """What a user asked for cannot be done. The message is one sentence: the key, what was given,
+    what is wanted.
 
-    The command lines print it alone. Every other exception is a fault of the program and keeps its
-    traceback.
+    The command lines print the message alone. Every other exception is a fault of the program and
+    keeps its traceback.
     """
 
 
-def load_student(path, *overrides, host=None, device=None, trust_checkpoint=False):
+def load_student(
+    path: str | Path,
+    *overrides: str,
+    host: str | None = None,
+    device: str | None = None,
+    trust_checkpoint: bool = False,
+) -> "Student":
     """A trained model of Duo's, student or teacher, that writes texts (``commands.student``).
 
     path: a checkpoint, a folder of the hub's layout, or a hub id. overrides: Duo's settings as

@@ -4,13 +4,14 @@ import os
 import sys
 
 import hydra
+from omegaconf import DictConfig
 
 from duo_ext import ALGORITHMS, host, machine
 from duo_ext.commands import folder, line
 from duo_ext.hosting import duo, remedies
 
 
-def run(config):
+def run(config: DictConfig) -> None:
     """Run the configured mode in the host, with a registered class where the name is ours."""
     os.environ["HYDRA_FULL_ERROR"] = "1" if line.TRACEBACK else "0"  # for other processes
     name = config.algo.name
@@ -19,7 +20,7 @@ def run(config):
         host.active().run(config, algorithm)
 
 
-def report(tree):
+def report(tree: host.Host) -> None:
     """What --check prints: the host and each remedy with what became of it."""
     print(f"host: {tree}")
     for remedy in (*remedies.BEFORE, *duo.AFTER):
@@ -28,7 +29,7 @@ def report(tree):
     print(machine.cpu())
 
 
-def main():
+def main() -> None:
     """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
     with line.one_sentence(folder.ABOUT_FILES):

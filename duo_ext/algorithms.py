@@ -1,14 +1,16 @@
 """IDLM and its kin: a host's algorithm class, distilled by the core.
 
-A class here is the host's own class of the teacher's family (its network output, sampler, metrics
-and checkpoint unchanged) with ``Distillation``, which trains it by the core's alternation. A new
-family is such a class and an entry of ``families.FAMILIES``.
+A class here joins the host's own class of the teacher's family, whose network output, sampler,
+metrics and checkpoint stay unchanged, with ``Distillation``, which trains it by the core's
+alternation. A new family is a class of this form and an entry of ``families.FAMILIES``.
 """
 
 import algo
 import hydra
 import torch
 import trainer_base
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import samplers
@@ -30,14 +32,15 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
     """Inverse distillation of ``algo.teacher_path`` into a few-step student of the same shape.
 
     The student is ``self.backbone``, so checkpoints, EMA and sampling are the host's. What a
-    resumed run needs besides lies under the checkpoint's key ``idlm`` (``training.resuming``); the
-    looks at the student are ``training.looks``'. A class of this kind names its ``family``; its
-    ``teachers``, the algorithms whose checkpoints may teach, are the family's unless it says so.
+    resumed run needs besides lies under the checkpoint's key ``idlm`` (``training.resuming``). The
+    looks at the student are in ``training.looks``. Raises Refused for settings that no distillation
+    can have, and for a teacher that does not fit.
     """
 
-    family = teachers = None
+    family = None  # ``families.Family``, which each subclass names
+    teachers = None  # names of algorithms whose checkpoints may teach; None: the family's
 
-    def __init__(self, config, tokenizer):
+    def __init__(self, config: DictConfig, tokenizer: Tokenizer):
         self._require_own(config.algo.process)
         super().__init__(config, tokenizer)
         self.automatic_optimization = False
@@ -57,7 +60,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # set-up ----------------------------------------------------------------------------------
 
-    def setup(self, stage):
+    def setup(self, stage: str) -> None:
         """Load the teacher; student and fake start as its copies."""
         if stage != "fit":
             return
@@ -78,7 +81,8 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
             )
         return Opponents.read(saved, self.backbone, self.config, key, settings.teacher_ema)
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
+        """Make the distiller and the guard, and go on where a resumed run was."""
         with loaders.kept(self.trainer):
             super().on_train_start()  # Duo puts loaders of its own there
         self.opponents.teacher.to(self.device)
@@ -139,7 +143,8 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # training --------------------------------------------------------------------------------
 
-    def training_step(self, batch, batch_idx):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Give the distiller one micro-batch; after a pair, update the student's average."""
         x0_BL = batch["input_ids"]
         given_BL = ~batch["attention_mask"].bool()
         given_BL[:, : self.config.algo.prompt_length] = True

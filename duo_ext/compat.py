@@ -1,7 +1,7 @@
-"""Runs a script of Duo's own, with the remedies that this machine needs (``hosting``):
+"""Runs a script in a checkout of Duo or SEDD, with the remedies that this machine needs:
 ``python -m duo_ext.compat main.py key=value``.
 
-Those that change the script itself are left out: it is not imported, it is run.
+Remedies that change Duo's main.py are left out: it is not imported, it is run.
 """
 
 import runpy
@@ -13,7 +13,7 @@ from duo_ext.hosting.duo import AFTER
 from duo_ext.hosting.remedies import BEFORE
 
 
-def main():
+def main() -> None:
     """Run the script that the first argument names, as ``python SCRIPT ...`` would."""
     del sys.argv[0]
     if not sys.argv:

@@ -1,13 +1,16 @@
 """Sample Duo checkpoints and measure the samples: ``python -m duo_ext.evaluate --help``.
 
-Every model is sampled by Duo's own sampler, or by those of the core (--sampler). See ``evaluation``
-for what is written.
+Every model is sampled by Duo's own sampler, or by a sampler of the core (--sampler).
+``commands.evaluation`` says what is written.
 """
 
+import argparse
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused, families, host
 from duo_ext.commands import evaluation, line
@@ -34,8 +37,9 @@ class Subject(subject.Subject):
     plain_predictor: str
     process: object
 
-    def seed(self, seed):
-        """With --batch-size as loader.eval_batch_size the tokens are those of sample_eval."""
+    def seed(self, seed: int) -> None:
+        """Seed torch: the tokens are those of mode=sample_eval with this seed, if --batch-size is
+        its loader.eval_batch_size."""
         torch.manual_seed(seed)
         made_with, state = self.constructed
         if seed == made_with:
@@ -88,14 +92,19 @@ class Subject(subject.Subject):
                 f"{setting.sampler} needs"
             )
 
-    def held_out(self):
+    def held_out(self) -> Tensor:
+        """The first blocks (N, L) of the validation text, with which samples are compared."""
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
         return metrics.first_blocks(batch["input_ids"] for batch in valid)
 
 
-def load(role, given, options):
-    """The ``Subject`` of a checkpoint, ready to sample."""
+def load(role: str, given: str, options: argparse.Namespace) -> Subject:
+    """The ``Subject`` of a checkpoint, for ``evaluation.Side``.
+
+    ``role`` is "teacher" or "student", ``given`` the path as the command line gives it, ``options``
+    are those of the command. Raises Refused where the checkpoint or an option does not fit.
+    """
     path, key = resolve(given), f"--{role}"
     tree = host.active()
     saved = pretrained.load(path, key, options.trust_checkpoint)
@@ -175,7 +184,8 @@ SIDE = evaluation.Side(
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     evaluation.main(SIDE, arguments)
 
 

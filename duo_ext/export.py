@@ -41,7 +41,8 @@ model = DIT.from_pretrained("FOLDER")
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     publishing.main(SIDE, arguments)
 
 

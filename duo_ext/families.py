@@ -1,7 +1,7 @@
 """The families of teachers: one table.
 
-A family is a process and a class of Duo's; a new one is an entry of ``FAMILIES``, a process as
-``core.process`` says, and a class in ``algorithms``.
+A family is a process of the core and a class of Duo's. A new family is an entry of ``FAMILIES``, a
+process as ``core.process`` says, and a class in ``algorithms``.
 """
 
 import importlib
@@ -16,17 +16,18 @@ from duo_ext.core.uniform import UniformProcess
 
 @dataclass(frozen=True)
 class Family:
-    """``host_name``: of the host's class in its module algo; ``teachers``: the algorithms whose
-    checkpoints may teach, and be sampled as it; ``noisings``: {algo.noising: make}, of which
-    make(model, **inputs) gives the core's process for a model of the host's class, ``inputs`` being
-    what ``settings.inputs`` says of the student's inputs."""
+    """A family of teachers.
 
-    host_name: str
-    teachers: tuple
+    ``noisings`` is {algo.noising: make}. make(model, **inputs) gives the core's process for a model
+    of the host's class; ``inputs`` is what ``settings.inputs`` says of the student's inputs.
+    """
+
+    host_name: str  # the host's class in its module algo
+    teachers: tuple  # the algorithms whose checkpoints may teach, and are sampled by that class
     noisings: dict[str, Callable]
 
     @property
-    def host_class(self):
+    def host_class(self) -> type:
         """The class of the host that is active in this process."""
         return getattr(importlib.import_module("algo"), self.host_name)
 
@@ -67,9 +68,11 @@ FAMILIES = {
 }
 
 
-def of(name, named):
-    """(process, ``Family``) of an algorithm ``name``; Refused, with what the user ``named``, where
-    no family has it."""
+def of(name: str, named: str) -> tuple[str, Family]:
+    """(the name of the process, the ``Family``) of the algorithm ``name``.
+
+    Raises Refused where no family has it; ``named`` is how the sentence begins.
+    """
     for process, family in FAMILIES.items():
         if name in family.teachers:
             return process, family

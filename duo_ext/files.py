@@ -4,6 +4,9 @@ import contextlib
 import os
 import re
 import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -13,13 +16,13 @@ from duo_ext import Refused
 URL = re.compile(r"(\w[\w+.-]*::)*\w[\w+.-]*://")
 
 
-def is_url(path):
+def is_url(path: str | Path) -> bool:
     """Whether a path is a URL, or a chain of them such as ``zip://inner::file:///outer.zip``. Any
     other is the name of a local file, whatever characters it has."""
     return URL.match(str(path)) is not None
 
 
-def located(path):
+def located(path: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """(fsspec's file system, the path there). A local name, or what follows file://, is taken
     letter by letter, except that a leading "~" is the home folder.
 
@@ -36,14 +39,18 @@ def located(path):
 
 
 @contextlib.contextmanager
-def opened(path):
+def opened(path: str | Path) -> Iterator[BinaryIO]:
     """The file at ``path``, open to be read as bytes for the length of a with block."""
     files, path = located(path)
     with files.open(path, "rb") as file:
         yield file
 
 
-def write_whole(path, content, previous=None):
+def write_whole(
+    path: str | Path,
+    content: bytes | Callable[[BinaryIO], None],
+    previous: str | Path | None = None,
+) -> None:
     """Write a new file beside ``path``, then move it there: no reader sees half a file.
 
     ``content`` is bytes, or a function that writes to the open file it is given, so that no second
@@ -62,9 +69,11 @@ def write_whole(path, content, previous=None):
                 os.fsync(file.fileno())
 
 
-def twin(source, path, previous=None):
-    """Let ``path`` hold what ``source`` does, on the same file system, in the way of
-    ``write_whole``: one file of two names where that can be, else a copy."""
+def twin(source: str | Path, path: str | Path, previous: str | Path | None = None) -> None:
+    """Let ``path`` hold what ``source`` does: one file of two names where that can be, else a copy.
+
+    Both are on the same file system. ``previous`` and what is raised are as in ``write_whole``.
+    """
     with _replacing(path, previous) as (files, temporary):
         _link(files, located(source)[1], temporary)
 
@@ -107,7 +116,7 @@ def _link(files, source, target):
     files.cp_file(source, target)
 
 
-def sweep(folder):
+def sweep(folder: str | Path) -> None:
     """Remove the unfinished files that a ``write_whole`` which was killed has left in a folder."""
     files, folder = located(folder)
     if files.isdir(folder):
@@ -116,6 +125,7 @@ def sweep(folder):
                 files.rm(path)
 
 
-def exists(path):
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or a folder at ``path``."""
     files, path = located(path)
     return files.exists(path)

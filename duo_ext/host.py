@@ -6,7 +6,10 @@ configs. What differs between hosts is answered here and in hosting/, and nowher
 
 import inspect
 import logging
+from collections.abc import Callable
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from duo_ext import settings
 from duo_ext.hosting import duo, trees
@@ -24,15 +27,15 @@ class Host(trees.Tree):
     imported = ("main",)  # which imports the others
 
     @classmethod
-    def called(cls, root):
+    def called(cls, root: Path) -> str:
         return "duo main" if (root / "models" / "unet.py").is_file() else "duo ch-1"
 
-    def after_import(self):
+    def after_import(self) -> None:
         self.apply(duo.AFTER)
 
     @property
-    def modes(self):
-        """What ``mode=`` may be: {name: the function of the host's main that does it}."""
+    def modes(self) -> dict[str, Callable]:
+        """{what ``mode=`` may be: the function of the host's main that does it}."""
         program = self.module("main")
         functions = {
             "train": "_train",
@@ -42,10 +45,10 @@ class Host(trees.Tree):
         }
         return {m: getattr(program, f) for m, f in functions.items() if hasattr(program, f)}
 
-    def run(self, config, algorithm=None):
-        """Duo's main with a composed configuration, or its mode with a class of ours.
+    def run(self, config: DictConfig, algorithm: type | None = None) -> None:
+        """Run Duo's main with a composed configuration, or its ``mode`` with a class of ours.
 
-        Raises Refused if a value cannot work, also where Duo itself asserts that.
+        Raises Refused if a value cannot work, also where it is Duo that asserts it.
         """
         mode = settings.choose("mode", config.mode, self.modes)
         settings.check(config)
@@ -62,22 +65,24 @@ class Host(trees.Tree):
                 tokenizer=self.module("dataloader").get_tokenizer(config),
             )
 
-    def predictor(self, masked, time_conditioning):
-        """sampling.predictor of a model: where it may, an evaluation serves until a token changes.
+    def predictor(self, masked: bool, time_conditioning: bool) -> str:
+        """The value of sampling.predictor for a model.
 
-        ch-1 knows no other where tokens are masked, and makes no use of it under time conditioning.
+        With "ancestral_cache" one network evaluation serves until a token changes, which is right
+        for masked tokens without time conditioning. ch-1 takes no other predictor for masked
+        tokens, and under time conditioning evaluates at each step all the same.
         """
         cached = masked and (not time_conditioning or self.name == "duo ch-1")
         return "ancestral_cache" if cached else "ancestral"
 
     @property
-    def samples_masked_in_float32(self):
-        """ch-1 ignores sampling.use_float64 where tokens are masked."""
+    def samples_masked_in_float32(self) -> bool:
+        """Whether sampling.use_float64 is ignored where tokens are masked, as in ch-1."""
         return self.name == "duo ch-1"
 
     @property
-    def samples_masked_in_float64(self):
-        """main refuses anything else there."""
+    def samples_masked_in_float64(self) -> bool:
+        """Whether sampling in float32 is refused where tokens are masked, as in main."""
         return self.name == "duo main"
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-BF16 = ("bf16", "bf16-mixed", "bf16-true")  # of Lightning's names for precisions
+BF16 = ("bf16", "bf16-mixed", "bf16-true")  # Lightning's names for it
 
 
 @functools.cache
-def bf16_factor():
+def bf16_factor() -> float:
     """How many times longer than in float32 a matrix product takes on this CPU in bf16.
 
     Measured here in about 60 ms: below 1 where the CPU has bf16 instructions, 5 to 9 where it
@@ -34,12 +34,12 @@ def _seconds(dtype, width=256, tries=7):
     return min(found)
 
 
-def cores():
+def cores() -> int:
     """How many cores this process may use, as far as the system says."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def cpu():
+def cpu() -> str:
     """One line on this CPU's bf16, for --check."""
     factor = bf16_factor()
     if factor <= 1:
@@ -47,8 +47,8 @@ def cpu():
     return f"bf16 on this CPU: {factor:.1f} times slower than float32, which +machine=cpu sets"
 
 
-def warn_of_bf16(device, precision, key):
-    """Say how much a bf16 that ``key`` asks for costs, where the device is a CPU that lacks it."""
+def warn_of_bf16(device: str, precision: str, key: str) -> None:
+    """Log what bf16 costs, where ``key`` asks for it as ``precision`` on a CPU that lacks it."""
     if device == "cpu" and precision in BF16 and bf16_factor() > 1.5:
         logging.getLogger("duo_ext").warning(
             "%s is %s: on this CPU a matrix product takes %.1f times as long in it as in float32; "
@@ -57,7 +57,8 @@ def warn_of_bf16(device, precision, key):
         )
 
 
-def hardware(device):
+def hardware(device: str | torch.device) -> str:
+    """One line on what runs a device's work: its name, the threads of a CPU, torch's version."""
     if str(device).startswith("cuda"):
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     name = platform.processor() or platform.machine()

@@ -1,15 +1,18 @@
-"""What the processes of a run, of one host or the other, say to each other besides gradients."""
+"""What the processes of a run tell each other besides gradients, on Duo's side and on SEDD's."""
 
 import datetime
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from duo_ext import Refused
 
+S, T = TypeVar("S"), TypeVar("T")
 SIZES = (("WORLD_SIZE", "1"), ("RANK", "0"))
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = datetime.timedelta(days=1)  # the first process may tokenise a corpus for hours
@@ -17,17 +20,21 @@ PATIENCE = datetime.timedelta(days=1)  # the first process may tokenise a corpus
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number among those of a run. Each method is called by all of them, in the same
-    order; values are of any type that can be pickled."""
+    """The place of this process among the processes of a run.
 
-    rank: int = 0
-    world: int = 1
+    Each method is called by all processes, in the same order. Values are of any type that can be
+    pickled.
+    """
+
+    rank: int = 0  # its number
+    world: int = 1  # how many there are
 
     @property
-    def first(self):
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def gather(self, value):
+    def gather(self, value: T) -> list[T]:
         """The values of all processes, in all of them."""
         if self.world == 1:
             return [value]
@@ -35,7 +42,7 @@ class Ranks:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, make):
+    def agree(self, make: Callable[[], T]) -> T:
         """``make()`` of the first process, in all of them."""
         if self.world == 1:
             return make()
@@ -43,15 +50,15 @@ class Ranks:
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def shared(self, items, do):
+    def shared(self, items: Iterable[S], do: Callable[[S], T]) -> list[T]:
         """``[do(item) for item in items]``, each done by one process and known to all."""
         items = list(items)
         parts = self.gather([do(item) for item in items[self.rank :: self.world]])
         return [parts[n % self.world][n // self.world] for n in range(len(items))]
 
-    def in_turn(self, make):
-        """``make()``: of the first process, then of the others, who find what it keeps in a
-        cache."""
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """``make()``, by the first process and only then by the others: they find what the first
+        has put into a cache."""
         found = make() if self.first else None
         self.gather(None)
         return found if self.first else make()
@@ -60,7 +67,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(device_name, key="device"):
+def join(device_name: str, key: str = "device") -> tuple[torch.device, Ranks]:
     """(device, Ranks) of this process; under torchrun it joins the others, by gloo or nccl.
 
     ``key`` is the setting that named the device: auto, cuda (torchrun's number of it) or another.
@@ -85,8 +92,8 @@ def _require_torchrun(world):
 
 
 def _ended(*_):
-    """torchrun sends it to those that are left when one dies, maybe before they meet that in a
-    collective."""
+    """Handles SIGTERM: torchrun sends it to the other processes when one dies, maybe before a
+    collective has told them."""
     sys.exit(
         "error: ended by SIGTERM, as when another process of this run has ended; the last "
         "checkpoint is kept"
@@ -102,7 +109,7 @@ def _device(name, key):
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch lacks CUDA
         raise Refused(f"{key} is '{given}'; torch cannot use it here") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)

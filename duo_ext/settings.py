@@ -1,21 +1,27 @@
 """Values of Duo's keys that cannot work in any host, refused before anything is loaded."""
 
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
 import omegaconf
 import torch
+from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
 from duo_ext.core import samplers
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import grids
 
+T = TypeVar("T")
+
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
-# The loss and the order of updates, which no run changes when it goes on.
+# The settings of loss and updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
 LASTING += ("rollout_steps", "sampler", "grid")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
-# What counts. The batch of all comes first: others are computed from it.
+# Keys whose values are whole numbers. The global batch comes first: others are computed from it.
 ALGO = ("fake_ratio", "fake_warmup", "prompt_length", "guard.every", "guard.steps")
 ALGO += ("rollout_steps", "guard.samples", "guard.teacher_steps", "guard.patience")
 MODEL = ("length", "hidden_size", "cond_dim", "n_blocks", "n_heads")
@@ -29,22 +35,22 @@ NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_w
 NOT_NEGATIVE += ("loader.num_workers",)
 
 
-def require(key, name, options):
-    """Raise Refused that lists what ``key`` may be, if it may not be ``name``."""
+def require(key: str, name: object, options: Iterable) -> None:
+    """Raise Refused, with a list of ``options``, if ``name``, the value of ``key``, is none."""
     if name not in options:
         raise Refused(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
 
 
-def choose(key, name, options):
-    """options[name], where ``require`` lets it be."""
+def choose(key: str, name: str, options: Mapping[str, T]) -> T:
+    """options[name]; Refused, as ``require`` raises it, if there is none."""
     require(key, name, options)
     return options[name]
 
 
-def make_whole(config, keys):
-    """Let 4.0, and 4e3, be the whole numbers that they are where ``keys`` count, also in a list.
+def make_whole(config: DictConfig, keys: Iterable[str]) -> None:
+    """Make the values of ``keys`` whole numbers where they are written as 4.0 or 4e3.
 
-    Raises Refused for 4.5.
+    A list is taken entry by entry. Raises Refused for 4.5.
     """
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
@@ -60,7 +66,7 @@ def _whole(key, value):
     return int(value) if isinstance(value, float) else value
 
 
-def require_positive(config, keys):
+def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
     """Raise Refused that names the first of the keys whose value is no positive number."""
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
@@ -68,7 +74,7 @@ def require_positive(config, keys):
             raise Refused(f"{key} is {value}; it must be a positive number")
 
 
-def check_model(config):
+def check_model(config: DictConfig) -> None:
     """Raise Refused if the width of a network is no multiple of its heads, or its dropout no
     probability."""
     width, heads = (omegaconf.OmegaConf.select(config, f"model.{key}") for key in HEADS)
@@ -81,7 +87,7 @@ def check_model(config):
         raise Refused(f"model.dropout is {dropout}; it must be a number from 0 to below 1")
 
 
-def check(config):
+def check(config: DictConfig) -> None:
     """Raise Refused that names the first key whose value cannot work."""
     make_whole(config, PROCESSES)
     for key in PROCESSES:  # first: the batch is computed from them
@@ -99,9 +105,7 @@ def check(config):
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise Refused(
-            "trainer.accelerator is 'cuda', but no GPU is visible; use trainer.accelerator=cpu"
-        )
+        raise Refused("trainer.accelerator is 'cuda', but no GPU is visible; use +machine=cpu")
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
     if config.mode in ("train", "ppl_eval"):
@@ -123,7 +127,7 @@ def _check_batch(loader, trainer):
         )
 
 
-def check_idlm(settings, length):
+def check_idlm(settings: DictConfig, length: int) -> None:
     """Raise Refused that names the first value of ``algo.*`` that no distillation can have.
 
     ``length`` is model.length.
@@ -167,10 +171,11 @@ def _check_sampler(settings):
         raise Refused(f"algo.grid: {error}") from error
 
 
-def inputs(settings):
-    """How the student's inputs are drawn, of a section ``algo``: arguments of the core's processes.
+def inputs(settings: DictConfig) -> dict:
+    """How the student's inputs are drawn: arguments of the core's processes.
 
-    They are those that the sampler ``algo.sampler`` meets on the times of ``algo.grid``.
+    ``settings`` are the section ``algo``. The inputs are as the sampler ``algo.sampler`` meets them
+    at the times of ``algo.grid``.
     """
     return {
         "on_policy": settings.on_policy,
@@ -180,9 +185,12 @@ def inputs(settings):
     }
 
 
-def require_whole(precision):
-    """Raise Refused for a trainer.precision that scales gradients, with which the fake would step,
-    or rounds weights. algo.precision says how the networks run."""
+def require_whole(precision: str | int) -> None:
+    """Raise Refused for a trainer.precision that scales gradients or rounds weights.
+
+    The fake's optimizer would step with the scaled gradients. How the networks run is said by
+    algo.precision.
+    """
     if str(precision) in ("16", "16-mixed", "16-true", "bf16-true"):
         raise Refused(
             f"trainer.precision is {precision}, which scales gradients or rounds weights; a "
@@ -190,9 +198,11 @@ def require_whole(precision):
         )
 
 
-def chosen(config, keys):
-    """{dotted key: plain value} of a configuration, None for a key that it lacks; a section gives
-    all of its own."""
+def chosen(config: DictConfig, keys: Iterable[str]) -> dict:
+    """{dotted key: plain value} of ``keys`` in a configuration; None for a key that it lacks.
+
+    A key of a section stands for all keys of that section.
+    """
     found = {}
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)

@@ -1,8 +1,22 @@
 """IDLM for SEDD: python -m sedd_ext, standalone or in a SEDD checkout; a student from Python."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-def load_student(path, *overrides, host=None, device=None, trust_checkpoint=False):
-    """A trained model of SEDD's, student or teacher, that writes texts (``Student``).
+if TYPE_CHECKING:
+    from duo_ext.commands.student import Student
+
+
+def load_student(
+    path: str | Path,
+    *overrides: str,
+    host: str | None = None,
+    device: str | None = None,
+    trust_checkpoint: bool = False,
+) -> "Student":
+    """A trained model of SEDD's, student or teacher, that writes texts.
+
+    ``duo_ext.commands.student`` has its methods.
 
     path: a run folder, one of its checkpoint files, a folder of the hub's layout, or a hub id.
     overrides: SEDD's settings as words, for a checkpoint that carries none. host: the SEDD tree to

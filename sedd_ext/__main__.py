@@ -6,6 +6,7 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from duo_ext import machine
 from duo_ext.commands import folder, line
@@ -17,7 +18,7 @@ from sedd_ext import host, settings
 GROUPS = {"algo": "+", "data": ""}
 
 
-def hydra_arguments(arguments):
+def hydra_arguments(arguments: list[str]) -> list[str]:
     """The words of a command line, with the signs that Hydra wants: ``+algo=idlm``.
 
     SEDD's defaults do not list the group algo, so Hydra takes it with a plus alone. The algorithm
@@ -40,7 +41,7 @@ def _group(word):
     return f"{GROUPS[name]}{name}{equals}{value}" if name in GROUPS else word
 
 
-def run(config):
+def run(config: DictConfig) -> None:
     """Do what ``mode`` says with a composed configuration."""
     from sedd_ext import modes  # imports the host, which is active by now
 
@@ -51,7 +52,7 @@ def run(config):
             mode(config, HydraConfig.get().runtime.output_dir)
 
 
-def main():
+def main() -> None:
     """Find the host, compose its configuration, make the run's folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
     with line.one_sentence(folder.ABOUT_FILES):
@@ -67,7 +68,7 @@ def main():
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
 
 
-def report(tree):
+def report(tree: host.Host) -> None:
     """Print what --check says: the tree, the remedies that it needs here, what the CPU is worth."""
     print(f"host: {tree}")
     for remedy in BEFORE:

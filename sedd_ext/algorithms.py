@@ -1,11 +1,13 @@
 """The algorithms that ``train.Run`` drives, by ``algo.name``."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from duo_ext.core.distiller import World
+from duo_ext.data.texts import Tokenizer
 from duo_ext.training.guard import Watch
 from sedd_ext.idlm import IDLM
 from sedd_ext.parts import Parts
@@ -21,19 +23,19 @@ class Algorithm(Protocol):
     counts: str  # what a step is called: "step", or "pair" of a fake and a student update
     watch: Watch | None  # the guard's, once ``begin`` has made it
 
-    def begin(self, tokenizer, valid: torch.utils.data.Dataset):
+    def begin(self, tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> None:
         """Get ready for the first step, once a checkpoint is loaded, if there is one.
 
         ``valid`` is the validation text (``data.blocks``).
         """
 
-    def step(self, x_BL: torch.Tensor) -> dict[str, float] | None:
+    def step(self, x_BL: Tensor) -> dict[str, float] | None:
         """Take one micro-batch of tokens; what to plot of the update that it completes, or None.
 
         Raises Refused, before the update, where a loss or a gradient is not finite.
         """
 
-    def look(self):
+    def look(self) -> tuple[dict[int, dict], bool, bool] | None:
         """({steps: metrics of the student}, best so far, stop) where the guard is due, else None.
 
         The three are the same in all workers.
@@ -44,8 +46,8 @@ class Algorithm(Protocol):
         """How many updates are done."""
 
     @property
-    def phase(self):
-        """The kind of the next update."""
+    def phase(self) -> Hashable:
+        """The kind of the next update, as ``to_come`` names it."""
 
     def to_come(self, steps: int) -> Mapping:
         """{phase: how many updates are left until this many steps are done}."""
@@ -57,7 +59,7 @@ class Algorithm(Protocol):
     def state_dict(self) -> dict:
         """What a run goes on from besides SEDD's own checkpoint."""
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: dict) -> None:
         """Go on from what ``state_dict`` gave."""
 
     @property

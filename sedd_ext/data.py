@@ -1,12 +1,16 @@
 """The tokenizer of a configuration, and its text in blocks by SEDD's own data module."""
 
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from duo_ext import Refused
 from duo_ext.data import texts
 from duo_ext.measuring import metrics
 from sedd_ext import host
 
 
-def tokenizer_of(config):
+def tokenizer_of(config: DictConfig) -> texts.Tokenizer:
     """Load ``data.tokenizer``.
 
     Raises Refused where it cannot be loaded, has no EOS token, which SEDD puts behind every
@@ -32,7 +36,7 @@ class _OneTokenizer:
         return self.tokenizer
 
 
-def blocks(config, split, tokenizer):
+def blocks(config: DictConfig, split: str, tokenizer: texts.Tokenizer) -> Dataset:
     """The data set of ``data.train`` (split "train") or ``data.valid`` (split "validation").
 
     An item is {"input_ids": tokens (L,)}. SEDD's data module makes it. The module names the hub's
@@ -56,6 +60,6 @@ def blocks(config, split, tokenizer):
         data.GPT2TokenizerFast = own
 
 
-def held_out(blocks):
+def held_out(blocks: Dataset) -> Tensor:
     """The first blocks (N, L) of a data set, as many as the statistics of a text need."""
     return metrics.first_blocks(block["input_ids"][None] for block in blocks)

@@ -6,16 +6,20 @@ predictor on scores to which the mass of the process is given, because a student
 mass free.
 """
 
+import argparse
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import omegaconf
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
 from duo_ext.measuring import subject
+from duo_ext.measuring.draws import Draw
 from duo_ext.weights import checkpoints
 from sedd_ext import data, host, runs
 from sedd_ext.__main__ import hydra_arguments
@@ -34,12 +38,12 @@ class Subject(subject.Subject):
 
     parts: Parts
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
         """Seed torch: the tokens are then those of ``mode=sample`` with this seed."""
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
-    def sampler(self, setting, precision):
+    def sampler(self, setting: subject.Setting, precision: str) -> Iterator[tuple[Draw, list]]:
         """(draw, calls) under a ``Setting``; see ``subject.Subject``."""
         own = self._hosts(setting, precision) if setting.by_host else self.by_core(setting)
         yield own
@@ -76,12 +80,12 @@ class Subject(subject.Subject):
         way = Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
         return sampler(self.parts, way)
 
-    def held_out(self):
+    def held_out(self) -> Tensor:
         """Blocks (N, L) of ``data.valid``, with which samples are compared."""
         return data.held_out(data.blocks(self.parts.config, "validation", self.tokenizer))
 
 
-def load(role, path, options):
+def load(role: str, path: str, options: argparse.Namespace) -> Subject:
     """The ``Subject`` of a checkpoint, for ``evaluation.Side``.
 
     ``role`` is "teacher" or "student", ``path`` as the command line gives it, ``options`` are those
@@ -146,7 +150,8 @@ SIDE = evaluation.Side(
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     evaluation.main(SIDE, arguments)
 
 

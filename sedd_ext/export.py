@@ -37,7 +37,8 @@ model, graph, noise = load_model("FOLDER", device)
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     publishing.main(SIDE, arguments)
 
 

@@ -1,12 +1,17 @@
 """algo=idlm: IDLM with a SEDD teacher."""
 
-import torch
+from collections.abc import Mapping
 
-from duo_ext.core.distiller import STUDENT
+import torch
+from torch import Tensor
+
+from duo_ext.core.distiller import STUDENT, World
+from duo_ext.data.texts import Tokenizer
 from duo_ext.settings import LASTING, check_idlm, chosen, inputs
 from duo_ext.training.opponents import Opponents
 from duo_ext.training.recompute import recompute
 from sedd_ext import host, looks, runs
+from sedd_ext.parts import Parts
 
 
 class IDLM:
@@ -18,7 +23,7 @@ class IDLM:
 
     counts = "pair"
 
-    def __init__(self, parts, state, world):
+    def __init__(self, parts: Parts, state: dict, world: World):
         config = parts.config
         check_idlm(config.algo, config.model.length)
         if config.algo.guard.every:
@@ -56,7 +61,8 @@ class IDLM:
             optimizer, lambda step: min((step + 1) / warmup, 1.0) if warmup > 0 else 1.0
         )
 
-    def step(self, x_BL):
+    def step(self, x_BL: Tensor) -> dict[str, float] | None:
+        """Give the distiller one micro-batch; after a pair, update the student's average."""
         given_BL = torch.zeros_like(x_BL, dtype=torch.bool)
         given_BL[:, : self.parts.config.algo.prompt_length] = True
         update = self.distiller.step(x_BL, given_BL)
@@ -68,43 +74,43 @@ class IDLM:
         return update.logs
 
     @property
-    def updates(self):
+    def updates(self) -> int:
         return self.distiller.updates
 
     @property
-    def phase(self):
+    def phase(self) -> tuple[str, ...]:
         return self.distiller.phase
 
-    def to_come(self, steps):
+    def to_come(self, steps: int) -> Mapping:
         return self.distiller.to_come(steps)
 
     @property
-    def whole(self):
-        """One process saves half an update, several do not."""
+    def whole(self) -> bool:
+        """One process can save half an update, several cannot."""
         return self.world.size == 1 or self.distiller.micro == 0
 
-    def begin(self, tokenizer, valid):
+    def begin(self, tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> None:
         """Make the guard where one is asked for: it measures the teacher, or goes on."""
         if self.parts.config.algo.guard.every:
             self.watch = looks.make(self, tokenizer, valid).begin(self.saved_guard)
 
-    def look(self):
+    def look(self) -> tuple[dict[int, dict], bool, bool] | None:
         pair = self.state["step"]
         return self.watch.look(pair) if self.watch and self.watch.due(pair) else None
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return {
             "guard": self.watch.guard.state_dict() if self.watch else None,
             "distiller": self.distiller.state_dict(),
             "student_scheduler": self.distiller.schedulers[STUDENT].state_dict(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         self.saved_guard = state["guard"]
         self.distiller.load_state_dict(state["distiller"])
         self.distiller.schedulers[STUDENT].load_state_dict(state["student_scheduler"])
 
     @property
-    def identity(self):
+    def identity(self) -> dict:
         sha256 = self.opponents.teacher_sha256
         return {"teacher": sha256, **chosen(self.parts.config, LASTING)}

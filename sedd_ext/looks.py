@@ -5,15 +5,24 @@ core's sampler cannot do is refused before the training.
 """
 
 import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import torch
+from omegaconf import DictConfig
+
+from duo_ext.data.texts import Tokenizer
 from duo_ext.measuring import batches, draws, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch
 from duo_ext.training.sampler import Sampler
 from sedd_ext import data
 
+if TYPE_CHECKING:
+    from sedd_ext.idlm import IDLM  # which imports this module
 
-def noise_removal_of(config):
+
+def noise_removal_of(config: DictConfig) -> str:
     """The core's ``noise_removal`` for the section ``sampling`` of a configuration.
 
     Raises Refused for settings of sampling that the core's sampler does not know. For log-linear
@@ -24,7 +33,7 @@ def noise_removal_of(config):
     return "ancestral" if config.sampling.noise_removal else "none"
 
 
-def make(idlm, tokenizer, valid):
+def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> Watch:
     """The ``Watch`` of a distillation (``algorithms.IDLM``), ready to begin.
 
     ``valid`` is the data set of the validation text (``data.blocks``).
@@ -60,7 +69,7 @@ def make(idlm, tokenizer, valid):
 
 
 @contextlib.contextmanager
-def averaged(model, ema):
+def averaged(model: torch.nn.Module, ema: object) -> Iterator[torch.nn.Module]:
     """The model in evaluation with its EMA weights, for the length of a with block."""
     parameters, training = list(model.parameters()), model.training
     ema.store(parameters)

@@ -1,8 +1,11 @@
 """What ``mode=`` may be: train, sample, eval. Each is called with (configuration, run's folder)."""
 
 import json
+from collections.abc import Callable
 
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import samplers
@@ -17,7 +20,7 @@ from sedd_ext.sampler import Way, sampler
 from sedd_ext.train import train
 
 
-def load(config):
+def load(config: DictConfig) -> tuple[Parts, Tokenizer]:
     """(``Parts`` with the EMA weights of ``config.checkpoint``, the tokenizer)."""
     device, _ = workers.join(config.device)
     tokenizer = data.tokenizer_of(config)
@@ -25,7 +28,9 @@ def load(config):
     return Parts.trained(config, device, saved, "checkpoint"), tokenizer
 
 
-def projector(config, tokenizer, device):
+def projector(
+    config: DictConfig, tokenizer: Tokenizer, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     """project(x (B, L)) -> x with ``sampling.prefix`` and ``sampling.suffix`` in their places.
 
     SEDD's conditional sampling calls it before every step. Raises Refused if prefix and suffix

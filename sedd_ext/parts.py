@@ -25,7 +25,7 @@ class Parts:
     model: torch.nn.Module  # SEDD's network of log-scores
 
     @classmethod
-    def build(cls, config, device):
+    def build(cls, config: DictConfig, device: torch.device) -> "Parts":
         """Make graph, noise and a fresh model of a configuration.
 
         What SEDD raises of a graph or a noise that it does not know passes through.
@@ -37,7 +37,9 @@ class Parts:
         return cls(config, device, graph, noise, model)
 
     @classmethod
-    def trained(cls, config, device, saved, key):
+    def trained(
+        cls, config: DictConfig, device: torch.device, saved: checkpoints.Saved, key: str
+    ) -> "Parts":
         """As ``build``, with the EMA weights of a file (``Saved``), in evaluation.
 
         ``key`` is the setting that named the file. Raises Refused where its weights do not fit.
@@ -47,7 +49,7 @@ class Parts:
         parts.model.eval()
         return parts
 
-    def process(self, **settings):
+    def process(self, **settings) -> ScoreProcess:
         """The core's process of graph and noise; ``settings`` are its further arguments.
 
         The distillation and ``--sampler ancestral`` need it. Raises Refused for the uniform graph.
@@ -70,13 +72,13 @@ class Parts:
             **settings,
         )
 
-    def judge(self):
+    def judge(self) -> Judge:
         """The language model ``eval.judge``, ready to score texts."""
         settings = self.config.eval
         return Judge(settings.judge, self.device, settings.perplexity_batch_size, key="eval.judge")
 
     @property
-    def at_a_time(self):
+    def at_a_time(self) -> int:
         """How many texts SEDD's sampler and loss take at a time.
 
         ``eval.batch_size``, or as many as fit a step of the sampler if that is less.

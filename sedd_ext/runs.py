@@ -21,6 +21,7 @@ from duo_ext import Refused, files
 from duo_ext.weights import checkpoints, pickles, pretrained, saves
 from duo_ext.weights.checkpoints import Saved
 from sedd_ext import host
+from sedd_ext.parts import Parts
 
 LAST, BEST = "checkpoints-meta/checkpoint.pth", "checkpoints/best.pth"
 CONFIG = ".hydra/config.yaml"
@@ -38,7 +39,7 @@ NUMPY_TYPES = [
 ]
 
 
-def new_state(parts):
+def new_state(parts: Parts) -> dict:
     """The training state of ``parts`` before its first step."""
     config, tree = parts.config, host.active()
     parameters = itertools.chain(parts.model.parameters(), parts.noise.parameters())
@@ -53,7 +54,7 @@ def new_state(parts):
     }
 
 
-def save(path, state, extra=None):
+def save(path: str, state: dict, extra: dict | None = None) -> None:
     """Write SEDD's checkpoint of a training state, whole or not at all.
 
     ``extra`` is what it holds besides, under ``idlm``.
@@ -73,7 +74,7 @@ def save(path, state, extra=None):
 TRUST = ", unless --trust-checkpoint says that you trust the file"
 
 
-def read(path, key, trust=None):
+def read(path: str, key: str, trust: bool | None = None) -> dict:
     """A checkpoint file of SEDD's, as the dictionary that it holds.
 
     ``key`` is the setting that named it. ``trust`` says whether any types in it may be made; it is
@@ -94,7 +95,7 @@ def _is_sedds(checkpoint):
     return isinstance(model, dict) and isinstance(ema, dict) and "shadow_params" in ema
 
 
-def load(checkpoint, state, key):
+def load(checkpoint: dict, state: dict, key: str) -> None:
     """Load SEDD's part of a checkpoint (``read``) into a training state.
 
     Raises Refused, which names ``key``, where the state's model has another shape.
@@ -109,7 +110,7 @@ def load(checkpoint, state, key):
     state["step"] = checkpoint["step"]
 
 
-def denoiser(path, key, trust=None):
+def denoiser(path: str | None, key: str, trust: bool | None = None) -> Saved:
     """The trained network at ``path``, as ``Saved``.
 
     ``path`` is a run folder, a checkpoint file of SEDD's, or a folder or hub id in Hugging Face
@@ -156,6 +157,6 @@ def _damaged(path, key):
     )
 
 
-def is_run(path):
+def is_run(path: str) -> bool:
     """Whether a path is a run folder, rather than a folder in HF format or a hub id."""
     return os.path.exists(os.path.join(path, LAST))

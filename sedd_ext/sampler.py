@@ -1,11 +1,16 @@
 """Texts by SEDD's own sampler, with what it has no setting for: precision, temperature, mass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.measuring.draws import Draw
 from sedd_ext import host
+from sedd_ext.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Way:
     float64: bool = True  # whether scores are float64, or as the model gives them
 
     @classmethod
-    def configured(cls, sampling):
+    def configured(cls, sampling: DictConfig) -> "Way":
         """The way that the section ``sampling`` of a configuration asks for."""
         named = ("steps", "predictor", "noise_removal", "renormalise")
         return cls(**{key: sampling[key] for key in named})
@@ -33,11 +38,12 @@ class Scores(torch.nn.Module):
     grows by one with each evaluation.
     """
 
-    def __init__(self, parts, way):
+    def __init__(self, parts: Parts, way: Way):
         super().__init__()
         self.parts, self.way, self.calls = parts, way, []
 
-    def forward(self, x_BL, sigma_B):
+    def forward(self, x_BL: Tensor, sigma_B: Tensor) -> Tensor:
+        """Log-scores (B, L, V)."""
         self.calls.append(1)
         with torch.autocast(x_BL.device.type, enabled=False):  # as in ``networks.Denoiser``
             log_s = self.parts.model(x_BL, sigma_B)
@@ -61,7 +67,9 @@ class Scores(torch.nn.Module):
         return torch.where((x_BL == mask)[..., None], tempered, log_s)
 
 
-def sampler(parts, way, project=lambda x_BL: x_BL):
+def sampler(
+    parts: Parts, way: Way, project: Callable[[Tensor], Tensor] = lambda x_BL: x_BL
+) -> tuple[Draw, list]:
     """(draw, calls): draw(size) -> tokens (size, L) by SEDD's own sampler.
 
     ``calls`` is a list that grows by one with each network evaluation. ``project(x)`` is what the

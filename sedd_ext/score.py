@@ -1,9 +1,13 @@
 """algo=sedd: SEDD itself, as its own training step trains it."""
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core.distiller import World
+from duo_ext.data.texts import Tokenizer
 from sedd_ext import host
+from sedd_ext.parts import Parts
 
 SEED_STRIDE = 1_000_003
 
@@ -11,15 +15,15 @@ SEED_STRIDE = 1_000_003
 class Score:
     """An ``algorithms.Algorithm``: SEDD's own training step.
 
-    Gradients are averaged over the workers, and a seed of its own for each micro-batch makes a
-    resumed run repeat what a straight one does.
+    Gradients are averaged over the workers. Each micro-batch has a seed of its own, so that a
+    resumed run repeats what a run that was never stopped does.
     """
 
     identity = {}
     counts = phase = "step"
     watch = None
 
-    def __init__(self, parts, state, world):
+    def __init__(self, parts: Parts, state: dict, world: World):
         self.parts, self.state, self.world = parts, state, world
         losses = host.active().module("losses")
         self.optimize = losses.optimization_manager(parts.config)
@@ -34,7 +38,8 @@ class Score:
         self._require_finite("gradient", self.norm)
         self.optimize(optimizer, scaler, params, step=step)
 
-    def step(self, x_BL):
+    def step(self, x_BL: Tensor) -> dict[str, float] | None:
+        """Give SEDD's training step one micro-batch; Refused where the result is not finite."""
         before, accum = self.state["step"], self.parts.config.training.accum
         place = (before * accum + self.micro) * self.world.size + self.world.rank
         torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)
@@ -54,25 +59,25 @@ class Score:
             )
 
     @property
-    def updates(self):
+    def updates(self) -> int:
         return self.state["step"]
 
-    def to_come(self, steps):
+    def to_come(self, steps: int) -> dict[str, int]:
         return {self.phase: max(0, steps - self.updates)}
 
     @property
-    def whole(self):
+    def whole(self) -> bool:
         """SEDD's checkpoint has no place for half an update."""
         return self.micro == 0
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return {}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         """SEDD's checkpoint holds all."""
 
-    def begin(self, tokenizer, valid):
+    def begin(self, tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> None:
         """No guard."""
 
-    def look(self):
+    def look(self) -> None:
         return None

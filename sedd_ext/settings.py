@@ -1,6 +1,7 @@
 """Values of SEDD's keys that cannot work in any host, refused before anything is loaded."""
 
 import torch
+from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
 from duo_ext.settings import COUNTS, check_model, make_whole, require_positive
@@ -16,7 +17,7 @@ ALWAYS = (
 PRECISIONS = ("32", "bf16")
 
 
-def check(config):
+def check(config: DictConfig) -> None:
     """Raise Refused that names the first key of a configuration whose value cannot work.
 
     Counts that are written as 4.0 or 4e3 become whole numbers in ``config``.

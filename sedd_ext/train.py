@@ -7,20 +7,22 @@ import os
 
 import torch
 import tqdm
+from omegaconf import DictConfig
 
 from duo_ext import Refused
+from duo_ext.data.texts import Tokenizer
 from duo_ext.files import sweep, write_whole
 from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
 from duo_ext.settings import chosen
-from duo_ext.training.guard import logged
+from duo_ext.training.guard import Watch, logged
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
 from sedd_ext import data, host, looks, runs, workers
-from sedd_ext.algorithms import ALGORITHMS
+from sedd_ext.algorithms import ALGORITHMS, Algorithm
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 
@@ -29,7 +31,7 @@ OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision
 OF_THE_RUN += ("graph.type", "noise")
 
 
-def train(config, folder):
+def train(config: DictConfig, folder: str) -> None:
     """Train ``algo.name`` up to step ``training.n_iters``, as ``mode=train`` does.
 
     The run goes on from the last checkpoint in ``folder``, if there is one. Raises Refused for
@@ -88,7 +90,14 @@ class Run:
     ``restore``, ``begin`` and ``loop`` are called in this order.
     """
 
-    def __init__(self, trained, loader, tokenizer, valid, folder):
+    def __init__(
+        self,
+        trained: Algorithm,
+        loader: ResumableLoader,
+        tokenizer: Tokenizer,
+        valid: torch.utils.data.Dataset,
+        folder: str,
+    ):
         self.trained, self.parts, self.state = trained, trained.parts, trained.state
         self.config, self.world = trained.parts.config, trained.world
         self.loader, self.tokenizer, self.valid = loader, tokenizer, valid
@@ -98,11 +107,11 @@ class Run:
     # files -----------------------------------------------------------------------------------
 
     @property
-    def last(self):
+    def last(self) -> str:
         """The path of the run's last checkpoint."""
         return f"{self.folder}/{runs.LAST}"
 
-    def restore(self):
+    def restore(self) -> None:
         """Go on from the run's last checkpoint, if it has one.
 
         Raises Refused if another run has written it.
@@ -134,7 +143,7 @@ class Run:
             **self.trained.identity,
         }
 
-    def save(self, path):
+    def save(self, path: str) -> None:
         """Have the run's present state at ``path``; it is written once, however many paths ask."""
         if self.world.rank == 0:
             write = functools.partial(self._write, path)
@@ -151,12 +160,12 @@ class Run:
 
     # the loop --------------------------------------------------------------------------------
 
-    def begin(self):
+    def begin(self) -> None:
         """Make the guard; a run that it has stopped before stays stopped."""
         self.trained.begin(self.tokenizer, self.valid)
         self.stopped = bool(self.watch and self.watch.guard.stops)
 
-    def loop(self):
+    def loop(self) -> None:
         """Train until ``training.n_iters`` steps are done or the guard stops the run, and save.
 
         When a signal asks one of the workers to stop, all save and end as soon as a checkpoint
@@ -193,7 +202,8 @@ class Run:
         )
 
     @property
-    def watch(self):
+    def watch(self) -> Watch | None:
+        """The guard's, if there is one."""
         return self.trained.watch
 
     @property

@@ -56,7 +56,7 @@ REFUSED = {
     "trainer.num_nodes=3": "loader.global_batch_size is 8; it must be .* = 24",
     "trainer.accumulate_grad_batches=1": "loader.global_batch_size is 8; it must be .* = 4",
     "trainer.accelerator=cuda": "trainer.accelerator is 'cuda', but no GPU is visible; use "
-    "trainer.accelerator=cpu",
+    r"\+machine=cpu",
 }
 
 

@@ -11,12 +11,14 @@ import argparse
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tqdm
 import transformers
+from torch import Tensor
 
 from duo_ext import host
 from duo_ext.data import corpus
@@ -26,7 +28,7 @@ BATCH, WARMUP, HEAD_WIDTH = 32, 200, 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the data: the network, its training, what a token is."""
+    """What the judges of different data differ in: the network, its training, what a token is."""
 
     width: int
     layers: int
@@ -46,7 +48,7 @@ RECIPES = {
 class Text:
     """The blocks, tokenizer and length of data=NAME model=NAME."""
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         tree = host.find().activate()
         corpus.register_resolvers()
         config = tree.compose([f"data={name}", f"model={name}"])
@@ -55,7 +57,8 @@ class Text:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
         self.dataloader = tree.module("dataloader")
 
-    def loader(self, mode, **options):
+    def loader(self, mode: str, **options) -> torch.utils.data.DataLoader:
+        """A DataLoader of the blocks; ``mode`` is train or validation, ``options`` are its own."""
         data = self.data
         blocks = self.dataloader.get_dataset(
             data.train, self.tokenizer, True, mode, cache_dir=data.cache_dir, block_size=self.length
@@ -63,7 +66,8 @@ class Text:
         return torch.utils.data.DataLoader(blocks, **options)
 
 
-def new_model(text, options):
+def new_model(text: Text, options: argparse.Namespace) -> transformers.GPT2LMHeadModel:
+    """A GPT-2 with random weights, for blocks without their closing EOS."""
     config = transformers.GPT2Config(
         vocab_size=len(text.tokenizer),
         n_positions=text.length - 1,
@@ -78,7 +82,8 @@ def new_model(text, options):
     return transformers.GPT2LMHeadModel._from_config(config, attn_implementation="eager")
 
 
-def loss_of(model, tokens_BL):
+def loss_of(model: transformers.GPT2LMHeadModel, tokens_BL: Tensor) -> Tensor:
+    """Mean negative log-likelihood of a batch, in nats a token, a scalar."""
     tokens_BL = tokens_BL.to(model.device)
     with torch.autocast(tokens_BL.device.type, torch.bfloat16):
         logits_BLV = model(input_ids=tokens_BL).logits
@@ -88,7 +93,7 @@ def loss_of(model, tokens_BL):
 
 
 @torch.no_grad()
-def held_out_nats(model, text):
+def held_out_nats(model: transformers.GPT2LMHeadModel, text: Text) -> float:
     """Mean negative log-likelihood of the held-out blocks, the closing EOS left out."""
     total = count = 0.0
     for batch in text.loader("validation", batch_size=64):
@@ -101,13 +106,14 @@ def held_out_nats(model, text):
     return total / count
 
 
-def learning_rate_factor(step, steps):
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Of the largest learning rate: a linear warm-up, then a cosine down to 0."""
     if step < WARMUP:
         return (step + 1) / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
-def batches(loader, count):
+def batches(loader: torch.utils.data.DataLoader, count: int) -> Iterator[Tensor]:
     """``count`` batches, in as many passes over the data as it takes."""
     while count > 0:
         for batch in loader:
@@ -117,7 +123,9 @@ def batches(loader, count):
                 return
 
 
-def train(model, text, options):
+def train(
+    model: transformers.GPT2LMHeadModel, text: Text, options: argparse.Namespace
+) -> list[dict]:
     """The training log: [{"step": ..., "nats": ...}]. Saves the model on the way and at the end."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RECIPES[options.data].learning_rate, fused=True
@@ -142,7 +150,8 @@ def train(model, text, options):
     return log
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """The options, with the recipe's values where none are given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--data", choices=RECIPES, default="sotu")
@@ -157,7 +166,8 @@ def parse():
     return options
 
 
-def main():
+def main() -> None:
+    """Train, save and measure the judge."""
     options = parse()
     torch.manual_seed(1)
     text = Text(options.data)

@@ -86,6 +86,7 @@ def write_tokenizer(name: str, tokenizer: Tokenizer, **special: str) -> None:
 
 
 def main() -> None:
+    """Write corpus and tokenizers into ``duo_ext/assets``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package_dir", type=Path, metavar="PACKAGE_DIR")
     write_addresses(parser.parse_args().package_dir)

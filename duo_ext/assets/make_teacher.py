@@ -16,7 +16,7 @@ from duo_ext.weights import checkpoints
 KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hyper_parameters")
 
 
-def slim(checkpoint):
+def slim(checkpoint: dict) -> dict:
     """The checkpoint with its EMA as its weights and without optimizer, scheduler, callbacks."""
     weights, shadow = dict(checkpoint["state_dict"]), checkpoint["ema"]["shadow_params"]
     # the EMA has the parameters in the order of the state dict, which also holds one buffer
@@ -28,7 +28,8 @@ def slim(checkpoint):
     return result | {"optimizer_states": [], "lr_schedulers": [], "callbacks": {}}
 
 
-def main():
+def main() -> None:
+    """Read the run's checkpoint and write the teacher."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("output", type=Path)

@@ -4,6 +4,7 @@ A ``Subject`` is a checkpoint ready to sample; ``main`` samples every subject at
 of settings, from the same seed, and writes results.json, table.md, figure.png and samples.md.
 """
 
+import argparse
 import itertools
 import os
 import sys
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 import omegaconf
 import torch
 import tqdm
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands.line import hush, one_sentence, resolve
@@ -37,18 +39,13 @@ READABLE_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Side:
-    """Duo's or SEDD's side of the command.
+    """Duo's or SEDD's side of the command."""
 
-    ``module`` is what is run, ``host`` the name of the program; ``add_options(parser)``;
-    ``activate(path or None)`` makes a host active and gives its Tree;
-    ``load(role, path, options)`` gives the ``Subject`` of a checkpoint.
-    """
-
-    module: str
-    host: str
-    add_options: Callable
-    activate: Callable
-    load: Callable
+    module: str  # what is run, as python -m takes it
+    host: str  # the name of the program
+    add_options: Callable  # add_options(parser) adds what this side alone has
+    activate: Callable  # activate(path or None) makes a host active and gives its Tree
+    load: Callable  # load(role, path, options) -> the ``Subject`` of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,9 @@ class Stream:
     """Batches of a row that one process draws: the row's place among the rows, the number of the
     first text, how many texts each batch has."""
 
-    row: int
-    first: int
-    sizes: list
+    row: int  # the row's place among the rows
+    first: int  # the number of the first batch
+    sizes: list  # how many texts each batch has
 
     @classmethod
     def of_row(cls, row, subject, setting, options):
@@ -71,7 +68,9 @@ class Stream:
         return [cls(row, place * size, [count]) for place, count in enumerate(sizes)]
 
     @torch.no_grad()
-    def draw(self, subject, setting, options):
+    def draw(
+        self, subject: Subject, setting: Setting, options: argparse.Namespace
+    ) -> tuple[list[Tensor], int, float]:
         """(tokens of each batch, network evaluations, seconds)."""
         subject.seed(options.seed)
         numbers = ()
@@ -83,16 +82,18 @@ class Stream:
         return tokens, len(calls), time.perf_counter() - start
 
 
-def batch_size(subject, setting, options):
+def batch_size(subject: Subject, setting: Setting, options: argparse.Namespace) -> int:
     """How many texts are drawn at a time: as the user says, or as many as fit."""
     if options.batch_size or not setting.by_host:
         return options.batch_size or batches.MOST
     return batches.fitted(batches.of_hosts_sampler(subject.length, subject.vocab_size))
 
 
-def sample(wanted, options, ranks=ALONE):
-    """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)] of
-    [(subject, setting)].
+def sample(
+    wanted: list[tuple[Subject, Setting]], options: argparse.Namespace, ranks: Ranks = ALONE
+) -> list[tuple[Tensor, int, float]]:
+    """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)], one for
+    each (subject, setting) of ``wanted``.
 
     The processes share the streams, the longest first. No stream depends on who draws it.
     """
@@ -127,7 +128,10 @@ class HeldOut:
     """A model's own data, what samples are compared with: statistics of its validation text, the
     judge's ``scores`` of ``count`` texts of it, and the words of its training text."""
 
-    def __init__(self, subject, judge, count, ranks=ALONE):
+    It holds the text's statistics, and the judge's ``scores`` of ``count`` blocks of it.
+    """
+
+    def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
         tokens_NL = ranks.in_turn(subject.held_out)
         self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
         spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
@@ -147,8 +151,14 @@ class HeldOut:
         }
 
 
-def evaluate(side, tree, options, ranks=ALONE):
-    """All rows of a results.json, and readable samples {heading: texts}; of the first process."""
+def evaluate(
+    side: Side, tree: trees.Tree, options: argparse.Namespace, ranks: Ranks = ALONE
+) -> tuple[dict, dict[str, list[str]]]:
+    """(the content of a results.json, readable samples {heading: texts}).
+
+    All processes call it; what the first one gets is whole. Raises Refused where a checkpoint, the
+    judge or the output folder does not fit.
+    """
     given = [("teacher", path) for path in options.teacher]
     given += [("student", path) for path in options.student]
     subjects = [side.load(role, path, options) for role, path in given]
@@ -269,7 +279,8 @@ def _sampled(subject, setting, options, evaluations, seconds):
     }
 
 
-def main(side, arguments=None):
+def main(side: Side, arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         options.device, ranks = join(options.device, "--device")

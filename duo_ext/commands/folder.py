@@ -11,9 +11,10 @@ import itertools
 import logging
 import os
 import socket
+from collections.abc import Iterable
 
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from duo_ext import Refused
 from duo_ext.commands.line import one_sentence
@@ -26,17 +27,20 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _claimed = {}  # {path: (process, open file)}: a lock lasts as long as its file is open
 
 
-def is_first_process(ranks=LIGHTNING):
-    """Whether this process is the one of its run that writes, by the variables that number them."""
+def is_first_process(ranks: Iterable[str] = LIGHTNING) -> bool:
+    """Whether this process is the first of its run, the one that writes.
+
+    ``ranks`` are the environment variables that number the processes.
+    """
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def claim(folder):
-    """Keep a local folder for this process until it ends; again is once.
+def claim(folder: str) -> None:
+    """Keep a local folder for this process until it ends. To claim it again changes nothing.
 
-    The operating system's lock of a file in it: one that a killed process leaves behind holds
-    nobody up, nor does a data worker that outlives its process. Raises Refused if another process
-    has the folder.
+    The claim is the operating system's lock of a file in the folder. A lock ends with its process:
+    neither the file of a killed process nor a data worker that outlives its process holds anybody
+    up. Raises Refused if another process has the folder.
     """
     path = os.path.join(os.path.realpath(folder), LOCK)
     if path in _claimed and _claimed[path][0] == os.getpid():
@@ -61,8 +65,11 @@ def claim(folder):
     _claimed[path] = os.getpid(), file
 
 
-def unused(folder):
-    """A new folder of this name, or of the first of name-2, name-3, ... that is not there yet."""
+def unused(folder: str) -> str:
+    """Make a new folder: ``folder``, or the first of folder-2, folder-3, ... that is not there.
+
+    Gives its name.
+    """
     for name in itertools.chain([folder], (f"{folder}-{n}" for n in itertools.count(2))):
         try:
             os.makedirs(name)
@@ -74,11 +81,13 @@ def unused(folder):
 class Claim(Callback):
     """Hydra's callback that claims a run's folder before Hydra itself writes there."""
 
-    def on_run_start(self, config, **_):
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        """Claim hydra.run.dir; where it is named by the time, a folder that no run has."""
         named_by_time = "${now:" in OmegaConf.to_container(config.hydra.run, resolve=False)["dir"]
         self._claim(config.hydra.run, unused if named_by_time else str)
 
-    def on_multirun_start(self, config, **_):
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        """Claim hydra.sweep.dir."""
         self._claim(config.hydra.sweep, str)
 
     def _claim(self, section, place):
@@ -93,8 +102,11 @@ ABOUT_FILES = "hydra.run.dir must be a folder that can be made and written: "
 CALLBACK = f"++hydra.callbacks.idlm._target_={Claim.__module__}.{Claim.__qualname__}"
 
 
-def guarded(overrides, ranks=LIGHTNING):
-    """A command line's overrides, with those that make the run's first process claim its folder and
-    the others leave Hydra's files there alone. Lightning gives the others the first one's words."""
+def guarded(overrides: list[str], ranks: Iterable[str] = LIGHTNING) -> list[str]:
+    """A command line's overrides, with one more.
+
+    It makes the run's first process claim the folder, and the other processes leave Hydra's files
+    alone. Lightning starts the other processes with the words of the first.
+    """
     own = [word for word in overrides if word != CALLBACK]
     return [*own, CALLBACK if is_first_process(ranks) else "hydra.output_subdir=null"]

@@ -1,5 +1,5 @@
-"""What all our command lines share: how an error ends them, which warnings they leave out, which of
-their words are ours, and where overrides are put in."""
+"""What all our command lines share: how an error ends them, which warnings are left out, which
+words are ours, where overrides are put in."""
 
 import argparse
 import contextlib
@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import omegaconf
 import torch
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused
@@ -21,12 +23,13 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextlib.contextmanager
-def one_sentence(about_files=""):
-    """What a user can mend is one line and exit code 1; HYDRA_FULL_ERROR=1 shows where it arose.
+def one_sentence(about_files: str = "") -> Iterator[None]:
+    """Inside a with block: an error that a user can mend becomes one line and exit code 1.
 
-    That is ``Refused``, what the operating system says of a file, and what Hydra says of the
-    settings. So is the end of another process of the run, which those that are left meet in a
-    collective. Any other exception is a fault of ours, with its traceback.
+    HYDRA_FULL_ERROR=1 shows where it arose. It is ``Refused``, what the operating system says of a
+    file (``about_files`` comes before it), or what Hydra says of the settings. One line is also
+    said when another process of the run has ended. Any other exception is a fault of ours and keeps
+    its traceback.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be there, and no figure is shown
     if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
@@ -60,7 +63,7 @@ def _sentence(error, about_files):
 
 
 def _lost_process(error):
-    """Whether a collective failed or a worker was killed: not all of these have a type."""
+    """Whether a collective failed or a worker was killed; not every such error has its own type."""
     if isinstance(error, torch.distributed.DistError):
         return True
     told = ("gloo/transport", "DataLoader worker")
@@ -81,23 +84,26 @@ HUSHED = (
 )
 
 
-def hush():
-    """Leave these out, unless the user chose warnings by PYTHONWARNINGS or -W. Lightning's own
-    filters come before."""
+def hush() -> None:
+    """Leave out the warnings of HUSHED, unless the user chose warnings by PYTHONWARNINGS or -W.
+
+    To be called after Lightning's import, whose own filters come before.
+    """
     if not sys.warnoptions:
         for message in HUSHED:
             warnings.filterwarnings("ignore", message=message)
 
 
-def own_arguments(arguments):
-    """(what is ours, what is the host's): --host and --check go before Hydra sees the rest."""
+def own_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(our options, the other words): --host and --check are taken out before Hydra sees the
+    rest."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", metavar="PATH")
     parser.add_argument("--check", action="store_true")
     return parser.parse_known_args(arguments)
 
 
-def with_overrides(arguments, change):
+def with_overrides(arguments: list[str], change: Callable[[list[str]], list[str]]) -> list[str]:
     """The words of a command line with its overrides as ``change(overrides)`` makes them.
 
     They stay in one row, as Hydra's parser wants them, and Hydra's own flags where they are.
@@ -108,17 +114,20 @@ def with_overrides(arguments, change):
     return [*arguments[:start], *change(overrides), *arguments[start + count :]]
 
 
-def resolve(text):
+def resolve(text: str) -> str:
     """A path as the command lines take it: ``${idlm_asset:...}`` and the like are resolved."""
     return omegaconf.OmegaConf.create({"path": text}).path
 
 
-def groups(overrides):
-    """What a command line's overrides choose as a whole: {"algo"} of algo=mdlm or +algo=mdlm."""
+def groups(overrides: Iterable[str]) -> set[str]:
+    """The keys that a command line's overrides set, without signs: {"algo"} for algo=mdlm or
+    +algo=mdlm."""
     return {word.lstrip("+~").partition("=")[0] for word in overrides}
 
 
-def as_trained(config, saved, sections, overrides):
+def as_trained(
+    config: DictConfig, saved: dict, sections: Iterable[str], overrides: list[str]
+) -> None:
     """Put what a checkpoint says of its model and its data into a composed configuration.
 
     ``saved`` is the checkpoint's own configuration, ``sections`` are the keys that are taken from
@@ -134,8 +143,9 @@ def as_trained(config, saved, sections, overrides):
     override(config, overrides)
 
 
-def override(config, overrides):
-    """Let the dotted ones of a command line's overrides win over what a checkpoint says."""
+def override(config: DictConfig, overrides: list[str]) -> None:
+    """Set the dotted keys of a command line's overrides in ``config``, over what a checkpoint
+    says."""
     for told in OverridesParser.create().parse_overrides(overrides):
         if "." in told.key_or_group and not told.is_delete():
             omegaconf.OmegaConf.update(config, told.key_or_group, told.value(), force_add=True)

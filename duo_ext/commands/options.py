@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,11 +16,18 @@ from duo_ext.core.samplers import grids
 from duo_ext.measuring.subject import Setting
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
+if TYPE_CHECKING:
+    from duo_ext.commands.evaluation import Side  # which imports this module
+
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
 
 
-def parse(side, arguments):
+def parse(side: "Side", arguments: list[str]) -> argparse.Namespace:
+    """The options of a command line of ``side``; ``overrides`` are the host's settings in it.
+
+    Raises Refused for values that cannot work.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {side.module}",
         usage="%(prog)s [options] [key=value ...]",
@@ -68,7 +76,7 @@ def parse(side, arguments):
     return options
 
 
-def divided(arguments, parser):
+def divided(arguments: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
     """(the words of options, the host's settings) of a command line; see the help's last lines."""
     actions = parser._option_string_actions
     words, overrides, option, place = [], [], None, 0
@@ -86,7 +94,7 @@ def divided(arguments, parser):
 
 
 def _is_value(word, option, place):
-    """Whether a word that looks like a setting is an option's value, as that of this place."""
+    """Whether a word that looks like a setting is the value of an option, at this place of it."""
     if option is None or option.dest == "names":
         return option is not None
     if option.dest in ("teacher", "student"):

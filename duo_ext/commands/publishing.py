@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+import torch
 
 from duo_ext import Refused
 from duo_ext.commands.line import one_sentence, resolve
@@ -27,26 +28,20 @@ OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard")  # not 
 
 @dataclass(frozen=True)
 class Side:
-    """Duo's or SEDD's side of the command.
+    """Duo's or SEDD's side of the command."""
 
-    ``module`` is what is run; ``activate(path or None)`` makes a host active;
-    ``read(path, key, trust)`` gives a checkpoint as ``Saved``, of whose configuration the
-    ``sections`` describe the model; ``process(configuration, path)`` names its process;
-    ``network(configuration, weights)`` is the host's; ``described(configuration, network)`` is the
-    content of config.json; ``usage`` is what the card says of loading it.
-    """
-
-    module: str
-    activate: Callable
-    read: Callable
-    sections: tuple
-    process: Callable
-    network: Callable
-    described: Callable
-    usage: str
+    module: str  # what is run, as python -m takes it
+    activate: Callable  # activate(path or None) makes a host active
+    read: Callable  # read(path, key, trust) -> a checkpoint as ``Saved``
+    sections: tuple  # of its configuration: those that describe the model
+    process: Callable  # process(configuration, path) -> the name of the process
+    network: Callable  # network(configuration, weights) -> the host's network
+    described: Callable  # described(configuration, network) -> the content of config.json
+    usage: str  # what the card says of loading the folder
 
 
-def parse(side, arguments):
+def parse(side: Side, arguments: list[str]) -> argparse.Namespace:
+    """The options of a command line."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {side.module}",
         description="Write a checkpoint as a Hugging Face folder: the EMA weights as "
@@ -62,8 +57,11 @@ def parse(side, arguments):
     return parser.parse_args(arguments)
 
 
-def export(side, options):
-    """Read, check and describe the checkpoint, then write the folder."""
+def export(side: Side, options: argparse.Namespace) -> None:
+    """Read, check and describe the checkpoint, then write the folder.
+
+    Raises Refused where the checkpoint, the results or the folder do not fit.
+    """
     path = resolve(options.checkpoint)
     saved = side.read(path, KEY, options.trust_checkpoint)
     config = published_config(side, saved.config, options.checkpoint)
@@ -88,8 +86,11 @@ def export(side, options):
     pretrained.write_folder(options.output, network.state_dict(), described, model_card)
 
 
-def published_config(side, config, given):
-    """What the configuration of a run says about its model and its data."""
+def published_config(side: Side, config: dict, given: str) -> dict:
+    """What the configuration of a run says about its model and its data.
+
+    Raises Refused, with the path as ``given``, where it says too little.
+    """
     missing = [section for section in side.sections if section not in config]
     if missing or "name" not in config["algo"]:
         raise Refused(
@@ -102,8 +103,9 @@ def published_config(side, config, given):
     return config
 
 
-def results_of(path, network, results_path):
-    """The results in a results.json, with those rows alone that are of the checkpoint ``path``."""
+def results_of(path: str, network: torch.nn.Module, results_path: str) -> dict:
+    """The results in the file ``results_path``, with the rows alone that are of the checkpoint
+    ``path``. Raises Refused where there are none."""
     folder, _, name = results_path.rpartition("/")
     if name != "results.json":
         raise Refused(f"--results is '{results_path}'; it must be a results.json of evaluate")
@@ -118,8 +120,11 @@ def results_of(path, network, results_path):
     return results | {"rows": rows}
 
 
-def card(side, name, facts, results=None):
-    """The model card: what the model is, how it is sampled and, with ``results``, how well."""
+def card(side: Side, name: str, facts: dict, results: dict | None = None) -> str:
+    """The model card: what the model is, how it is sampled and, with ``results``, what they are.
+
+    ``name`` is the heading, ``facts`` are what the card's head and table list.
+    """
     tags = ["diffusion-language-model", "pytorch_model_hub_mixin", facts["algo"], facts["process"]]
     head = huggingface_hub.ModelCardData(
         library_name="idlm", pipeline_tag="text-generation", tags=tags, **facts
@@ -151,7 +156,8 @@ python -m {side.module.replace("export", "evaluate")} --student FOLDER --output 
     return f"{text}\n## Results\n\n{tables.table(results)}" if results else text
 
 
-def main(side, arguments=None):
+def main(side: Side, arguments: list[str] | None = None) -> None:
+    """The command, with the words of the command line unless others are given."""
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         side.activate(options.host)

@@ -6,8 +6,10 @@ See ``process`` for shapes and for what the losses are.
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
+from duo_ext.core.networks import Denoiser
 from duo_ext.core.process import Process, sample_times
 from duo_ext.core.samplers import spread
 from duo_ext.core.schedules import LOG_LINEAR, LogLinear
@@ -22,12 +24,12 @@ class AbsorbingProcess(Process):
     masked does not depend on xhat, so it is drawn first and each head runs where it is needed.
     """
 
-    vocab_size: int
+    vocab_size: int  # V, the mask among them
     mask_index: int
     schedule: LogLinear = LOG_LINEAR
     changes_once = True
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
 
@@ -43,8 +45,8 @@ class AbsorbingProcess(Process):
         u_BL = self.uniforms(given_BL.shape, given_BL.device)
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
-    def probs(self, logits):
-        """softmax over the tokens other than the mask, whose logit is overwritten."""
+    def probs(self, logits: Tensor) -> Tensor:
+        """softmax (..., V) over the tokens other than the mask, whose logit is overwritten."""
         return losses.probs(logits, self.mask_index)
 
     def _outside(self, logits):
@@ -61,11 +63,21 @@ class AbsorbingProcess(Process):
         weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)
         return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
+        """Masks (B, L); x0 where given."""
         return torch.where(given_BL, x0_BL, self.mask_index)
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
-        """A masked token is drawn with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens z_s (B, L): a mask becomes a token with probability (alpha_s - alpha_t) /
+        (1 - alpha_t), or where ``changes_BL`` is below it."""
         if changes_BL is None:
             changes_BL = self.uniforms(z_BL.shape, z_BL.device)
         u_BL = self.uniforms(z_BL.shape, z_BL.device)
@@ -129,48 +141,57 @@ class AbsorbingProcess(Process):
         inputs = (sample.output, *sample.inputs(sample.free, teacher.detach(), fake.detach()))
         return rows.total(rows.Term(self.difference, inputs, of=(0,))) / sample.count
 
-    def soft(self, student_logits, logits, alpha_R, weight_R):
-        """(5), or (4), at masked positions, the student's output in the place of the token."""
+    def soft(
+        self, student_logits: Tensor, logits: Tensor, alpha_R: Tensor, weight_R: Tensor
+    ) -> losses.Scaled:
+        """(loss_R, scale_R) of (5), in ``score`` of (4), at positions that are masked in x_s, with
+        the student's output in the place of the token. ``losses`` says what scale_R is."""
         form = self._form(losses.absorbing_soft)
         return form(student_logits, logits, weight_R, self.mask_index)
 
-    def hard(self, logits, alpha_R, weight_R, token_R):
-        """The same for a token."""
+    def hard(
+        self, logits: Tensor, alpha_R: Tensor, weight_R: Tensor, token_R: Tensor
+    ) -> losses.Scaled:
+        """(loss_R, scale_R) of the loss of ``soft`` for a token instead of the student's output."""
         return self._form(losses.absorbing_hard)(logits, weight_R, token_R, self.mask_index)
 
-    def difference(self, student_logits, teacher_logits, fake_logits, alpha_R, weight_R):
-        """The teacher's loss minus the fake's, where both see the mask."""
+    def difference(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        fake_logits: Tensor,
+        alpha_R: Tensor,
+        weight_R: Tensor,
+    ) -> losses.Scaled:
+        """(loss_R, scale_R) of the teacher's loss minus the fake's, at positions masked in x_s."""
         form = self._form(losses.absorbing_difference)
         return form(student_logits, teacher_logits, fake_logits, weight_R, self.mask_index)
 
 
 @dataclass
 class MaskedSample:
-    """The student's output for z_t, and one x_s of it.
+    """The student's output for z_t, and one x_s of it. Positions are places in the flattened
+    (B L)."""
 
-    output: its logits where both are masked and not given, at ``free``; x_BL: x_s; copied: where
-    x_s alone is masked, so that xhat is z_t, tokens_R; alpha_B, weight_BL: alpha_s,
-    dalpha_s / (1 - alpha_s); count: the positions that are not given.
-    """
+    output: rows.Head  # the student's logits at ``free``
+    x_BL: Tensor  # x_s
+    alpha_B: Tensor  # alpha_s
+    weight_BL: Tensor  # dalpha_s / (1 - alpha_s)
+    free: Tensor  # where z_t and x_s are masked
+    copied: Tensor  # where x_s alone is masked: there xhat is the token of z_t
+    tokens_R: Tensor  # the tokens of z_t at ``copied``
+    count: Tensor  # the number of positions that are not given
 
-    output: rows.Head
-    x_BL: torch.Tensor
-    alpha_B: torch.Tensor
-    weight_BL: torch.Tensor
-    free: torch.Tensor
-    copied: torch.Tensor
-    tokens_R: torch.Tensor
-    count: torch.Tensor
-
-    def head(self, network):
+    def head(self, network: Denoiser) -> rows.Head:
         """A network's logits of x_s (N, V)."""
         return rows.Head.of(network, self.x_BL, self.alpha_B)
 
-    def inputs(self, positions, *heads):
+    def inputs(self, positions: Tensor, *heads: rows.Head) -> tuple[rows.Head | Tensor, ...]:
         """Logits, alpha and weight at some positions: what the loss of a row takes."""
         alpha_BL = self.alpha_B[:, None].expand_as(self.x_BL)
         levels = (values.flatten()[positions] for values in (alpha_BL, self.weight_BL))
         return *(head.at(positions) for head in heads), *levels
 
-    def detach(self):
+    def detach(self) -> "MaskedSample":
+        """The sample without the student's gradient."""
         return replace(self, output=self.output.detach())

@@ -4,7 +4,7 @@ Updates are numbered u = 0, 1, 2, ...: ``fake_warmup`` updates of the fake alone
 ``fake_ratio`` fake updates and one student update. A student update ends a *pair*, the unit that is
 counted, logged and limited. An update averages ``accumulate`` micro-batches on each process. With
 ``shared_forward`` the last fake update of a cycle and the student's are one, of the same student
-output and x_s: a micro-batch less, and a forward of the student and of the fake.
+output and x_s. That saves a micro-batch, and a forward pass of the student and one of the fake.
 
 No network has dropout: the fake has to fit the student that is distilled and sampled, and with
 dropout in either's own update the students are worse (results/dropout).
@@ -18,43 +18,46 @@ import collections
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import rounding
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Process
 
 FAKE, STUDENT = "fake", "student"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the updates follow each other; ``clip`` is the largest gradient norm, or with ``clip_by``
-    "value" the largest entry of a gradient, 0 for any; ``compile``: see ``losses.compiled``."""
+    """How the updates follow each other."""
 
-    fake_ratio: int = 1
-    fake_warmup: int = 0
-    accumulate: int = 1
-    clip: float = 0.0
-    clip_by: str = "norm"
+    fake_ratio: int = 1  # fake updates in a cycle
+    fake_warmup: int = 0  # fake updates before the first cycle
+    accumulate: int = 1  # micro-batches of an update
+    clip: float = 0.0  # the largest gradient norm, or entry; 0 for any
+    clip_by: str = "norm"  # what ``clip`` bounds: "norm", or "value" for an entry
     seed: int = 0
     shared_forward: bool = False
-    compile: bool = False
+    compile: bool = False  # see ``losses.compiled``
 
     @classmethod
-    def configured(cls, settings, **others):
-        """The recipe of a configuration's section ``algo``, with what hosts keep elsewhere."""
+    def configured(cls, settings: Mapping, **others: int | float | str) -> "Recipe":
+        """The recipe of a configuration's section ``algo``; ``others`` are the values that hosts
+        keep elsewhere."""
         keys = ("fake_ratio", "fake_warmup", "shared_forward", "compile")
         return cls(**{key: settings[key] for key in keys}, **others)
 
     @property
-    def cycle(self):
-        """Updates in a pair."""
+    def cycle(self) -> int:
+        """Updates in a cycle, hence in a pair."""
         return self.fake_ratio + 1 - self.shared_forward
 
-    def phase(self, update):
+    def phase(self, update: int) -> tuple[str, ...]:
         """The networks that an update is for."""
         done = update - self.fake_warmup
         if done < 0 or (done + 1) % self.cycle:
@@ -64,41 +67,51 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Update:
-    """One finished update: mean loss, in nats per token, and gradient norm of each network."""
+    """One finished update, by the networks (FAKE, STUDENT) that it was for."""
 
-    losses: dict[str, float]
-    gradient_norms: dict[str, float]
+    losses: dict[str, float]  # mean loss, in nats a token
+    gradient_norms: dict[str, float]  # before clipping
 
     @property
-    def ends_pair(self):
+    def ends_pair(self) -> bool:
+        """Whether the student was updated."""
         return STUDENT in self.losses
 
     @property
-    def logs(self):
+    def logs(self) -> dict[str, float]:
+        """What to plot: {"student/loss": ..., "student/grad_norm": ...}."""
         losses = {f"{name}/loss": loss for name, loss in self.losses.items()}
         return losses | {f"{name}/grad_norm": norm for name, norm in self.gradient_norms.items()}
 
 
 @dataclass
 class World:
-    """The data-parallel processes of a run: which of how many this one is; ``average`` makes
-    tensors their mean over all, in place."""
+    """The data-parallel processes of a run."""
 
-    rank: int = 0
-    size: int = 1
-    average: Callable = lambda tensors: None
+    rank: int = 0  # the number of this one
+    size: int = 1  # how many they are
+    average: Callable = lambda tensors: None  # makes tensors their mean over all, in place
 
 
 class Distiller:
     """Student, fake and frozen teacher with the state of their alternation.
 
-    ``student`` and ``fake`` are (network, optimizer, scheduler) with network a ``Denoiser``; what
-    the student's optimizer steps is the caller's model, so it is saved by the caller. In the
-    student's update the fake runs in the precision of ``teacher``, with which it is compared.
-    ``backward`` takes a loss. ``step`` is called with one micro-batch at a time.
+    ``student`` and ``fake`` are (network, optimizer, scheduler), each network a ``Denoiser``. The
+    student is the caller's model, and the caller saves it. In the student's update the fake runs in
+    the precision of ``teacher``, with which it is compared. ``backward(loss)`` runs the backward
+    pass, by default the loss's own. ``step`` is called with one micro-batch at a time.
     """
 
-    def __init__(self, process, student, fake, teacher, recipe, world=None, backward=None):
+    def __init__(
+        self,
+        process: Process,
+        student: tuple,
+        fake: tuple,
+        teacher: Denoiser,
+        recipe: Recipe,
+        world: World | None = None,
+        backward: Callable[[Tensor], None] | None = None,
+    ):
         self.process, self.recipe, self.teacher = process, recipe, teacher
         process.compiled = recipe.compile
         self.networks, self.optimizers, self.schedulers = (
@@ -106,7 +119,7 @@ class Distiller:
             for pair in zip(student, fake, strict=True)
         )
         self.world = world or World()
-        self.backward = backward or torch.Tensor.backward
+        self.backward = backward or Tensor.backward
         self.updates = self.micro = 0
         self.loss_sums = {}
         self.compared = copy.copy(self.networks[FAKE])
@@ -116,23 +129,24 @@ class Distiller:
         for optimizer in self.optimizers.values():
             _fuse(optimizer)
 
-    def to_come(self, pairs):
-        """How many updates of each phase are left until so many pairs are done: {phase: count}."""
+    def to_come(self, pairs: int) -> collections.Counter:
+        """{phase: how many updates are left} until ``pairs`` pairs are done."""
         total = self.recipe.fake_warmup + pairs * self.recipe.cycle
         return collections.Counter(map(self.recipe.phase, range(self.updates, total)))
 
     @property
-    def phase(self):
+    def phase(self) -> tuple[str, ...]:
         """The networks that the next update is for."""
         return self.recipe.phase(self.updates)
 
     @property
-    def pairs(self):
+    def pairs(self) -> int:
         """Student updates so far."""
         return max(0, self.updates - self.recipe.fake_warmup) // self.recipe.cycle
 
-    def step(self, x0_BL, given_BL):
-        """Take one micro-batch into account; the ``Update`` that it completes, or None.
+    def step(self, x0_BL: Tensor, given_BL: Tensor) -> Update | None:
+        """Take one micro-batch of tokens (B, L) into account; the ``Update`` that it completes, or
+        None. ``given_BL`` marks the tokens that are never noised and carry no loss.
 
         Raises Refused before the update, in all processes alike, if the loss or the gradient is
         not finite in one of them.
@@ -158,7 +172,7 @@ class Distiller:
         self.micro += 1
         return self._update(phase) if self.micro == accumulate else None
 
-    def gradient_cosine(self):
+    def gradient_cosine(self) -> float:
         """``rounding.gradient_cosine`` on the last micro-batch."""
         networks = self.networks[STUDENT], self.compared, self.teacher
         return rounding.gradient_cosine(self.process, *networks, *self.batch, self._seed())
@@ -212,7 +226,7 @@ class Distiller:
                 "the update; the last checkpoint is kept"
             )
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """All that the student's own checkpoint does not hold, gradients of a begun update too."""
         return {
             "updates": self.updates,
@@ -226,8 +240,11 @@ class Distiller:
             "fake_scheduler": self.schedulers[FAKE].state_dict(),
         }
 
-    def load_state_dict(self, state):
-        """Raises Refused if half an update of one process is to be shared among several."""
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what ``state_dict`` gave.
+
+        Raises Refused if half an update of one process is to be shared among several.
+        """
         if state["micro"] and self.world.size > 1:
             raise Refused(
                 "the checkpoint was saved amid an update by one process; go on with one process "

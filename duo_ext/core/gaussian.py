@@ -1,12 +1,13 @@
 """The uniform process noised as in Duo and in the paper: w_s = a_s xhat + s_s eps.
 
-The networks see softmax(w_s / tau), the loss z = argmax(w_s), which is not differentiated; w_s is,
-inside teacher and fake too.
+The networks see softmax(w_s / tau), which is differentiated, inside teacher and fake too. The loss
+sees z = argmax(w_s), which is not differentiated.
 
 softmax(w_s / tau) has few tokens that count. A network that takes mixtures gets the K largest, if
-the rest is at most 1e-8 of it at every position; otherwise all V. Where w_t is noise on a token
-these K are drawn without the other V - K (``largest_normals``), which are drawn only if they are
-needed, from numbers of their own: all else is the same on every host.
+all others together are at most 1e-8 at every position; otherwise it gets all V. Where w_t is noise
+on a token, the K largest are drawn without the other V - K (``largest_normals``). The others are
+drawn only if they are needed, from random numbers of their own: so all else is the same on every
+host.
 
 Shapes: B batch, L length, N = B L positions, V vocabulary, R positions that are not given, K.
 """
@@ -15,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rows
 from duo_ext.core.networks import Mixture
@@ -25,12 +27,11 @@ NEGLIGIBLE = 1e-8  # of a sum of 1; float32 rounds at 6e-8
 
 @dataclass
 class GaussianUniformProcess(UniformProcess):
-    """``schedule`` is the GaussianSchedule of the argmax; ``top`` is K; without ``mixtures`` every
-    network gets all V."""
+    """``schedule`` is the GaussianSchedule: the alpha of the process that the argmax follows."""
 
-    tau: float = 1e-3
-    top: int = 16
-    mixtures: bool = True
+    tau: float = 1e-3  # the temperature of the soft tokens that the networks see
+    top: int = 16  # K
+    mixtures: bool = True  # false: every network gets all V
 
     def _sample(self, student, x0_BL, given_BL):
         t_B, s_B = self._times(x0_BL)
@@ -97,7 +98,8 @@ class GaussianUniformProcess(UniformProcess):
         return Mixture(tokens_NK.view(*x0_BL.shape, K), weights_NK.view(*x0_BL.shape, K))
 
     def _soft(self, x0_BL, free, w_RV):
-        """The same as logits of all V."""
+        """softmax(w / tau) at the R positions, and the tokens that are given, as logits of all
+        V."""
         x_NV = torch.nn.functional.one_hot(x0_BL.flatten(), self.vocab_size).to(w_RV.dtype)
         return x_NV.index_copy(0, free, w_RV).div(self.tau).view(*x0_BL.shape, -1)
 
@@ -106,7 +108,7 @@ class _Relaxed(torch.autograd.Function):
     """(p (R, V), w (R, K), tokens (R, K)): softmax(logits), the K largest of w = a p + s eps,
     descending, and where they are.
 
-    The noise of a piece of rows is gone before that of the next is drawn.
+    The noise of a piece of rows is gone before the noise of the next piece is drawn.
     """
 
     @staticmethod
@@ -133,7 +135,9 @@ class _Relaxed(torch.autograd.Function):
         return gradient_RV.to(ctx.dtype), None, None, None
 
 
-def largest_noised(x0_R, V, K, a_R1, s_R1):
+def largest_noised(
+    x0_R: Tensor, V: int, K: int, a_R1: Tensor, s_R1: Tensor
+) -> tuple[Tensor, Tensor]:
     """(w (R, K), tokens (R, K)): the K largest of w = a e_x0 + s eps, descending, eps ~ N(0, I_V).
 
     Drawn exactly, from the largest of the V - 1 tokens that are not x0 and from x0 itself.
@@ -147,12 +151,12 @@ def largest_noised(x0_R, V, K, a_R1, s_R1):
     return w_RK, torch.cat([tokens_RK, x0_R[:, None]], 1).gather(1, order_RK)
 
 
-def largest_normals(R, n, K, device):
+def largest_normals(R: int, n: int, K: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(values (R, K) in float64, places (R, K)): the K largest of n independent normals,
-    descending, and where among the n they are.
+    descending, and their places among the n.
 
-    log U_(n-i) = sum_{j <= i} log(v_j) / (n - j) are the largest of n uniforms, v_j uniform; every
-    order of K different places is as likely as another.
+    The largest of n uniforms are U_(n-i) with log U_(n-i) = sum_{j <= i} log(v_j) / (n - j), v_j
+    uniform. Their places are K different ones in any order, each order as likely as another.
     """
     j_K = torch.arange(K, dtype=torch.float64, device=device)
     log_v_RK = torch.rand(R, K, dtype=torch.float64, device=device).log()
@@ -160,7 +164,7 @@ def largest_normals(R, n, K, device):
     return -torch.special.ndtri(tail_RK), different(R, n, K, device)
 
 
-def different(R, n, K, device):
+def different(R: int, n: int, K: int, device: torch.device) -> Tensor:
     """K different places out of n for each of R rows, in random order (R, K)."""
     taken = []  # ascending, each (R,)
     places = []
@@ -173,9 +177,14 @@ def different(R, n, K, device):
     return torch.stack(places, 1)
 
 
-def completed(p_RV, w_RK, tokens_RK, a_R1, s_R1, seed):
-    """All of w = a p + s eps (R, V), of which the K largest are known: the others are normals that
-    stay below, drawn by ``seed``. With the gradient of p."""
+def completed(
+    p_RV: Tensor, w_RK: Tensor, tokens_RK: Tensor, a_R1: Tensor, s_R1: Tensor, seed: int
+) -> Tensor:
+    """All of w = a p + s eps (R, V), of which the K largest, w_RK at tokens_RK, are known.
+
+    The others are normals that stay below the K-th, drawn by ``seed``. The gradient is that of
+    a p.
+    """
     fixed_RV, w_RK = a_R1 * p_RV.detach(), w_RK.detach()
     below_RV = torch.special.ndtr((w_RK[:, -1:] - fixed_RV) / s_R1)
     with torch.random.fork_rng([p_RV.device] if p_RV.is_cuda else []):

@@ -1,35 +1,42 @@
 """The losses of single rows, and their gradients in closed form.
 
 The formulas come first: what a row's loss is, differentiable in all that it takes. The functions
-behind them give the same loss with the gradient that a distillation needs, in a few passes over the
-vocabulary: on a GPU these are bound by memory, and autograd's are several times as many. They
-overwrite the logits that they take, and leave a factor that is one for the whole row, ``scale_R``,
-to the rows of width D that the gradient is multiplied with (``rows``): each returns (loss_R,
-scale_R), and the gradient divided by scale_R takes the place of the logits named in its docstring.
+under "gradients" give the same loss with the gradient that a distillation needs, in a few passes
+over the vocabulary. On a GPU each pass is bound by memory, and autograd makes several times as
+many.
+
+Each of these functions returns (loss_R, scale_R). The gradient divided by scale_R takes the place
+of the logits that its docstring names as "for the network" or "for the student". scale_R is one
+factor for a whole row; ``rows`` applies it to rows of width D instead of rows of V.
 
 Shapes: R rows, V vocabulary.
 """
 
 import functools
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
+
+Scaled: TypeAlias = tuple[Tensor, Tensor]  # (loss_R, scale_R)
 
 
-def wide_dtype(logits):
+def wide_dtype(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-def wide(logits):
+def wide(logits: Tensor) -> Tensor:
     """In float32 or more."""
     return logits.to(wide_dtype(logits))
 
 
-def softmax(logits):
+def softmax(logits: Tensor) -> Tensor:
     """In float32 or more, of logits that may be rounded."""
     return logits.softmax(-1, dtype=wide_dtype(logits))
 
 
-def absorbing_loss(log_f, xhat, dalpha_over_alpha):
+def absorbing_loss(log_f: Tensor, xhat: Tensor, dalpha_over_alpha: Tensor) -> Tensor:
     """(5) at masked positions: dalpha_t / (1 - alpha_t) <xhat, log f>, (R,).
 
     log_f, xhat (R, V) with no mass on the mask; the mask's entry of log_f must be finite.
@@ -37,7 +44,7 @@ def absorbing_loss(log_f, xhat, dalpha_over_alpha):
     return dalpha_over_alpha * torch.linalg.vecdot(xhat, log_f)
 
 
-def mix(f, alpha):
+def mix(f: Tensor, alpha: Tensor) -> Tensor:
     """p(. | f) / alpha = f + (1 - alpha) / (V alpha), (R, V); alpha (R, 1) > 0.
 
     That is fbar / (V alpha) with the fbar of (6). Positive at alpha = 1 too.
@@ -50,7 +57,7 @@ def _rest(alpha, f):
     return rest.clamp_min(torch.finfo(f.dtype).tiny)
 
 
-def uniform_loss(fbar, xbar, z, alpha, dalpha):
+def uniform_loss(fbar: Tensor, xbar: Tensor, z: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
     """(6) without its terms free of f, (R,).
 
     -dalpha / (V alpha) [V / fbar_z + sum_j r_j log(fbar_z / fbar_j)], where r_j = xbar_j / xbar_z
@@ -74,12 +81,12 @@ def _at(values_RV, z_R):
 
 
 @functools.cache
-def compiled(loss):
+def compiled(loss: Callable) -> Callable:
     """One of the functions below as a few kernels, for any number of rows, by torch.compile."""
     return torch.compile(loss, dynamic=True)
 
 
-def absorbing_soft(student_RV, logits_RV, weight_R, mask):
+def absorbing_soft(student_RV: Tensor, logits_RV: Tensor, weight_R: Tensor, mask: int) -> Scaled:
     """(5) with MDLM's network: w <p, log q>. For the network, w (p - q)."""
     p, log_q = probs(student_RV, mask), _log_probs(logits_RV, mask)
     log_q[:, mask].fill_(0.0)
@@ -89,7 +96,7 @@ def absorbing_soft(student_RV, logits_RV, weight_R, mask):
     return loss_R, weight_R
 
 
-def absorbing_hard(logits_RV, weight_R, token_R, mask):
+def absorbing_hard(logits_RV: Tensor, weight_R: Tensor, token_R: Tensor, mask: int) -> Scaled:
     """w log q_x. For the network, w (e_x - q)."""
     log_q = _log_probs(logits_RV, mask)
     log_q_R = _at(log_q, token_R)
@@ -97,13 +104,22 @@ def absorbing_hard(logits_RV, weight_R, token_R, mask):
     return weight_R * log_q_R, -weight_R
 
 
-def absorbing_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
+def absorbing_difference(
+    student_RV: Tensor, teacher_RV: Tensor, fake_RV: Tensor, weight_R: Tensor, mask: int
+) -> Scaled:
     """w <p, d>, d the ratio of log-probabilities. For the student, w p (d - <p, d>)."""
     log_q, log_f = (_log_probs(x, mask) for x in (teacher_RV, fake_RV))
     return _expected(student_RV, log_q.sub_(log_f), weight_R, mask)
 
 
-def score_soft(student_RV, logits_RV, weight_R, log_r_R, shift_R, mask):
+def score_soft(
+    student_RV: Tensor,
+    logits_RV: Tensor,
+    weight_R: Tensor,
+    log_r_R: Tensor,
+    shift_R: Tensor,
+    mask: int,
+) -> Scaled:
     """(4) with SEDD's network: w [<p, log s> - sum_y s_y / r - log r + 1], log s = logits + shift.
     For the network, w (p - s / r)."""
     p, share = probs(student_RV, mask), wide(logits_RV)
@@ -114,7 +130,14 @@ def score_soft(student_RV, logits_RV, weight_R, log_r_R, shift_R, mask):
     return weight_R * (cross_R - total_R - log_r_R + 1), weight_R
 
 
-def score_hard(logits_RV, weight_R, token_R, log_r_R, shift_R, mask):
+def score_hard(
+    logits_RV: Tensor,
+    weight_R: Tensor,
+    token_R: Tensor,
+    log_r_R: Tensor,
+    shift_R: Tensor,
+    mask: int,
+) -> Scaled:
     """w [log s_x - sum_y s_y / r - log r + 1]. For the network, w (e_x - s / r)."""
     log_s_R = _at(logits_RV, token_R) + shift_R
     share, total_R = _shares(wide(logits_RV), log_r_R, shift_R, mask)
@@ -123,17 +146,23 @@ def score_hard(logits_RV, weight_R, token_R, log_r_R, shift_R, mask):
     return weight_R * (log_s_R - total_R - log_r_R + 1), -weight_R
 
 
-def score_difference(student_RV, teacher_RV, fake_RV, weight_R, mask):
+def score_difference(
+    student_RV: Tensor, teacher_RV: Tensor, fake_RV: Tensor, weight_R: Tensor, mask: int
+) -> Scaled:
     """w <p, d>, d the difference of the logits. For the student, w p (d - <p, d>)."""
     return _expected(student_RV, wide(teacher_RV).sub_(fake_RV), weight_R, mask)
 
 
-def uniform_soft(student_RV, logits_RV, z_R, alpha_R, dalpha_R):
+def uniform_soft(
+    student_RV: Tensor, logits_RV: Tensor, z_R: Tensor, alpha_R: Tensor, dalpha_R: Tensor
+) -> Scaled:
     """``relaxed_soft`` of the student's probabilities."""
     return relaxed_soft(softmax(student_RV), logits_RV, z_R, alpha_R, dalpha_R)
 
 
-def relaxed_soft(p_RV, logits_RV, z_R, alpha_R, dalpha_R):
+def relaxed_soft(
+    p_RV: Tensor, logits_RV: Tensor, z_R: Tensor, alpha_R: Tensor, dalpha_R: Tensor
+) -> Scaled:
     """``uniform_loss`` of q = softmax(logits), with xbar = mix(p). For the network, k times
 
     q (g - <q, g>),  g = rho + e_z (rho_z - 1) / (alpha fbar_z),  rho = xbar / fbar,
@@ -152,7 +181,14 @@ def relaxed_soft(p_RV, logits_RV, z_R, alpha_R, dalpha_R):
     return loss_R, -weight_R * alpha_R / xbar_z
 
 
-def relaxed_ratio(p_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
+def relaxed_ratio(
+    p_RV: Tensor,
+    teacher_RV: Tensor,
+    fake_RV: Tensor,
+    z_R: Tensor,
+    alpha_R: Tensor,
+    dalpha_R: Tensor,
+) -> Scaled:
     """``uniform_loss`` of teacher minus that of fake, with xbar = mix(p). For teacher and fake,
     their gradient in ``relaxed_soft`` and minus it; for p, with d and c as in ``uniform_ratio``,
     k (d + e_z c / (alpha xbar_z))."""
@@ -180,7 +216,14 @@ def _ratio_gradient(q, rho, fbar_z, z_R, alpha_R, out):
     through_softmax(q, rho, out=out)
 
 
-def uniform_ratio(student_RV, teacher_RV, fake_RV, z_R, alpha_R, dalpha_R):
+def uniform_ratio(
+    student_RV: Tensor,
+    teacher_RV: Tensor,
+    fake_RV: Tensor,
+    z_R: Tensor,
+    alpha_R: Tensor,
+    dalpha_R: Tensor,
+) -> Scaled:
     """``uniform_loss`` of teacher minus that of fake. For the student, with d_j the logarithm of
     tbar_j / fbar_j and c = d_z - alpha sum_j xbar_j d_j,
 
@@ -210,7 +253,7 @@ def _expected(student_RV, values_RV, weight_R, mask):
     return weight_R * through_softmax(p, values_RV, out=student_RV), weight_R
 
 
-def through_softmax(p, g, out):
+def through_softmax(p: Tensor, g: Tensor, out: Tensor) -> Tensor:
     """p (g - <p, g>) into ``out``; overwrites g; returns <p, g>."""
     pg = g.mul_(p)
     mean_R = pg.sum(-1)
@@ -218,7 +261,7 @@ def through_softmax(p, g, out):
     return mean_R
 
 
-def probs(logits, mask):
+def probs(logits: Tensor, mask: int) -> Tensor:
     """softmax over the tokens other than the mask, whose logit is overwritten."""
     logits[..., mask].fill_(-torch.inf)
     return softmax(logits)

@@ -1,9 +1,11 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from duo_ext.core.losses import wide
 from duo_ext.core.precision import running_in
@@ -13,8 +15,8 @@ from duo_ext.core.precision import running_in
 class Mixture:
     """Soft tokens that mix k tokens each: tokens (B, L, k) with weights (B, L, k) of sum 1."""
 
-    tokens: torch.Tensor
-    weights: torch.Tensor
+    tokens: Tensor
+    weights: Tensor
 
 
 class Denoiser:
@@ -22,25 +24,28 @@ class Denoiser:
 
     ``backbone(x, sigma)`` is any network with Duo's names: x are token ids (B, L), or logits
     (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One whose forward pass has
-    a parameter ``weights`` takes a ``Mixture`` as well. A network that is not conditioned on time
+    a parameter ``weights`` takes a ``Mixture`` as well. A network without ``time_conditioning``
     gets sigma = 0. Nothing of the backbone is changed or copied.
 
-    An autocast that lies around the call does not reach the backbone: embeddings and time
-    conditioning run in the precision of the weights, as in Duo's own forward pass; blocks and head
-    in ``precision``, or where that is None under the autocast that the backbone opens for them.
+    An autocast that lies around the call does not reach the backbone. Embeddings and time
+    conditioning run in the precision of the weights, as in Duo's own forward pass. Blocks and head
+    run in ``precision`` ("float32" or "bf16"); where it is None, under the autocast that the
+    backbone opens for them.
     """
 
-    def __init__(self, backbone, time_conditioning, precision=None):
+    def __init__(
+        self, backbone: torch.nn.Module, time_conditioning: bool, precision: str | None = None
+    ):
         self.backbone = backbone
         self.time_conditioning = time_conditioning
         self.precision = precision
         self._autocast = {"device_type": "cpu", "enabled": False}
 
-    def __call__(self, x, alpha_B):
+    def __call__(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
         """Logits (B, L, V), at least float32."""
         return wide(self.head(self.features(x, alpha_B)))
 
-    def features(self, x, alpha_B):
+    def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
         """The input (B, L, D) of the last linear layer."""
         with running_in(self.backbone, self.precision):
             found, self._autocast = input_of(self._last_layer, lambda: self._run(x, alpha_B))
@@ -54,28 +59,33 @@ class Denoiser:
                 self.backbone(x, self._sigma(alpha_B))
 
     @property
-    def takes_mixtures(self):
+    def takes_mixtures(self) -> bool:
+        """Whether ``features`` takes a ``Mixture``."""
         return "weights" in inspect.signature(self.backbone.forward).parameters
 
-    def head(self, features):
+    def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D) that ``features`` gave, as rounded as they are."""
         with torch.autocast(**self._autocast):
             return self._last_layer(features)
 
     @property
-    def head_parameters(self):
+    def head_parameters(self) -> list[torch.nn.Parameter]:
         """The last layer's weight (V, D) and, where it has one, bias (V,)."""
         return list(self._last_layer.parameters())
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
+        """V, the number of logits of a position."""
         return self._last_layer.out_features
 
     @torch.no_grad()
-    def head_backward(self, features_RD, gradient_RV, scale_R, into):
-        """The gradient of the features; that of each parameter of the head is added to ``into``.
+    def head_backward(
+        self, features_RD: Tensor, gradient_RV: Tensor, scale_R: Tensor, into: list[Tensor | None]
+    ) -> Tensor:
+        """The gradient (R, D) of the features; adds the gradients of the head's parameters.
 
-        The gradient of the logits is gradient_RV times scale_R. An entry of ``into`` may be None.
+        The gradient of the logits is gradient_RV times scale_R. ``into`` has a tensor for each of
+        ``head_parameters``, to which its gradient is added, or None.
         """
         weight_VD, *_ = self.head_parameters
         scale_R = scale_R.to(weight_VD.dtype)
@@ -104,13 +114,14 @@ class Denoiser:
         return -alpha_B.log().to(dtype)
 
 
-def input_of(layer, call):
+def input_of(layer: torch.nn.Module, call: Callable[[], object]) -> tuple[Tensor, dict]:
     """(what ``call()`` gives ``layer`` as its input, the autocast that is in force there).
 
-    The call ends there, by an exception that a hook raises and that is caught here. A host's
-    forward pass has no other way to stop before its last layer, whose logits of all positions and
-    tokens are most of a pair's memory and are wanted at some positions alone. The autocast is a
-    host's own, opened inside its forward pass; the layer needs it when it is applied later.
+    The call ends at the layer, by an exception that a hook raises and that is caught here. A host's
+    forward pass has no other way to stop before its last layer. That layer's logits of all
+    positions and tokens are most of a pair's memory, and are wanted at some positions alone. The
+    autocast, as keyword arguments of ``torch.autocast``, is the host's own, opened inside its
+    forward pass; the layer needs it when it is applied later.
     """
 
     class Reached(Exception):
@@ -157,7 +168,8 @@ class Tempered(Denoiser):
         """As the class itself, for the tokens of a process."""
         return cls(*given, mask=getattr(process, "mask_index", None), **settings)
 
-    def features(self, x, alpha_B):
+    def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
+        """The input (B, L, D) of the last linear layer; one more in ``calls``."""
         self.calls.append(1)
         return super().features(x, alpha_B)
 

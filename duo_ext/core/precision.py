@@ -1,18 +1,20 @@
 """The precision in which a network's blocks and last layer run.
 
 On a GPU a host's DIT opens an autocast to bf16 around its blocks and last layer; its embeddings
-and time conditioning run in float32. The student has to be distilled as it is sampled, and it is.
-But (10) is a difference of teacher and fake, which are nearly equal: each rounded to bf16 hides it,
-and with it the student's gradient (docs/precision.md). Their blocks can run in float32 instead,
-their matrix products on a GPU as TF32, whatever autocast the host opens inside.
+and time conditioning run in float32. A student is distilled in the precision that it is sampled in.
+But (10) is a difference of teacher and fake, which are nearly equal. Rounding each to bf16 hides
+the difference, and with it the student's gradient (docs/precision.md). So the blocks of teacher and
+fake can run in float32 instead, whatever autocast the host opens inside; their matrix products are
+TF32 on a GPU.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
-# algo.precision: of a network's own update and of sampling, where None is the host's own; of
-# teacher and fake in the student's update
+# {algo.precision: (of a network's own update and of sampling, of teacher and fake in the student's
+# update)}; None is the host's own precision.
 PRECISIONS = {
     "mixed": (None, "float32"),
     "float32": ("float32", "float32"),
@@ -21,7 +23,7 @@ PRECISIONS = {
 
 
 @contextlib.contextmanager
-def running_in(backbone, precision):
+def running_in(backbone: torch.nn.Module, precision: str | None) -> Iterator[None]:
     """Let ``blocks`` and ``output_layer`` of a backbone run in float32 or bf16 (None: as it says)
     for the length of a with block."""
     if precision is None:

@@ -1,15 +1,15 @@
 """What a process owes the distiller and the samplers.
 
 A process is how tokens are corrupted. One object of it holds all in which the teachers differ. Its
-two losses are those of one pair:
+two losses are what the two updates of a pair minimise:
 
     fake_loss     l_s(f_phi(x_s, s); xhat) for the fake's parameters            (9)
     student_loss  l_s(f*(x_s, s); xhat) - l_s(f_phi(x_s, s); xhat) for theta    (10)
 
 with z_t ~ p_t(. | x0), xhat = G_theta(z_t, t) on the simplex, x_s ~ p_s(. | xhat), and l the loss
 that the teacher was trained with, its clean token relaxed to the simplex. Both are means over the
-tokens that are not given, in nats (0 if all are). Terms of (10) without theta are left out.
-``losses`` are the two of one xhat and one x_s, each network run once.
+tokens that are not given, in nats (0 if all are given). Terms of (10) without theta are left out.
+``losses`` gives both losses of one xhat and one x_s, and runs each network once.
 
 Shapes, here and in the modules of the processes: B batch, L length, N = B L positions, V
 vocabulary, R of the positions, which are given by their indices (``rows.positions``). Networks are
@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
 
 
-def sample_times(n, eps, device):
+def sample_times(n: int, eps: float, device: torch.device) -> Tensor:
     """n times in (eps, 1], one in each of n equal strata, in random order; float64 (n,)."""
     u = torch.rand(n, dtype=torch.float64, device=device)
     strata = torch.randperm(n, device=device)
@@ -36,19 +37,27 @@ def sample_times(n, eps, device):
 class Sampled(Protocol):
     """What a process owes the samplers (``samplers``)."""
 
-    def schedule(self, t_B):
+    def schedule(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, d alpha_t / dt) of times (B,) in (0, 1]; float64 (B,) each."""
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L), where alpha_t is alpha_B (B,)."""
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_1 (B, L), of the noise alone; x0 where given."""
 
     changes_once: bool  # whether a position changes in one step alone, from the mask to a token
     uniforms: Callable  # uniforms(shape (B, ...), device): the random numbers (``rows.uniforms``)
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
         """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
         student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data.
 
@@ -66,7 +75,7 @@ class Sampled(Protocol):
 
 @dataclass(kw_only=True)
 class Process(Sampled):
-    """The losses of a pair, of what a process says of itself:
+    """The losses of a pair, made of three methods of each process.
 
     ``_sample(student, x0_BL, given_BL)``, one x_s and the student's output, with ``head(network)``,
     the logits of a network that sees x_s, and ``detach()``; ``_fitted(sample, fake)``, the loss (9)
@@ -87,18 +96,24 @@ class Process(Sampled):
     uniforms: Callable = rows.uniforms
     compiled: bool = False
 
-    def fake_loss(self, student, fake, x0_BL, given_BL):
+    def fake_loss(
+        self, student: Denoiser, fake: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> Tensor:
         """(9), a scalar whose gradients are the fake's."""
         with torch.no_grad():
             sample = self._sample(student, x0_BL, given_BL)
         return self._fitted(sample, sample.head(fake))
 
-    def student_loss(self, student, fake, teacher, x0_BL, given_BL):
+    def student_loss(
+        self, student: Denoiser, fake: Denoiser, teacher: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> Tensor:
         """(10), a scalar whose gradients are the student's."""
         sample = self._sample(student, x0_BL, given_BL)
         return self._compared(sample, sample.head(teacher), sample.head(fake))
 
-    def losses(self, student, fake, teacher, x0_BL, given_BL):
+    def losses(
+        self, student: Denoiser, fake: Denoiser, teacher: Denoiser, x0_BL: Tensor, given_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(fake_loss, student_loss) of the same sample; x_s must carry no gradient."""
         sample = self._sample(student, x0_BL, given_BL)
         fitted = sample.head(fake)

@@ -8,14 +8,27 @@ import contextlib
 import copy
 
 import torch
+from torch import Tensor
+
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Process
 
 
-def gradient_cosine(process, student, fake, teacher, x0_BL, given_BL, seed):
-    """Cosine of (10)'s gradient at the student's last features, with teacher and fake as they run,
-    to that with both in float32 without TF32: 1.0 where nothing is rounded, 0.0 where all is.
+def gradient_cosine(
+    process: Process,
+    student: Denoiser,
+    fake: Denoiser,
+    teacher: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    seed: int,
+) -> float:
+    """The cosine between two gradients of (10) at the student's last features.
 
-    Of one sample, which ``seed`` draws. At .9 rounding has a quarter of the gradient's square, at
-    .5 three times that: the student learns rounding.
+    In one, teacher and fake run as they do in training; in the other, in float32 without TF32. It
+    is 1.0 where nothing is rounded and 0.0 where the gradient is rounding alone. Both are of one
+    sample, which ``seed`` draws. At a cosine of 0.9 the square of the rounding is a quarter of the
+    exact gradient's square, at 0.5 it is three times as large: the student then learns rounding.
     """
     watched = _Watched(student)
     exact = [copy.copy(network) for network in (fake, teacher)]

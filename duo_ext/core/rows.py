@@ -1,11 +1,11 @@
 """Sums over rows of logits, chunk by chunk: no tensor of all rows and the vocabulary is kept.
 
 The logits (R, V) are by far the largest tensors of a pair. Here a loss is written once, as the
-formula of a row, and applied to a few rows at a time. Matrix products want many rows, a formula as
-many as stay in the cache: rows are taken in chunks, each in pieces. A chunk's gradient with respect
-to its logits is carried on to features and weights of the last layer at once, in the forward pass,
-so that the backward pass only scales what is there. Values and gradients are those of the formula
-on all rows.
+formula of a row, and applied to a few rows at a time. Matrix products are fast with many rows, a
+formula with as many as stay in the cache: so rows are taken in chunks, and each chunk in pieces. A
+chunk's gradient with respect to its logits is carried on to features and weights of the last layer
+in the forward pass already. The backward pass only scales these gradients. The result is what the
+formula on all rows would give.
 
 Shapes: R rows, D width, V vocabulary.
 """
@@ -14,39 +14,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-# Logits of a network in a chunk, and in a piece of it, of whose size a formula holds about ten
-# tensors. A GPU wants to be filled.
+from duo_ext.core.networks import Denoiser, Mixture
+
+# Logits of a network in a chunk, and in a piece of a chunk. A formula holds about ten tensors of
+# the size of a piece. A GPU wants to be filled.
 CHUNK = {"cpu": 2**24, "cuda": 2**27}
 PIECE = {"cpu": 2**20, "cuda": 2**25}
-TILE = 64  # matrix products like numbers of rows that are a multiple of this
+TILE = 64  # matrix products are fastest where the number of rows is a multiple of this
 
-BLOCK = 256
+BLOCK = 256  # tokens whose probabilities ``sample_tokens`` sums first
 
 
 @dataclass(frozen=True)
 class Head:
-    """Logits that are not there yet: ``network.head(features_RD)``.
+    """Logits that are not there yet: ``network.head(features)``."""
 
-    Features that carry no gradient are of a network that is fixed.
-    """
-
-    network: object
-    features: torch.Tensor
+    network: Denoiser
+    features: Tensor  # (R, D); without a gradient where the network is fixed
 
     @classmethod
-    def of(cls, network, x, alpha_B):
+    def of(cls, network: Denoiser, x: Tensor | Mixture, alpha_B: Tensor) -> "Head":
         """A network's logits at all positions, (N, V), N = B L."""
         return cls(network, network.features(x, alpha_B).flatten(0, 1))
 
-    def at(self, rows):
+    def at(self, rows: Tensor | slice) -> "Head":
+        """The logits at some of the rows."""
         return Head(self.network, self.features[rows])
 
-    def detach(self):
+    def detach(self) -> "Head":
+        """The logits without a gradient."""
         return Head(self.network, self.features.detach())
 
     @property
-    def parameters(self):
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The last layer's parameters that are trained."""
         if not self.features.requires_grad:
             return []
         return [p for p in self.network.head_parameters if p.requires_grad]
@@ -57,24 +60,26 @@ class Term:
     """sum over rows r of loss(inputs)_r.
 
     ``loss`` takes the inputs at some rows and gives one value for each row. An input is a Head, of
-    which it gets the logits, or a tensor (R, ...). The first is logits; what else is not of
-    integers comes in their dtype, in float32 or more.
+    which the loss gets the logits, or a tensor (R, ...). The first is logits. The others come in
+    the dtype of the logits, in float32 or more, except integers.
 
-    With ``of`` the loss forms its gradient itself, for those of its inputs (``losses``): it takes
-    logits as rounded as the head gives them, gives (loss_R, scale_R), and leaves the gradients
-    divided by scale_R in the place of these inputs.
+    With ``of`` the loss forms its gradients itself, as the functions of ``losses`` do. It then
+    takes logits as rounded as the head gives them, gives (loss_R, scale_R), and overwrites the
+    inputs that ``of`` numbers with their gradients, divided by scale_R.
     """
 
     loss: Callable
     inputs: tuple
-    of: tuple = ()
+    of: tuple = ()  # numbers of inputs
 
     @property
-    def tensors(self):
+    def tensors(self) -> list[Tensor]:
+        """The inputs, each Head by its features."""
         return [_tensor(x) for x in self.inputs]
 
     @property
-    def parameters(self):
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters of the heads that are trained."""
         return [p for x in self.inputs if isinstance(x, Head) for p in x.parameters]
 
 
@@ -82,8 +87,8 @@ def _tensor(x):
     return x.features if isinstance(x, Head) else x
 
 
-def total(*terms):
-    """The sum of terms, a scalar whose gradients are formed already."""
+def total(*terms: Term) -> Tensor:
+    """The sum of terms, a scalar whose gradients are formed already: ``backward`` runs once."""
     carriers = {id(x): x for term in terms for x in [*term.tensors, *term.parameters]}
     return _Total.apply(terms, torch.is_grad_enabled(), *carriers.values())
 
@@ -147,7 +152,7 @@ def _closed(term, values, wanted):
 
 
 def _differentiated(term, values, wanted):
-    """The same of a loss that autograd differentiates; gradients take the place of those wanted."""
+    """As ``_closed``, for a loss that autograd differentiates."""
     leaves = [values[i].requires_grad_() for i in wanted]
     with torch.enable_grad():
         loss = term.loss(*values).sum()
@@ -157,15 +162,15 @@ def _differentiated(term, values, wanted):
     return loss.detach(), torch.ones_like(values[0][:, 0].detach())
 
 
-def chunks(x):
-    """Slices that cover the rows of an input."""
+def chunks(x: Head | Tensor) -> list[slice]:
+    """Slices that cover the rows of an input, each of at most CHUNK logits."""
     tensor = _tensor(x)
     width = x.network.vocab_size if isinstance(x, Head) else tensor[:1].numel()
     return _slices(len(tensor), width, _at_once(CHUNK, tensor))
 
 
-def pieces(values):
-    """Slices that cover the rows of a chunk."""
+def pieces(values: Tensor) -> list[slice]:
+    """Slices that cover the rows of a chunk, each of at most PIECE logits."""
     return _slices(len(values), values[:1].numel(), _at_once(PIECE, values))
 
 
@@ -182,8 +187,9 @@ def _slices(R, width, most):
 
 
 @torch.no_grad()
-def tokens(head, choose, *inputs):
-    """choose(its logits, inputs) for each row of a Head, (R,); inputs are tensors (R, ...)."""
+def tokens(head: Head, choose: Callable, *inputs: Tensor) -> Tensor:
+    """choose(logits (r, V), inputs (r, ...)) -> (r, ...) over all rows of a Head, chunk by
+    chunk."""
     chosen = [_choose(choose, rows, head, *inputs) for rows in chunks(head)]
     none = torch.zeros(0, dtype=torch.long, device=head.features.device)
     return torch.cat(chosen) if chosen else none
@@ -194,14 +200,25 @@ def _choose(choose, rows, *inputs):
     return torch.cat([choose(*(v[piece] for v in values)) for piece in pieces(values[0])])
 
 
-def sample(head, probs, u_R):
+def sample(head: Head, probs: Callable[[Tensor], Tensor], u_R: Tensor) -> Tensor:
     """A token for each row of a Head, (R,): ``sample_tokens`` of probs(its logits) at u_R."""
     return tokens(head, lambda logits, u: sample_tokens(probs(logits), u), u_R)
 
 
-def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL, into=None):
-    """``into``, by default z_BL, with choose(logits (R, V), inputs (R,)) -> (R, ...) at the R
-    chosen positions, in place. The network is evaluated for the sequences that have any."""
+def fill(
+    student: Denoiser,
+    z_BL: Tensor,
+    chosen_BL: Tensor,
+    alpha_t: Tensor,
+    choose: Callable,
+    *inputs_BL: Tensor,
+    into: Tensor | None = None,
+) -> Tensor:
+    """Write choose(logits (R, V), inputs (R,)) -> (R, ...) into the R chosen positions, in place.
+
+    They are positions of ``into`` (B, L, ...), by default of z_BL; it is returned. The network is
+    evaluated at level ``alpha_t``, a scalar, for the sequences that have chosen positions.
+    """
     into = z_BL if into is None else into
     chosen, some = positions(chosen_BL, chosen_BL.any(1))
     if len(some):
@@ -212,10 +229,10 @@ def fill(student, z_BL, chosen_BL, alpha_t, choose, *inputs_BL, into=None):
     return into
 
 
-def positions(*masks_BL):
-    """The places (R,) in the flattened (B L) where each mask is true, in order.
+def positions(*masks_BL: Tensor) -> list[Tensor]:
+    """For each mask the places (R,) in the flattened (B L) where it is true, in order.
 
-    A device is waited for once, to learn how many these are.
+    A device is waited for once, to learn the numbers R of all masks.
     """
     counts = torch.stack([mask_BL.sum() for mask_BL in masks_BL]).tolist()
     return [
@@ -224,13 +241,16 @@ def positions(*masks_BL):
     ]
 
 
-def uniforms(shape, device):
-    """What ``sample_tokens`` takes, float64: one number a row, however the rows are taken."""
+def uniforms(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Random numbers in [0, 1) for ``sample_tokens``, float64.
+
+    They are drawn for all positions at once, so that no token depends on how rows are taken.
+    """
     return torch.rand(shape, dtype=torch.float64, device=device)
 
 
 @torch.no_grad()
-def sample_tokens(probs, u):
+def sample_tokens(probs: Tensor, u: Tensor) -> Tensor:
     """Inverse-CDF sampling, (...): the first token with sum_{i <= token} p_i > u sum_i p_i.
 
     probs (..., V), not negative and of any sum; u (...) in [0, 1), float64. The sum is found in two

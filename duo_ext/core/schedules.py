@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 # The range that Duo publishes for its training, at the vocabulary it was chosen for.
 DUO_GAMMA = (-3.55, -1.85)
@@ -19,7 +20,7 @@ class LogLinear:
 
     eps: float = 1e-3
 
-    def __call__(self, t_B):
+    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         alpha_B = 1 - (1 - self.eps) * t_B.double()
         return alpha_B, torch.full_like(alpha_B, self.eps - 1)
 
@@ -34,14 +35,14 @@ class Geometric:
     sigma_min: float
     sigma_max: float
 
-    def __call__(self, t_B):
+    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         log_ratio = math.log(self.sigma_max / self.sigma_min)
         sigma_B = self.sigma_min * torch.exp(t_B.double() * log_ratio)
         alpha_B = torch.exp(-sigma_B)
         return alpha_B, -alpha_B * sigma_B * log_ratio
 
 
-def gaussian_alpha(gamma_B, vocab_size):
+def gaussian_alpha(gamma_B: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     """alpha and d alpha / d gamma of the uniform process that argmax(w) follows (Duo, section 3).
 
     w = a x + s eps with a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma), eps ~ N(0, I_V), r = a / s:
@@ -66,8 +67,8 @@ def gaussian_alpha(gamma_B, vocab_size):
     return alpha_B, dalpha_dgamma_B
 
 
-def gamma_of_alpha(alpha, vocab_size):
-    """The gamma at which the argmax keeps the clean token with this alpha (bisection)."""
+def gamma_of_alpha(alpha: float, vocab_size: int) -> float:
+    """The gamma whose ``gaussian_alpha`` is this alpha, found by bisection."""
     low, high = -12.0, 12.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -78,7 +79,7 @@ def gamma_of_alpha(alpha, vocab_size):
     return (low + high) / 2
 
 
-def matching_gammas(vocab_size):
+def matching_gammas(vocab_size: int) -> tuple[float, float]:
     """(gamma_min, gamma_max) that span, at this vocabulary, the alphas of Duo's published range."""
     published, _ = gaussian_alpha(torch.tensor(DUO_GAMMA), DUO_VOCAB)
     return tuple(gamma_of_alpha(alpha, vocab_size) for alpha in published.tolist())
@@ -93,20 +94,23 @@ class GaussianSchedule:
     gamma_max: float
 
     @classmethod
-    def configured(cls, vocab_size, gamma_min, gamma_max):
+    def configured(
+        cls, vocab_size: int, gamma_min: float | None, gamma_max: float | None
+    ) -> "GaussianSchedule":
         """The schedule of a configuration, where a range with a null is ``matching_gammas``."""
         if gamma_min is None or gamma_max is None:
             gamma_min, gamma_max = matching_gammas(vocab_size)
         return cls(vocab_size, gamma_min, gamma_max)
 
-    def gamma(self, t_B):
+    def gamma(self, t_B: Tensor) -> Tensor:
+        """gamma_t (B,), float64."""
         return self.gamma_min + t_B.double() * (self.gamma_max - self.gamma_min)
 
-    def scales(self, t_B):
-        """(a_t, s_t): w_t = a_t x + s_t eps."""
+    def scales(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(a_t, s_t) of w_t = a_t x + s_t eps; (B,) float64 each."""
         gamma_B = self.gamma(t_B)
         return torch.sigmoid(-gamma_B).sqrt(), torch.sigmoid(gamma_B).sqrt()
 
-    def __call__(self, t_B):
+    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         alpha_B, dalpha_dgamma_B = gaussian_alpha(self.gamma(t_B), self.vocab_size)
         return alpha_B, dalpha_dgamma_B * (self.gamma_max - self.gamma_min)

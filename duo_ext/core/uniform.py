@@ -6,10 +6,11 @@ See ``process`` for shapes and for what the losses are.
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
 from duo_ext.core.losses import mix
-from duo_ext.core.networks import Mixture
+from duo_ext.core.networks import Denoiser, Mixture
 from duo_ext.core.process import Process, sample_times
 from duo_ext.core.schedules import LOG_LINEAR, GaussianSchedule, LogLinear
 
@@ -22,7 +23,7 @@ class UniformProcess(Process):
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
     """
 
-    vocab_size: int
+    vocab_size: int  # V
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
     changes_once = False
 
@@ -33,7 +34,7 @@ class UniformProcess(Process):
         form = self._form(losses.uniform_ratio)
         return sample.mean(form, teacher.detach(), fake.detach(), of=(0,))
 
-    def corrupt(self, x0_BL, alpha_B, given_BL):
+    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens z_t ~ p_t(. | x0), (B, L)."""
         replaced_BL = self._replaced(alpha_B, given_BL)
         return torch.where(replaced_BL, self._noise(x0_BL), x0_BL)
@@ -113,24 +114,20 @@ class UniformProcess(Process):
 
 @dataclass
 class Sample:
-    """The student's output and one x_s of it.
+    """The student's output and one x_s of it."""
 
-    output: its logits at the R positions ``free``, which carry a loss; x: x_s as the networks take
-    it; z_BL: its tokens; alpha_B, dalpha_B: the schedule at s.
-    """
+    output: Tensor | rows.Head  # the student's logits at the R positions ``free``
+    x: Tensor | Mixture  # x_s as the networks take it
+    z_BL: Tensor  # the tokens of x_s
+    alpha_B: Tensor  # the schedule at s
+    dalpha_B: Tensor
+    free: Tensor  # the R positions that carry a loss, as places in the flattened (B L)
 
-    output: torch.Tensor | rows.Head
-    x: torch.Tensor | Mixture
-    z_BL: torch.Tensor
-    alpha_B: torch.Tensor
-    dalpha_B: torch.Tensor
-    free: torch.Tensor
-
-    def head(self, network):
+    def head(self, network: Denoiser) -> rows.Head:
         """A network's logits at the R positions; with a graph if its parameters or x have one."""
         return rows.Head.of(network, self.x, self.alpha_B).at(self.free)
 
-    def mean(self, loss, *heads, of=()):
+    def mean(self, loss: Callable, *heads: rows.Head, of: tuple[int, ...] = ()) -> Tensor:
         """The mean over the R positions of loss(output, logits of each head, z, alpha, dalpha)."""
         alpha_BL, dalpha_BL = (
             v[:, None].expand_as(self.z_BL) for v in (self.alpha_B, self.dalpha_B)
@@ -139,5 +136,6 @@ class Sample:
         total = rows.total(rows.Term(loss, (self.output, *heads, *inputs), of))
         return total / max(1, len(self.free))
 
-    def detach(self):
+    def detach(self) -> "Sample":
+        """The sample without the student's gradient."""
         return replace(self, output=self.output.detach())

@@ -1,1 +1,1 @@
-"""Texts as token blocks: the shipped corpus, files of the user, what tables the teachers need."""
+"""Texts as token blocks: the shipped corpus, a user's own files; the table that Duo reads."""

@@ -1,10 +1,12 @@
 """Duo's table of the Gaussian-to-uniform integral, for any vocabulary.
 
-Duo reads P(gamma), from which alpha follows, from a pickle for each tokenizer; it ships those of
-GPT-2 and BERT. ``${idlm_integral:32}`` in a configuration is the path of one for 32 symbols.
+Duo reads P(gamma), from which alpha follows, from a pickle file for each size of vocabulary. It
+ships the files for GPT-2 and BERT. ``${idlm_integral:32}`` in a configuration is the path of one
+for 32 symbols.
 """
 
 import pickle
+from pathlib import Path
 
 import torch
 
@@ -14,8 +16,8 @@ from duo_ext.files import write_whole
 GAMMA_MIN, GAMMA_MAX, POINTS = -8.0, 8.0, 20_001
 
 
-def table(vocab_size):
-    """The content of such a pickle: P and dP/dgamma on a grid of gamma, float64."""
+def table(vocab_size: int) -> dict:
+    """What Duo's pickle file holds: P and dP/dgamma on a grid of gamma, float64."""
     gamma_N = torch.linspace(GAMMA_MIN, GAMMA_MAX, POINTS, dtype=torch.float64)
     parts = [schedules.gaussian_alpha(part, vocab_size) for part in gamma_N.split(500)]
     alpha_N, slope_N = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -30,7 +32,7 @@ def table(vocab_size):
     }
 
 
-def path(folder, vocab_size):
+def path(folder: Path, vocab_size: int) -> Path:
     """The path of the table in a folder, written there on the first call."""
     target = folder / f"integral-{vocab_size}.pkl"
     if not target.exists():

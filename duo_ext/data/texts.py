@@ -1,26 +1,30 @@
-"""Texts of a user's own: a tokenizer by its folder or name, what it makes of them, where that is
-kept, and the lines of a folder's files."""
+"""A user's own texts: the tokenizer, the lines of a folder's files, their tokens, kept on disk."""
 
 import hashlib
 import io
 import json
 import os
 import posixpath
+from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 import numpy
 
 from duo_ext import Refused, files
 from duo_ext.files import write_whole
 
-# Of a fast tokenizer's rules: what a call leaves behind and no id depends on.
+Tokenizer: TypeAlias = object  # of transformers, which is imported late
+
+# Parts of a fast tokenizer's rules that a call leaves behind and no id depends on.
 PASSING = ("padding", "truncation")
 
 
-def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
-    """AutoTokenizer's; ``key`` is the setting that named it, ``wanted`` says what that must be.
+def tokenizer(name: str, key: str, wanted: str = "a tokenizer's folder or hub name") -> Tokenizer:
+    """The tokenizer that transformers' AutoTokenizer finds at ``name``, a folder or a hub name.
 
-    Raises Refused if there is none, and if it has no vocabulary: where it finds a model's
-    config.json and no tokenizer, transformers makes one of a few special tokens.
+    ``key`` is the setting that named it, ``wanted`` says what that must be. Raises Refused if there
+    is none, and if it has no vocabulary: where transformers finds a model's config.json and no
+    tokenizer, it makes one of a few special tokens.
     """
     import transformers
 
@@ -33,22 +37,24 @@ def tokenizer(name, key, wanted="a tokenizer's folder or hub name"):
     return found
 
 
-def reason(error):
-    """An error as a part of a sentence."""
+def reason(error: Exception) -> str:
+    """An error as a part of a sentence: its type and the first line of what it says."""
     text = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {text}"
 
 
-def ordinary(tokenizer):
-    """The ids, ascending, that stand for text: all but those of special tokens."""
+def ordinary(tokenizer: Tokenizer) -> list[int]:
+    """The ids, ascending, of all tokens that are not special."""
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
     special.update(tokenizer.all_special_tokens)
     return sorted(id for token, id in tokenizer.get_vocab().items() if token not in special)
 
 
-def require_ids(tokenizer, size, key, besides=()):
-    """Raise Refused unless each id of the tokenizer, ``besides`` some tokens', is less than
-    ``size``."""
+def require_ids(tokenizer: Tokenizer, size: int, key: str, besides: Collection[str] = ()) -> None:
+    """Raise Refused unless each id of the tokenizer is less than ``size``.
+
+    Tokens in ``besides`` are left out; ``key`` is the setting that named the tokenizer.
+    """
     ids = {token: id for token, id in tokenizer.get_vocab().items() if token not in besides}
     token, last = max(ids.items(), key=lambda item: item[1])
     if last >= size:
@@ -58,11 +64,11 @@ def require_ids(tokenizer, size, key, besides=()):
         )
 
 
-def fingerprint(tokenizer):
+def fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of all that decides which ids a tokenizer gives; the same in every process.
 
-    The rules of a fast tokenizer are its tokenizer.json; those of one in Python are its class, its
-    vocabulary and its settings, without the paths that it was read from.
+    A fast tokenizer is hashed by its tokenizer.json; one in Python by its class, its vocabulary and
+    its settings, without the paths that it was read from.
     """
     known = {
         "class": type(tokenizer).__name__,
@@ -83,7 +89,7 @@ def _is_path(setting):
     return setting == "name_or_path" or setting.endswith("_file")
 
 
-def encode(tokenizer, lines, key):
+def encode(tokenizer: Tokenizer, lines: list[str], key: str) -> list[list[int]]:
     """The token ids of each line, with nothing added.
 
     Raises Refused, with a word that it cannot encode, where a tokenizer without [UNK] would need
@@ -117,7 +123,7 @@ def _unknown(tokenizer, lines):
     def fails(text):
         try:
             _encode(tokenizer, [text])
-        except Exception:  # as above
+        except Exception:  # tokenizers raises no class of its own
             return True
         return False
 
@@ -127,18 +133,27 @@ def _unknown(tokenizer, lines):
     return failing[0] if word and 0 < len(failing) < len(word) / 2 else word
 
 
-def explain(folder, mode, tokenizer, key):
-    """Raise Refused if a host's own reader must fail at the text in ``folder``, if it is one: it
-    cannot be read, or the tokenizer cannot encode it."""
+def explain(folder: str, mode: str, tokenizer: Tokenizer, key: str) -> None:
+    """Raise Refused where ``folder`` is a local folder of texts that cannot be read or encoded.
+
+    Called when a host's own reader has failed: its error says less. ``mode`` is train or
+    validation, ``key`` the setting that named the tokenizer.
+    """
     if os.path.isdir(folder):
         encode(tokenizer, lines(folder, mode), key)
 
 
-def kept(cache_dir, mode, source, tokenizer, make):
-    """The token blocks (N, L) that ``make()`` makes, kept in the folder ``cache_dir``.
+def kept(
+    cache_dir: str,
+    mode: str,
+    source: object,
+    tokenizer: Tokenizer,
+    make: Callable[[], numpy.ndarray],
+) -> numpy.ndarray:
+    """The token blocks (N, L) that ``make()`` makes, kept as a file in the folder ``cache_dir``.
 
-    Their file is named by the tokenizer's fingerprint and by ``source``, of which the repr says all
-    that they are made from besides. One that is damaged is made anew.
+    The file's name is a hash of the tokenizer's fingerprint and of the repr of ``source``, which
+    holds all else that the blocks are made from. A damaged file is made anew.
     """
     known = repr((fingerprint(tokenizer), source))
     name = f"{mode}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
@@ -160,7 +175,7 @@ def _load(path):
         return None
 
 
-def lines(folder, mode):
+def lines(folder: str, mode: str) -> list[str]:
     """The lines of folder/mode.txt that hold text; ``mode`` is train or validation.
 
     Raises Refused if the file is missing, cannot be read as text in UTF-8, or holds none.

@@ -6,10 +6,12 @@ import os
 
 import omegaconf
 import torch
+from omegaconf import DictConfig
 
 from duo_ext import files
 from duo_ext.hosting.kept_tokens import TokensOfOneTokenizer
-from duo_ext.hosting.remedies import Remedy
+from duo_ext.hosting.remedies import AnyTree, Remedy
+from duo_ext.measuring.judge import said_context
 from duo_ext.weights import checkpoints, pickles
 
 
@@ -20,11 +22,11 @@ class ProcessesAsDevices(Remedy):
     cause = "dataloader.py counts GPUs, of which there are none, and stops with an AssertionError"
     module = "dataloader"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         counts = "cuda.device_count" in (host.root / "dataloader.py").read_text()
         return counts and not torch.cuda.is_available()
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         dataloader = host.module("dataloader")
         get_dataloaders = dataloader.get_dataloaders
 
@@ -43,17 +45,17 @@ class ProcessesAsDevices(Remedy):
 
 
 class DeviceOfGenPPL(Remedy):
-    """Passes the device of ``record_generative_perplexity`` on as the argument that it is."""
+    """Passes the device on to ``record_generative_perplexity`` by its name."""
 
     name = "GenPPL on the model's device"
     cause = "the device lands in another argument, so that GenPPL asks for CUDA"
     module = "metrics"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         record = host.module("metrics").Metrics.record_generative_perplexity
         return "retokenize" in inspect.signature(record).parameters
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         metrics = host.module("metrics").Metrics
         record = metrics.record_generative_perplexity
 
@@ -66,6 +68,32 @@ class DeviceOfGenPPL(Remedy):
         metrics.record_generative_perplexity = on_device
 
 
+class JudgesOwnContext(Remedy):
+    """Lets ``_eval_retokenize`` cut texts into chunks of no more tokens than the judge reads."""
+
+    name = "texts cut at the judge's context"
+    cause = "texts are cut into chunks of 1024 tokens, whatever number of them the judge reads"
+    module = "metrics"
+
+    def needed(self, host: AnyTree) -> bool:
+        return hasattr(host.module("metrics").Metrics, "_eval_retokenize")
+
+    def apply(self, host: AnyTree) -> None:
+        import transformers
+
+        metrics = host.module("metrics").Metrics
+        retokenize = metrics._eval_retokenize
+
+        @functools.wraps(retokenize)
+        def within_context(self, *args, **kwargs):
+            samples, mask, chunk = retokenize(self, *args, **kwargs)
+            name = self.gen_ppl_eval_model_name_or_path
+            context = said_context(transformers.AutoConfig.from_pretrained(name))
+            return samples, mask, min(chunk, context or chunk)
+
+        metrics._eval_retokenize = within_context
+
+
 class KnownTypesInCheckpoints(Remedy):
     """Lets torch.load make the types that Duo's checkpoints hold, and no others."""
 
@@ -73,10 +101,10 @@ class KnownTypesInCheckpoints(Remedy):
     cause = "torch >= 2.6 refuses the configuration and the tokenizer in Duo's checkpoints"
     module = "main"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         return "weights_only" not in (host.root / "main.py").read_text()
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         program = host.module("main")
         load, train = program._load_from_checkpoint, program._train
 
@@ -96,7 +124,7 @@ class KnownTypesInCheckpoints(Remedy):
         program._load_from_checkpoint, program._train = load_admitted, train_admitted
 
 
-def admit(config, key, may_be_missing=False):
+def admit(config: DictConfig, key: str, may_be_missing: bool = False) -> None:
     """Let torch.load make the known types of the checkpoint that ``key`` names, if it names one.
 
     Raises Refused if it holds others, unless algo.trust_checkpoint says that they may be made.
@@ -119,11 +147,11 @@ class HubModelsOnCPU(Remedy):
     cause = "main.py moves them to 'cuda', of which there is none"
     module = "main"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         moves = ".to('cuda')" in (host.root / "main.py").read_text()
         return moves and not torch.cuda.is_available()
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         program = host.module("main")
         load = program._load_from_checkpoint
 
@@ -140,6 +168,7 @@ AFTER = (
     ProcessesAsDevices(),
     TokensOfOneTokenizer(),
     DeviceOfGenPPL(),
+    JudgesOwnContext(),
     KnownTypesInCheckpoints(),
     HubModelsOnCPU(),
 )

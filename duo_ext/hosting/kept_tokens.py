@@ -3,26 +3,27 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Iterator
 
 from duo_ext import Refused, files
 from duo_ext.data import texts
-from duo_ext.hosting.remedies import Remedy
+from duo_ext.hosting.remedies import AnyTree, Remedy
 
 TOKENIZER = "data.tokenizer_name_or_path"
 
 
 class TokensOfOneTokenizer(Remedy):
-    """Lets ``get_dataset`` write beside the tokens that it keeps which tokenizer made them, and
-    refuse the tokens of another."""
+    """Lets ``get_dataset`` record, beside the tokens that it keeps, which tokenizer made them, and
+    refuse tokens that another tokenizer made."""
 
     name = "tokens of one tokenizer"
     cause = "dataloader.py keeps tokens by the name of their text, and gives them to any tokenizer"
     module = "dataloader"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         return "save_to_disk" in (host.root / "dataloader.py").read_text()
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         dataloader = host.module("dataloader")
         get_dataset = dataloader.get_dataset
         signature = inspect.signature(get_dataset)
@@ -44,8 +45,13 @@ class TokensOfOneTokenizer(Remedy):
 
 
 @contextlib.contextmanager
-def kept_tokens(tokenizer, wrap):
-    """While tokens are saved and loaded through datasets, they have a record of the tokenizer."""
+def kept_tokens(tokenizer: texts.Tokenizer, wrap: bool) -> Iterator[None]:
+    """Inside a with block, tokens that the package datasets saves get a record of the tokenizer,
+    and tokens that it loads are checked against their record.
+
+    ``wrap`` says whether texts were joined and cut into blocks. Raises Refused for tokens of
+    another tokenizer, and for a folder that is unfinished or damaged.
+    """
     import datasets
 
     load, save = datasets.load_from_disk, datasets.Dataset.save_to_disk
@@ -83,8 +89,11 @@ def _record(path):
 
 
 def _require_own(dataset, path, tokenizer, wrap):
-    """Raise Refused if the tokens are another tokenizer's, by their record; without one, made by
-    plain Duo, if their first block cannot be this one's."""
+    """Raise Refused if another tokenizer made the tokens.
+
+    Their record says it. Tokens without a record were kept by plain Duo; they are refused if their
+    first block cannot be this tokenizer's.
+    """
     if files.exists(_record(path)):
         with files.opened(_record(path)) as file:
             own = file.read().decode() == texts.fingerprint(tokenizer)

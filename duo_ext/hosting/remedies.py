@@ -12,6 +12,8 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 import fsspec
 import torch
@@ -21,32 +23,41 @@ from duo_ext import files
 STAND_INS = Path(__file__).parent / "stand_ins"
 
 
+class AnyTree(Protocol):
+    """What a remedy asks of a host (``trees.Tree``)."""
+
+    root: Path
+
+    def module(self, name: str) -> ModuleType:
+        """One of its top-level modules."""
+
+
 class Remedy:
-    """``name`` and ``cause`` are what --check prints; ``module`` is the host's module that is
-    changed in memory, if it is one of the host's."""
+    """What a host needs under current libraries, or without a GPU."""
 
-    name: str
-    cause: str
-    module: str | None = None
+    name: str  # what --check calls it
+    cause: str  # what fails without it
+    module: str | None = None  # the host's module that it changes in memory, if it changes one
 
-    def needed(self, host) -> bool:
-        """Whether a host (``trees.Tree``) fails on this machine without the remedy."""
+    def needed(self, host: AnyTree) -> bool:
+        """Whether a host fails on this machine without the remedy."""
         raise NotImplementedError
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         """Change what is loaded in this process. Called once, where ``needed`` says so."""
         raise NotImplementedError
 
 
-def imports(root, name):
-    """Whether a module of the tree imports a package when it is imported itself."""
+def imports(root: Path, name: str) -> bool:
+    """Whether the tree in ``root`` imports the package ``name`` when its modules are imported."""
     statement = re.compile(rf"^(import|from) {name}\b", re.MULTILINE)
     folders = (root, root / "model", root / "models")
     sources = [path for folder in folders for path in folder.glob("*.py")]
     return any(statement.search(path.read_text()) for path in sources)
 
 
-def importable(name):
+def importable(name: str) -> bool:
+    """Whether the module ``name`` can be imported. It is then."""
     try:
         importlib.import_module(name)
     except ImportError:
@@ -55,7 +66,7 @@ def importable(name):
 
 
 def _forget(name):
-    """Drop what an import that failed has left."""
+    """Drop the modules of a package, such as a failed import leaves behind."""
     for module in [module for module in sys.modules if module.partition(".")[0] == name]:
         del sys.modules[module]
 
@@ -63,19 +74,19 @@ def _forget(name):
 class StandIn(Remedy):
     """Puts stand_ins/PACKAGE on the module path in the place of a package that is missing."""
 
-    def __init__(self, package, cause):
+    def __init__(self, package: str, cause: str):
         self.name, self.cause, self.package = f"stand-in for {package}", cause, package
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         return imports(host.root, self.package) and not importable(self.package)
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         importlib.import_module("lightning")  # torchmetrics must not take the stand-in for the real
         _forget(self.package)
         sys.path.insert(0, str(STAND_INS / self.package))
 
 
-def withdraw_stand_ins():
+def withdraw_stand_ins() -> None:
     """Hide the stand-ins from everybody but the modules that have imported them."""
     for folder in STAND_INS.iterdir():
         if str(folder) in sys.path:
@@ -84,16 +95,16 @@ def withdraw_stand_ins():
 
 
 class AttentionInFloat32(Remedy):
-    """Lets the stand-in attend to what flash-attn does not take; all else stays flash-attn's."""
+    """Gives float32, which flash-attn does not take, to the stand-in; all else to flash-attn."""
 
     name = "attention in float32"
     cause = "flash-attn takes fp16 and bf16 alone, and algo.precision=float32 gives it float32"
 
-    def needed(self, host):
+    def needed(self, host: AnyTree) -> bool:
         there = imports(host.root, "flash_attn") and importable("flash_attn.flash_attn_interface")
         return there and not sys.modules["flash_attn"].__file__.startswith(str(STAND_INS))
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         installed = importlib.import_module("flash_attn.flash_attn_interface")
         attend = installed.flash_attn_varlen_qkvpacked_func
         ours = self._stand_in().flash_attn_varlen_qkvpacked_func
@@ -119,15 +130,15 @@ class TorchvisionsOperators(Remedy):
     name = "torchvision's operators"
     cause = "torchvision for CUDA beside torch for CPU: operator torchvision::nms does not exist"
 
-    def needed(self, host):
-        """By the error of the import, which lightning meets too."""
+    def needed(self, host: AnyTree) -> bool:
+        """Known by the error at the import, which lightning meets too."""
         try:
             importable("torchvision")
         except RuntimeError as error:
             return "operator torchvision::" in str(error)
         return False
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         _forget("torchvision")
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
@@ -142,12 +153,13 @@ class LocalNamesWhole(Remedy):
     name = "local names taken whole"
     cause = "fsspec splits a local name at '::', so that a checkpoint is written as another file"
 
-    def needed(self, host):
-        """By the function that is known here: ours never ask it (files.located)."""
+    def needed(self, host: AnyTree) -> bool:
+        """Where fsspec has the function that is replaced. Our own code never calls it
+        (``files.located``)."""
         known = hasattr(fsspec.core, "_un_chain")
         return known and fsspec.core.url_to_fs("/a::/b")[1] != "/a::/b"
 
-    def apply(self, host):
+    def apply(self, host: AnyTree) -> None:
         split = fsspec.core._un_chain
 
         @functools.wraps(split)

@@ -10,9 +10,11 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import hydra
@@ -20,20 +22,21 @@ import omegaconf
 
 from duo_ext import Refused
 from duo_ext.hosting import remedies
+from duo_ext.hosting.remedies import Remedy
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A program's source tree. A class of trees names its program and says what belongs to it."""
+    """A program's source tree. A subclass names the program and says what belongs to its trees."""
 
-    program: ClassVar[str]  # as it is called in sentences; in lower case, of folders and extras
+    program: ClassVar[str]  # its name in sentences; in lower case, the name of folders and extras
     standalone: ClassVar[Path]  # our own small tree of the same layout
     modules: ClassVar[tuple]  # the top-level modules of a tree, which no other tree may have loaded
     imported: ClassVar[tuple]  # those that ``activate`` imports
     files: ClassVar[tuple]  # the files by which a tree is known
-    _active: ClassVar["Tree | None"] = None  # of a class of trees: the one that is activated
+    _active: ClassVar["Tree | None"] = None  # of a subclass: the tree that is activated
 
     root: Path
     name: str  # "standalone", or the program, with its branch where branches differ
@@ -41,7 +44,7 @@ class Tree:
     remedies: list = field(default_factory=list, compare=False)  # those that were applied
 
     @classmethod
-    def find(cls, path=None):
+    def find(cls, path: str | Path | None = None) -> "Tree":
         """The tree to run in.
 
         It is ``path`` (--host), else $DUO_ROOT or $SEDD_ROOT, else the working directory if it is a
@@ -57,17 +60,17 @@ class Tree:
         return cls(root, cls.called(root), commit(root))
 
     @classmethod
-    def active(cls):
+    def active(cls) -> "Tree":
         """The tree of this process."""
         assert cls._active is not None, "no host is active"
         return cls._active
 
     @classmethod
-    def called(cls, root):
-        """The ``name`` of a checkout."""
+    def called(cls, root: Path) -> str:
+        """The ``name`` of the checkout in ``root``."""
         return cls.program.lower()
 
-    def activate(self):
+    def activate(self) -> "Tree":
         """Put the tree first on the module path, import it and apply the remedies that it needs.
 
         One process serves one tree; to activate it again changes nothing. Raises Refused if modules
@@ -86,7 +89,7 @@ class Tree:
             cls._active = self
         return cls._active
 
-    def after_import(self):
+    def after_import(self) -> None:
         """What a program needs once its modules are imported."""
 
     def __str__(self):
@@ -94,24 +97,30 @@ class Tree:
         return f"{self.name}{where}, commit {self.commit or 'unknown'}"
 
     @property
-    def configs(self):
+    def configs(self) -> Path:
+        """The folder of the tree's own Hydra configurations."""
         return self.root / "configs"
 
-    def compose(self, overrides=()):
-        """The tree's configuration, as its command line composes it, open to any key."""
+    def compose(self, overrides: Iterable[str] = ()) -> omegaconf.DictConfig:
+        """The tree's configuration with ``overrides``, as its command line composes it.
+
+        Any key may be set in it.
+        """
         with hydra.initialize_config_dir(str(self.configs), version_base=None):
             config = hydra.compose("config", list(overrides))
         omegaconf.OmegaConf.set_struct(config, False)
         return config
 
-    def module(self, name):
+    def module(self, name: str) -> ModuleType:
         """One of the tree's top-level modules, once it is on the module path."""
         return importlib.import_module(name)
 
     @contextlib.contextmanager
-    def needing(self, extra):
-        """Refused where the tree imports a package that is not installed; ``extra`` of this
-        distribution has what it needs."""
+    def needing(self, extra: str) -> Iterator[None]:
+        """Inside a with block: Refused where the tree imports a package that is not installed.
+
+        ``extra`` is the extra of this distribution that has the tree's packages.
+        """
         try:
             yield
         except ModuleNotFoundError as error:
@@ -124,8 +133,9 @@ class Tree:
             ) from error
 
     @contextlib.contextmanager
-    def refusing(self):
-        """What the tree's own modules refuse of a configuration becomes Refused."""
+    def refusing(self) -> Iterator[None]:
+        """Inside a with block: what the tree's own modules refuse of a configuration becomes
+        Refused."""
         try:
             yield
         except (AssertionError, ValueError, NotImplementedError) as error:
@@ -143,11 +153,13 @@ class Tree:
         place = f"{os.path.relpath(frame.filename, self.root)}, line {frame.lineno}"
         return f"{self.program} refuses this: {frame.line} ({place}) {error}".strip()
 
-    def has(self, name):
+    def has(self, name: str) -> bool:
+        """Whether the tree has a file or folder of this name."""
         return (self.root / name).exists()
 
-    def require_own(self, modules):
-        """One process serves one host: Refused if another's modules are loaded."""
+    def require_own(self, modules: Iterable[str]) -> None:
+        """Raise Refused if one of ``modules`` is loaded from elsewhere: a process serves one
+        tree."""
         for name in modules:
             loaded = getattr(sys.modules.get(name), "__file__", None)
             if loaded and not loaded.startswith(f"{self.root}{os.sep}"):
@@ -155,19 +167,22 @@ class Tree:
                     f"module '{name}' of {loaded} is loaded; {self.root} needs it as its own"
                 )
 
-    def apply(self, offered):
-        """Apply those of the remedies that this tree needs on this machine."""
+    def apply(self, offered: Iterable[Remedy]) -> None:
+        """Apply the remedies among ``offered`` that this tree needs on this machine."""
         for remedy in offered:
             if remedy.needed(self):
                 remedy.apply(self)
                 self.remedies.append(remedy)
 
 
-def locate(program, files, named, local):
-    """The root of the tree to run in: the first that ``named`` [(what named it, path or None)]
-    names, else the first of ``local`` that is such a tree, else None.
+def locate(
+    program: str, files: Iterable[str], named: Iterable[tuple], local: Iterable[Path]
+) -> Path | None:
+    """The root of the tree to run in.
 
-    Raises Refused if a path that was named is no such tree, with what it lacks.
+    It is the first path that ``named``, [(what named it, path or None)], has; else the first folder
+    of ``local`` that is a tree of ``program``, known by its ``files``; else None. Raises Refused if
+    a path that was named is no tree of it, with what it lacks.
     """
     for key, given in named:
         if given:
@@ -181,23 +196,24 @@ def locate(program, files, named, local):
     return next((root.resolve() for root in local if not lacking(root, files)), None)
 
 
-def lacking(root, files):
-    """Those of the files that a directory has not."""
+def lacking(root: Path, files: Iterable[str]) -> list[str]:
+    """The names among ``files`` that are no files in ``root``."""
     return [name for name in files if not (root / name).is_file()]
 
 
-def overlays(program):
-    """The folder of our Hydra configs for a program, "duo" or "sedd": that of this duo_ext.
+def overlays(program: str) -> Path:
+    """The folder of our Hydra configs for a program, "duo" or "sedd".
 
-    An installation has it inside the package, a checkout beside. It is no import: where one
-    checkout is installed and another is run, Python finds ``duo_ext.configs`` in the installed one.
+    It belongs to the duo_ext that is running: an installation has it inside the package, a checkout
+    has it beside the package. It is not found by an import, because where one checkout is installed
+    and another is run, Python finds ``duo_ext.configs`` in the installed one.
     """
     installed = REPOSITORY / f"{program}_ext" / "configs"
     return installed if installed.is_dir() else REPOSITORY / "configs" / program
 
 
-def require_one_checkout(*files):
-    """Raise Refused if modules of ours, by their files, lie in another checkout than duo_ext."""
+def require_one_checkout(*files: str) -> None:
+    """Raise Refused if one of ``files``, modules of ours, lies in another checkout than duo_ext."""
     for file in files:
         if Path(file).resolve().parents[1] != REPOSITORY.resolve():
             raise Refused(
@@ -206,11 +222,11 @@ def require_one_checkout(*files):
             )
 
 
-def own_commit():
+def own_commit() -> str:
     """The commit of the checkout that this package runs from, or its installed version, or
     "unknown" for a copy that is neither.
 
-    What commands write into results/ does not change it.
+    The folder results/, where commands write, does not count as a change of the checkout.
     """
     return commit(REPOSITORY, besides="results") or _installed_version()
 
@@ -222,7 +238,7 @@ def _installed_version():
         return "unknown"
 
 
-def commit(checkout, besides=None):
+def commit(checkout: Path, besides: str | None = None) -> str | None:
     """The commit of a git checkout, marked if it was changed outside the folder ``besides``; None
     if it is none."""
     if not (checkout / ".git").exists():

@@ -1,28 +1,33 @@
 """The judge's own samples: the lowest GenPPL at which samples still have its diversity."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.data import texts
+from duo_ext.measuring.draws import Draw
 from duo_ext.measuring.judge import Judge
-from duo_ext.measuring.subject import Subject
+from duo_ext.measuring.subject import Setting, Subject
 
 
 @dataclass
 class Ceiling(Subject):
-    """A judge that is sampled token by token, after its BOS, as the subject ``like`` is.
-
-    Raises Refused where its vocabulary is not that subject's, or it cannot be sampled so.
-    """
+    """A judge that is sampled token by token, after its BOS."""
 
     judge: Judge
-    like: Subject
+    like: Subject  # a model to compare with, whose vocabulary, text length and data it takes over
 
     @classmethod
-    def of(cls, judge, given, like):
+    def of(cls, judge: Judge, given: str, like: Subject) -> "Ceiling":
+        """The ceiling under the judge at the path ``given``.
+
+        Raises Refused where the judge has another vocabulary than ``like``, or cannot be sampled
+        token by token.
+        """
         padding = like.tokenizer.pad_token  # Duo adds one
         own, wanted = (
             {token: id for token, id in tokenizer.get_vocab().items() if token != padding}
@@ -50,12 +55,16 @@ class Ceiling(Subject):
             ) from error
         return found
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
+        """Seed torch."""
         torch.manual_seed(seed)
 
     @contextlib.contextmanager
-    def sampler(self, setting, precision):
-        """``setting.temperature`` counts; the steps are its evaluations."""
+    def sampler(self, setting: Setting, precision: str) -> Iterator[tuple[Draw, list]]:
+        """(draw, calls), as ``subject.Subject`` says. Of ``setting`` the temperature alone counts.
+
+        The tokens are drawn in ``precision``.
+        """
         calls = []
 
         def draw(size):
@@ -78,5 +87,6 @@ class Ceiling(Subject):
             x = torch.cat([x, last], 1)
         return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)
 
-    def held_out(self):
+    def held_out(self) -> Tensor:
+        """The validation tokens (N, L) of ``like``."""
         return self.like.held_out()

@@ -2,19 +2,23 @@
 so that a text is the same in a batch of any size, on any of a run's processes."""
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core.process import Sampled
+from duo_ext.ranks import Ranks
 
-STRIDE = 1_000_003
+Draw: TypeAlias = Callable[[int], Tensor]  # draw(size) -> tokens (size, L)
+STRIDE = 1_000_003  # between the seeds of two batches
 
 
-def sizes(samples, batch_size):
+def sizes(samples: int, batch_size: int) -> list[int]:
     """How many texts each batch has."""
     return [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
 
 
 @torch.no_grad()
-def stream(batch, samples, batch_size):
+def stream(batch: Draw, samples: int, batch_size: int) -> Tensor:
     """Tokens (``samples``, L) on the CPU from ``batch(size)``, one batch after the other."""
     return torch.cat([batch(size).cpu() for size in sizes(samples, batch_size)])
 
@@ -44,15 +48,21 @@ def shared(batch, samples, batch_size, seed, ranks):
     return torch.cat(ranks.shared(range(0, samples, batch_size), draw))
 
 
-def is_log_linear(noise, process):
-    """Whether a host's noise is that of the core's process."""
+def is_log_linear(noise: Callable[[Tensor], tuple[Tensor, Tensor]], process: Sampled) -> bool:
+    """Whether a host's noise has the alphas of the core's process, which are log-linear.
+
+    ``noise(t)`` gives (anything, alpha_t), as Duo's does.
+    """
     times = torch.linspace(0, 1, 5)
     alphas, _ = process.schedule(times)
     return torch.allclose(noise(times)[1].double(), alphas, atol=1e-6)
 
 
-def require_of_guard(key, value, values):
-    """Raise Refused unless a setting of sampling is one that the guard's draws follow."""
+def require_of_guard(key: str, value: object, values: Collection) -> None:
+    """Raise Refused unless ``value``, of the setting ``key``, is one of ``values``.
+
+    The guard draws by the core's sampler, which knows no other.
+    """
     if value not in values:
         raise Refused(
             f"{key} is '{value}'; the guard draws by the core's sampler, for which it must be "

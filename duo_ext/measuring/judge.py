@@ -5,6 +5,7 @@ Shapes: N texts, B of them a batch, T judge tokens a text, D the width of its la
 
 import bisect
 import contextlib
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,28 +13,28 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from duo_ext import Refused
 from duo_ext.data import texts
 from duo_ext.measuring import batches
-from duo_ext.ranks import ALONE
+from duo_ext.ranks import ALONE, Ranks
 
 WANTED = (
     "the name or the directory of a transformers causal language model: config.json, "
     "model.safetensors and its tokenizer"
 )
-CONTEXTS = ("max_position_embeddings", "max_seq_len")  # what configurations call it
-TRIED = 1024  # tokens; tables of positions that end elsewhere than they say are shorter
+CONTEXTS = ("max_position_embeddings", "max_seq_len")  # a configuration's names of the context
+TRIED = 1024  # tokens: a model that reads fewer than it says is found by a text of so many
 
 
 class Scores(NamedTuple):
-    """What a judge makes of N texts: negative log-likelihoods (nats) and numbers of predicted
-    tokens, (N,); its last layer at each text's last token, (N, D)."""
+    """What a judge makes of N texts."""
 
-    nll_N: np.ndarray
-    tokens_N: np.ndarray
-    features_ND: np.ndarray
+    nll_N: np.ndarray  # negative log-likelihood of each text, in nats
+    tokens_N: np.ndarray  # how many tokens of it were predicted
+    features_ND: np.ndarray  # the judge's last hidden state at its last token
 
 
 class Judge:
@@ -74,7 +75,7 @@ class Judge:
         self.device = torch.device(device)
 
     @contextlib.contextmanager
-    def on_device(self):
+    def on_device(self) -> Iterator[torch.nn.Module]:
         """The model on its device for the length of a with block; between two it is on the CPU."""
         self.model.to(self.device)
         try:
@@ -82,7 +83,7 @@ class Judge:
         finally:
             self.model.to("cpu")
 
-    def score(self, given: list[str], ranks=ALONE) -> Scores:
+    def score(self, given: list[str], ranks: Ranks = ALONE) -> Scores:
         """Negative log-likelihood, number of predicted tokens and features of each text.
 
         A text is tokenised by the judge's tokenizer and cut at the judge's context. Nothing is
@@ -107,7 +108,7 @@ class Judge:
         return Scores(nll_N, tokens_N, features_ND)
 
     def nll(self, given: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The first two of ``score``."""
+        """(nll_N, tokens_N) of ``score``, by this process alone."""
         return self.score(given)[:2]
 
     def _fitted(self, length: int) -> int:
@@ -136,13 +137,13 @@ class Judge:
         features_BD = hidden_BTD[torch.arange(len(ids), device=self.device), real_BT.sum(1) - 1]
         return Scores(*(t.cpu().numpy() for t in (nll_B, counted_BT.sum(1), features_BD)))
 
-    def _padded(self, ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token lists as one batch, padded on the right, and where it is not padding."""
         rows = [torch.tensor(row, device=self.device) for row in ids]
         real = [torch.ones_like(row) for row in rows]
         return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
 
-    def _read(self, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _read(self, ids_BT: Tensor, real_BT: Tensor) -> tuple[Tensor, ...]:
         """Logits, and what the last layer makes them of; the other layers' output is not kept."""
         seen = []
         head = self.model.get_output_embeddings()
@@ -181,8 +182,7 @@ class Judge:
         The first is what its configuration says, unless it fails at a text of that length, or of
         ``TRIED`` tokens if that is less: RoBERTa's counts positions that no token can have.
         """
-        said = [getattr(self.model.config, name, None) for name in CONTEXTS]
-        said = next(n for n in (*said, self.tokenizer.model_max_length) if n and n > 0)
+        said = said_context(self.model.config) or self.tokenizer.model_max_length
         tried = self._ordinary(min(said, TRIED))
 
         def fails(length):
@@ -212,6 +212,12 @@ class Judge:
             raise self._refusal("its probabilities are not finite")
         if (both_BTV - alone_BTV).abs().max() > 1e-3 * alone_BTV.std():
             raise self._refusal("what it says of a token depends on the tokens behind it")
+
+
+def said_context(config: object) -> int | None:
+    """The number of tokens that a model's configuration says it reads, if it says one."""
+    said = (getattr(config, name, None) for name in CONTEXTS)
+    return next((number for number in said if number and number > 0), None)
 
 
 def _load_model(name_or_path: str, key: str):

@@ -6,10 +6,12 @@ nats.
 """
 
 import importlib.util
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.measuring.judge import Scores
@@ -82,7 +84,7 @@ class Reference:
     Raises Refused when a token lies outside 0 .. ``vocab_size`` - 1 or L < 2.
     """
 
-    def __init__(self, tokens_NL, vocab_size: int):
+    def __init__(self, tokens_NL: Tensor | np.ndarray, vocab_size: int):
         tokens_NL = _array(tokens_NL, vocab_size, length=2)
         counts_V = np.bincount(tokens_NL.ravel(), minlength=vocab_size) + 1.0
         self.vocab_size = vocab_size
@@ -90,9 +92,11 @@ class Reference:
         self.bigrams = _bigrams(tokens_NL, vocab_size)
 
 
-def first_blocks(parts, most=HELD_OUT) -> torch.Tensor:
-    """The first blocks (N, L) of parts (n, L), of ``most`` tokens, or all if they have less: what
-    counts unigrams and bigrams needs no more of a validation text."""
+def first_blocks(parts: Iterable[Tensor], most: int = HELD_OUT) -> Tensor:
+    """The first blocks (N, L) out of parts (n, L), as many as ``most`` tokens fill, at least one.
+
+    To count unigrams and bigrams no more of a validation text is needed.
+    """
     taken, tokens = [], 0
     for part_NL in parts:
         taken.append(part_NL)
@@ -103,7 +107,7 @@ def first_blocks(parts, most=HELD_OUT) -> torch.Tensor:
     return blocks_NL[: max(1, most // blocks_NL.shape[1])]
 
 
-def unigram_kl(tokens_NL, reference: Reference) -> float:
+def unigram_kl(tokens_NL: Tensor | np.ndarray, reference: Reference) -> float:
     """KL(token frequencies of the samples || smoothed frequencies of the reference), in nats.
 
     Raises Refused when a token lies outside the reference's vocabulary.
@@ -114,7 +118,7 @@ def unigram_kl(tokens_NL, reference: Reference) -> float:
     return float((p_V[seen] * np.log(p_V[seen] / reference.unigram_V[seen])).sum())
 
 
-def bigram_tv(tokens_NL, reference: Reference) -> float:
+def bigram_tv(tokens_NL: Tensor | np.ndarray, reference: Reference) -> float:
     """Total variation, 0 to 1, between the bigrams inside the samples and the reference's.
 
     Raises Refused when a token lies outside the reference's vocabulary or L < 2.
@@ -126,7 +130,7 @@ def bigram_tv(tokens_NL, reference: Reference) -> float:
     return float(np.abs(np.bincount(where, weights=np.concatenate([p, -q]))).sum() / 2)
 
 
-def distinct_n(tokens_NL, n: int) -> float:
+def distinct_n(tokens_NL: Tensor | np.ndarray, n: int) -> float:
     """Distinct n-grams / all n-grams over the whole set; no n-gram spans two samples.
 
     Raises Refused when L < n.
@@ -136,7 +140,9 @@ def distinct_n(tokens_NL, n: int) -> float:
     return len(np.unique(grams, axis=0)) / len(grams)
 
 
-def measure(tokens_NL, scores: Scores, reference: Reference, seed: int) -> dict[str, float]:
+def measure(
+    tokens_NL: Tensor | np.ndarray, scores: Scores, reference: Reference, seed: int
+) -> dict[str, float]:
     """The numbers of a row of results.json that depend on the samples and the reference alone.
 
     ``scores`` are the judge's of the N samples decoded; ``seed`` is the bootstrap's. Raises
@@ -165,7 +171,7 @@ def _bigrams(tokens_NL: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.nda
 
 def _array(tokens_NL, vocab_size: int | None = None, length: int = 1) -> np.ndarray:
     """Tokens as an int64 array (N, L) with L >= ``length`` and, if given, all in the vocabulary."""
-    if isinstance(tokens_NL, torch.Tensor):
+    if isinstance(tokens_NL, Tensor):
         tokens_NL = tokens_NL.cpu().numpy()
     tokens_NL = np.asarray(tokens_NL, dtype=np.int64)
     assert tokens_NL.ndim == 2 and tokens_NL.size, f"tokens of shape {tokens_NL.shape}, not (N, L)"

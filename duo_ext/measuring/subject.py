@@ -27,10 +27,10 @@ class Setting:
     """
 
     steps: int
-    sampler: str = "host"
-    grid: str = "host"
-    predictor: str = "ancestral"
-    noise_removal: str = "ancestral"
+    sampler: str = "host"  # the host's own, or a name of ``SAMPLERS``
+    grid: str = "host"  # see ``grids.times``
+    predictor: str = "ancestral"  # SEDD's; Duo's side has this one
+    noise_removal: str = "ancestral"  # the last step
     temperature: float = 1.0
     nucleus: float = 1.0
 
@@ -71,11 +71,11 @@ class Subject:
     process for its family and the network as a ``Tempered``.
     """
 
-    role: str
-    path: str
-    algo: str
+    role: str  # teacher, student or judge
+    path: str  # as the user gave it
+    algo: str  # the algorithm that made it
     sha256: str
-    tokenizer: object
+    tokenizer: Tokenizer
     vocab_size: int
     length: int
     data: dict

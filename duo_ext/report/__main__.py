@@ -1,6 +1,6 @@
 """results.json -> table.md and figure.png: ``python -m duo_ext.report FOLDER...``
 
-Rows of several seeds of one distillation become one.
+Rows of one distillation that differ in its seed alone become one row.
 """
 
 import argparse

@@ -16,8 +16,9 @@ from duo_ext.report.results import MEASURED, MODELS, OTHERS, PEERS, SAMPLER, SET
 def seeds_joined(rows: list[dict]) -> list[dict]:
     """One row for all rows that differ in ``distillation_seed`` alone; others stay as they are.
 
-    Numbers become means, except the ends of GenPPL's interval, which are the lowest and the highest
-    of the seeds', and none where a seed has none; ``seeds`` is their number.
+    Numbers become means. GenPPL's interval reaches from the lowest end of the seeds' intervals to
+    the highest. MAUVE is None where a seed has none. ``seeds`` is the number of rows that were
+    joined.
     """
     groups = defaultdict(list)
     for row in rows:
@@ -113,10 +114,10 @@ def interpolate_at_entropy(points: list[tuple[float, float]], entropy: float) ->
 def matched_entropy(results: dict) -> list[dict]:
     """Each student row against the teacher at the same steps, moved to the student's entropy.
 
-    The teacher's rows over temperatures (nucleus 1) are interpolated; student rows without two such
-    entropies are left out. One dict a student row at temperature 1 and nucleus 1: name, sampler,
-    predictor, noise_removal, precision, seed, steps, entropy, ``student`` and ``teacher`` GenPPL,
-    their ``ratio``, and whether the teacher's is ``extrapolated``.
+    The teacher's rows over temperatures (nucleus 1) are interpolated; student rows for which they
+    have less than two different entropies are left out. One dict a student row at temperature 1 and
+    nucleus 1: name, sampler, predictor, noise_removal, precision, seed, steps, entropy, ``student``
+    and ``teacher`` GenPPL, their ``ratio``, and whether the teacher's is ``extrapolated``.
     """
     found = []
     for student in plain(results["rows"], "student"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from duo_ext.report.compare import interpolate_at_entropy, plain, seeds_joined
-from duo_ext.report.figures import blank, dress, line_style
+from duo_ext.report.figures import Figure, blank, dress, line_style
 from duo_ext.report.results import SAMPLER, finite
 from duo_ext.report.tables import markdown, number, perplexity
 
@@ -26,7 +26,7 @@ PUBLISHED = Path(__file__).with_name("published.json")
 def page(results: dict) -> str:
     """The Markdown that stands above the full table: methods over steps, equal entropy, published.
 
-    The rows of ``results`` are those of each seed.
+    ``results`` has a row for each seed; they are joined here.
     """
     rows = results["rows"]
     parts = [
@@ -157,8 +157,8 @@ def _teachers(rows, family, own):
 
 
 def trainings(entries: list[dict], rows: list[dict]) -> str:
-    """What each training took, the mean of its seeds, and the pair that each seed's guard kept;
-    the hours of all, and those of sampling the rows."""
+    """What each training took, as the mean over its seeds, and the pair that each seed's guard
+    kept; below it the hours of all trainings, and of sampling all rows."""
     by_name = defaultdict(list)
     for entry in entries:
         by_name[entry["name"]].append(entry)
@@ -202,10 +202,12 @@ def published() -> str:
     return markdown(["method", *map(str, steps)], body)
 
 
-def plot(results: dict):
-    """A matplotlib figure, a column a family: GenPPL over steps, and below it for each number of
-    steps GenPPL over entropy, of the seeds that were sampled over temperatures; their means, the
-    rows being those of each seed."""
+def plot(results: dict) -> Figure:
+    """A figure with a column for each family: GenPPL over steps, and below it, for each number of
+    steps, GenPPL over entropy of the seeds that were sampled over temperatures.
+
+    ``results`` has a row for each seed; the lines show their means.
+    """
     families = list(dict.fromkeys(row["family"] for row in results["rows"] if row.get("family")))
     panels = 1 + len(FRONTIER_STEPS)
     drawing = blank(5 * len(families), 3.4 * panels + 1.5)

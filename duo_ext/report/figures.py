@@ -3,42 +3,48 @@
 import io
 import os
 from collections import defaultdict
+from typing import TypeAlias
 
 from duo_ext.files import write_whole
 from duo_ext.report.compare import order, plain, told_apart
 from duo_ext.report.results import finite
+
+Figure: TypeAlias = object  # matplotlib's, which is imported late
+Axes: TypeAlias = object
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"  # one more than colours: a pair of them comes again after 56 lines
 
 
-def figure(drawing, path: str) -> None:
+def figure(drawing: Figure, path: str) -> None:
     """Write a matplotlib figure as a PNG, whole or not at all."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=150)
     write_whole(path, buffer.getvalue())
 
 
-def blank(width: float, height: float):
-    """An empty matplotlib figure. It needs no backend, so that none that MPLBACKEND names is asked
-    for."""
+def blank(width: float, height: float) -> Figure:
+    """An empty matplotlib figure, in inches.
+
+    It needs no backend. So the one that MPLBACKEND names is not asked for: it may not be there.
+    """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
-    return Figure(figsize=(width, height), layout="constrained")
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def plot(results: dict):
+def plot(results: dict) -> Figure:
     """A figure of three panels: GenPPL over steps, entropy over steps, GenPPL over entropy.
 
-    The first two show temperature 1 and nucleus 1, with the 95 % intervals of GenPPL, and 2 %
-    around the entropy of the teacher's largest number of steps; they are left out where there is no
-    such row. The third has one line for each model and number of steps over the temperatures
-    sampled, or one point each without them.
+    The first two show the rows of temperature 1 and nucleus 1, with the 95 % intervals of GenPPL,
+    and 2 % around the entropy of the teacher's largest number of steps; they are left out where
+    there is no row to show. The third has one line for each model and number of steps over the
+    temperatures sampled, or one point where there was one temperature.
     """
     drawing = blank(15, 5.2)
     drawing.get_layout_engine().set(w_pad=0.1)
@@ -110,7 +116,7 @@ def _plot_entropy(axes, rows: list[dict], style: dict) -> None:
         )  # fmt: skip
 
 
-def dress(axes, xlabel: str, ylabel: str, title: str) -> None:
+def dress(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
     """Words, scales and grid of a panel; steps in powers of two, GenPPL in powers of ten."""
     from matplotlib.ticker import LogFormatter
 

@@ -1,15 +1,18 @@
 """The mean of gradients over the data-parallel processes, in messages of bounded size."""
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 BUCKET = 2**25  # bytes: what is copied together into one message; larger tensors go as they are
 
 
-def average(tensors):
+def average(tensors: Iterable[Tensor]) -> None:
     """Make tensors their mean over the processes of torch.distributed, in place.
 
-    While one message is under way the next is made, so two buckets are in memory besides. One
-    process that has joined no others is its own mean.
+    While one message is under way the next is made, so two buckets are in memory besides the
+    tensors. In a process that has joined no others nothing changes.
     """
     if not torch.distributed.is_initialized():
         return
@@ -34,7 +37,8 @@ def _buckets(tensors):
 
 
 def _send(bucket):
-    """(the message, who waits for it, its tensors); of a lone tensor it is no copy."""
+    """(the message, the handle to wait for it, its tensors). The message of a lone tensor is no
+    copy."""
     message = bucket[0].flatten() if len(bucket) == 1 else torch.cat([t.flatten() for t in bucket])
     return message, torch.distributed.all_reduce(message, async_op=True), bucket
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 
 import tqdm
+from omegaconf import DictConfig
 
+from duo_ext.core.distiller import Distiller
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics, words
 from duo_ext.measuring.judge import Judge
@@ -34,17 +36,18 @@ class Bounds:
 
 @dataclass
 class Guard:
-    """Judges one evaluation after the other; ``history`` is what the run's JSON holds."""
+    """Judges one evaluation of the student after the other."""
 
     bounds: Bounds
-    teacher: dict
-    history: list = field(default_factory=list)
+    teacher: dict  # the teacher's metrics
+    history: list = field(default_factory=list)  # one entry for each evaluation
 
-    def judge(self, pair, rows):
-        """Take in the metrics of the student after ``pair`` pairs: {steps: metrics of a row}.
+    def judge(self, pair: int, rows: dict[int, dict]) -> tuple[bool, bool]:
+        """Take in the metrics of the student after ``pair`` pairs: {steps: metrics}.
 
-        Returns (best so far, stop): a student is inside if all its rows are; the best of those
-        inside has the lowest geometric mean of GenPPL over its rows.
+        Returns (best so far, stop). A student is inside the bounds if it is at every number of
+        steps. The best of the students inside has the lowest geometric mean of GenPPL over the
+        numbers of steps.
         """
         score = math.exp(sum(math.log(row["genppl"]) for row in rows.values()) / len(rows))
         inside = math.isfinite(score) and all(self._inside(row) for row in rows.values())
@@ -56,7 +59,7 @@ class Guard:
         return best, self.stops
 
     @property
-    def stops(self):
+    def stops(self) -> bool:
         """Whether the last ``patience`` students were all outside."""
         recent = self.history[-self.bounds.patience :]
         return len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
@@ -76,16 +79,16 @@ class Guard:
         return row[key] is not None and abs(row[key] - wanted) <= bound * wanted
 
     @property
-    def kept(self):
+    def kept(self) -> int | None:
         """The pair whose student is kept, or None."""
         return next((e["pair"] for e in reversed(self.history) if e["best"]), None)
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """What a guard is made from again: ``Guard(bounds, **state)``."""
         return {"teacher": self.teacher, "history": self.history}
 
-    def write(self, path):
-        """The history as JSON, through fsspec, complete or not at all; nan becomes null."""
+    def write(self, path: str) -> None:
+        """Write the history to ``path`` as JSON, whole or not at all; nan becomes null."""
         document = {"bounds": asdict(self.bounds), "kept": self.kept, **self.state_dict()}
         finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
         write_whole(path, json.dumps(finite, indent=1).encode())
@@ -102,15 +105,15 @@ class Watch:
     measurement: of a network evaluation, of scoring the texts.
     """
 
-    settings: object
+    settings: DictConfig  # algo.guard
     sampler: Callable
-    batch_size: int
-    decode: Callable
+    batch_size: int  # texts drawn at a time
+    decode: Callable  # decode(tokens (N, L)) -> N texts
     judge: Judge
-    reference: metrics.Reference
+    reference: metrics.Reference  # the held-out text's statistics
     seed: int
     ranks: Ranks = ALONE
-    took: tuple = (0.0, 0.0)
+    took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
     def begin(self, saved=None):
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
@@ -122,11 +125,15 @@ class Watch:
         self.guard = Guard(bounds, **saved)
         return self
 
-    def due(self, pair):
+    def due(self, pair: int) -> bool:
+        """Whether a look is due after so many pairs."""
         return pair % self.settings.every == 0
 
-    def look(self, pair):
-        """({steps: metrics of the student}, best so far, stop), the same in all processes."""
+    def look(self, pair: int) -> tuple[dict[int, dict], bool, bool]:
+        """Measure the student and ask the guard: ({steps: metrics}, best so far, stop).
+
+        The three are the same in all processes.
+        """
         with self._bar(f"look at the student of {pair} pairs", len(self.settings.steps)) as bar:
             rows = {steps: self._measure(bar, steps) for steps in self.settings.steps}
         best, stop, history = self.ranks.agree(
@@ -135,14 +142,14 @@ class Watch:
         self.guard.history = history
         return rows, best, stop
 
-    def record(self, path, pair, stop):
+    def record(self, path: str, pair: int, stop: bool) -> None:
         """Write the history to ``path``, and tell a person if the guard stops the run."""
         if self.ranks.first:
             self.guard.write(path)
             if stop:
                 tqdm.tqdm.write(f"the guard stops the distillation after {pair} pairs")
 
-    def conclude(self, best, last):
+    def conclude(self, best: str, last: str) -> None:
         """Tell a person which of two checkpoints holds the student that the run has come to.
 
         ``best`` is the path of the one that the guard keeps, ``last`` of the last.
@@ -155,8 +162,9 @@ class Watch:
                 else f"no student was inside the guard's bounds; the last is {last}"
             )
 
-    def seconds_to_come(self, pair, pairs):
-        """What the looks between two numbers of pairs will take, by the last measurement."""
+    def seconds_to_come(self, pair: int, pairs: int) -> float:
+        """Seconds that the looks after ``pair`` and up to ``pairs`` pairs will take, by the last
+        measurement."""
         evaluation, scoring = self.took
         look = sum((steps + 1) * evaluation + scoring for steps in self.settings.steps)
         return look * (pairs // self.settings.every - pair // self.settings.every)

@@ -5,22 +5,23 @@ import os
 import signal
 import subprocess
 
-# A person's, a terminal's that is closed, a cluster's; those that a cluster is told to send before
-# a job's time is up.
-TIME_IS_UP = (signal.SIGUSR1, signal.SIGUSR2)
+TIME_IS_UP = (signal.SIGUSR1, signal.SIGUSR2)  # which a cluster can send before a job's time is up
+# sent by a person, by a terminal that is closed, by a cluster
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, *TIME_IS_UP)
 
 
 class Interrupt:
-    """``asked``: whether one of SIGNALS has come since ``begin``; ``end`` gives them back.
+    """Remembers whether one of SIGNALS has come: ``asked``.
 
-    A signal that is ignored, as nohup does with SIGHUP, stays so. As a context it begins and ends.
+    A signal that was ignored before, as SIGHUP is under nohup, stays ignored. In a with statement
+    it begins and ends with the block.
     """
 
     def __init__(self):
         self.asked, self.time_is_up, self.previous = False, False, {}
 
-    def begin(self):
+    def begin(self) -> "Interrupt":
+        """Handle the signals from now on. Gives self."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.previous[number] = signal.signal(number, self._remember)
@@ -30,13 +31,14 @@ class Interrupt:
         self.asked = True
         self.time_is_up = self.time_is_up or number in TIME_IS_UP
 
-    def end(self):
+    def end(self) -> None:
+        """Give the signals back to those who handled them before."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
 
-    def requeue(self):
-        """Let SLURM start this job again, if its time is up; all that is to be kept is saved."""
+    def requeue(self) -> None:
+        """Let SLURM start this job again, if its time is up. What is to be kept is saved before."""
         job = os.environ.get("SLURM_JOB_ID")
         if not (self.time_is_up and job):
             return

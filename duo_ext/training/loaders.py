@@ -1,13 +1,17 @@
-"""The loaders inside Lightning's trainer. Its private attributes stand here alone."""
+"""The loaders inside Lightning's trainer. Private attributes of the trainer are used only here."""
 
 import contextlib
+from collections.abc import Iterator
+
+import lightning
+from omegaconf import DictConfig
 
 from duo_ext.machine import cores
 from duo_ext.training.order import ResumableLoader
 
 
-def order_blocks(trainer, config):
-    """Give the host's data the order of ``order``, with which a resumed run goes on."""
+def order_blocks(trainer: lightning.Trainer, config: DictConfig) -> None:
+    """Put a ``ResumableLoader`` of the host's data in the place of the host's loader."""
     source, settings = trainer.fit_loop._data_source, config.loader
     # The hosts ask for a worker for each core on each rank: with 8 ranks, 8 times the cores.
     workers = min(settings.num_workers, max(1, cores() // trainer.num_devices))
@@ -25,8 +29,9 @@ def order_blocks(trainer, config):
 
 
 @contextlib.contextmanager
-def kept(trainer):
-    """The training's loaders stay what they are, whatever is put in their place inside."""
+def kept(trainer: lightning.Trainer) -> Iterator[None]:
+    """Inside a with block others may be put in the place of the training's loaders: at its end they
+    are back."""
     combined = trainer.fit_loop._combined_loader
     loaders = combined.flattened
     yield

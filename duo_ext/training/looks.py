@@ -1,14 +1,17 @@
 """How a Duo run looks at its student: by a sampler of the core, as ``evaluate --sampler`` does.
 
-A host's sampler forms several float64 (B, L, V), 26 GB each for 64 texts of OpenWebText; the core's
-forms none. Its texts have the same law, so what it cannot do is refused before the training.
+A host's sampler forms several tensors (B, L, V) in float64, 26 GB each for 64 texts of OpenWebText;
+the core's forms none. The texts of both have the same law. Settings that the core's sampler does
+not know are refused before the training.
 """
 
 import contextlib
 
 import dataloader
+import trainer_base
 
 from duo_ext import Refused
+from duo_ext.core.process import Sampled
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
@@ -18,7 +21,7 @@ from duo_ext.training.sampler import Sampler
 JUDGE = "eval.gen_ppl_eval_model_name_or_path"
 
 
-def process_of(model):
+def process_of(model: trainer_base.Diffusion) -> Sampled:
     """The core's process of a model's family, which samples.
 
     Raises Refused for settings of sampling that the core's sampler does not know.
@@ -37,7 +40,7 @@ def process_of(model):
     return process
 
 
-def make(model):
+def make(model: trainer_base.Diffusion) -> Watch:
     """The ``Watch`` of a running distillation, ready to begin."""
     config, ranks = model.config, Ranks(model.trainer.global_rank, model.trainer.world_size)
     _, valid = dataloader.get_dataloaders(config, model.tokenizer, skip_train=True)
@@ -90,19 +93,19 @@ class Watched:
     ``watch`` is the ``Watch``, None without a guard.
     """
 
-    def require_looks(self):
+    def require_looks(self) -> None:
         """Raise Refused for settings under which a guard that is asked for could not sample."""
         if self.config.algo.guard.every:
             process_of(self)
 
-    def make_watch(self):
+    def make_watch(self) -> Watch | None:
         """The ``Watch``, begun where a resumed run left it; None without a guard."""
         if not self.config.algo.guard.every:
             return None
         return make(self).begin(self.resumed and self.resumed["guard"])
 
-    def look_if_due(self):
-        """What is due of the guard after a micro-batch, before it is saved."""
+    def look_if_due(self) -> None:
+        """After a micro-batch, before it is saved: look at the student, if a look is due."""
         if self.watch and self._pair_done and self.watch.due(self.distiller.pairs):
             self._look()
 
@@ -116,10 +119,11 @@ class Watched:
         if stop:
             self.trainer.should_stop = True
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
+        """Tell which student was kept."""
         if self.watch:
             self.watch.conclude(self.file(BEST), self.file(LAST))
 
-    def file(self, name):
+    def file(self, name: str) -> str:
         """The path of one of the run's files."""
         return f"{self.config.checkpointing.save_dir}/{name}"

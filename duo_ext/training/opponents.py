@@ -1,13 +1,17 @@
 """The networks of a distillation besides the student: the teacher, and the fake that follows it."""
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
-from duo_ext.core.distiller import Distiller, Recipe
+from duo_ext.core.distiller import Distiller, Recipe, World
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
+from duo_ext.core.process import Process
 from duo_ext.weights import checkpoints
 
 
@@ -15,8 +19,8 @@ from duo_ext.weights import checkpoints
 class Opponents:
     """Teacher and fake of one student.
 
-    They are no submodules of the student's algorithm: a checkpoint's state_dict, the EMA and the
-    host's optimizer see the student alone.
+    They are no submodules of the student's algorithm, so that a checkpoint's state_dict, the EMA
+    and the host's optimizer see the student alone.
     """
 
     teacher: torch.nn.Module
@@ -24,7 +28,14 @@ class Opponents:
     teacher_sha256: str  # the teacher's fingerprint
 
     @classmethod
-    def read(cls, saved, student, config, key, average=True):
+    def read(
+        cls,
+        saved: checkpoints.Saved,
+        student: torch.nn.Module,
+        config: DictConfig,
+        key: str,
+        average: bool = True,
+    ) -> "Opponents":
         """Make a teacher of a file's weights (``Saved``), and a fake that starts as its copy.
 
         Both have the shape of ``student``, the network of ``config``. ``average`` asks for the EMA
@@ -35,7 +46,9 @@ class Opponents:
         checkpoints.fill(teacher, saved, config, key, average)
         return cls(teacher, copy.deepcopy(teacher), checkpoints.fingerprint(teacher))
 
-    def start(self, student, parameters, average):
+    def start(
+        self, student: torch.nn.Module, parameters: Iterable[Tensor], average: object
+    ) -> None:
         """Let the student, and its average if it has one, start as the teacher.
 
         ``average`` is a host's EMA of ``parameters``, or None.
@@ -46,17 +59,17 @@ class Opponents:
 
     def distiller(
         self,
-        process,
-        student,
-        settings,
+        process: Process,
+        student: torch.nn.Module,
+        settings: DictConfig,
         *,
-        optimizers,
-        time_conditioning,
-        world,
-        backward=None,
+        optimizers: Iterable[tuple],
+        time_conditioning: bool,
+        world: World,
+        backward: Callable[[Tensor], None] | None = None,
         **others,
-    ):
-        """The ``Distiller`` of a configuration's section ``algo``, which is ``settings``.
+    ) -> Distiller:
+        """The ``Distiller`` of a configuration; ``settings`` is its section ``algo``.
 
         ``optimizers`` are (optimizer, scheduler) of the student and of the fake;
         ``time_conditioning`` says whether the networks read the time; ``others`` are the values of

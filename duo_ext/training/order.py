@@ -8,16 +8,25 @@ from duo_ext import Refused
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader whose order depends on the seed and the epoch alone, and which knows its place.
 
-    ``state_dict`` is that place: a resumed run goes on with the next batch, after whole global
-    batches in any number of processes. First comes the rest of the epoch that it stopped in, which
-    may be empty. An epoch is a whole number of global batches, each ``world * accumulate``
-    neighbouring batches of one permutation, so two processes see what one with twice the
-    accumulation sees.
+    ``state_dict`` is the place: a resumed run goes on with the next batch. If it stopped after
+    whole global batches, it may go on in another number of processes. First comes the rest of the
+    epoch that it stopped in, which may be empty. An epoch is a whole number of global batches, each
+    of ``world * accumulate`` neighbouring batches of one permutation. So two processes see what one
+    process with twice the accumulation sees.
 
     Raises Refused if the data is less than one global batch.
     """
 
-    def __init__(self, dataset, batch_size, seed, rank=0, world=1, accumulate=1, **options):
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        **options,
+    ):
         self.seed, self.epoch, self.batches, self.resumed = seed, 0, 0, False
         order = _Order(self, dataset, batch_size, rank, world, accumulate)
         super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)
@@ -30,11 +39,12 @@ class ResumableLoader(torch.utils.data.DataLoader):
             self.batches += 1
             yield batch
 
-    def state_dict(self):
-        """The batches are those of all processes, whose number may change."""
+    def state_dict(self) -> dict[str, int]:
+        """The place: the epoch, and the batches of it that all processes together have seen."""
         return {"epoch": self.epoch, "batches": self.batches * self.sampler.num_replicas}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at the place that ``state_dict`` gave."""
         self.epoch, self.resumed = state["epoch"], True
         self.batches = state["batches"] // self.sampler.num_replicas
 

@@ -8,32 +8,35 @@ import collections
 import statistics
 import sys
 import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import tqdm
 
-RECENT = 20  # updates of a kind of which the middle one is what the next will take
+RECENT = 20  # updates of a kind; their median is what the next one is expected to take
 
 
 class Bar(tqdm.tqdm):
-    """A bar that is refreshed at every change at a terminal, and rarely where a file is written.
+    """A bar that is refreshed twice a second at a terminal, and every 15 seconds in a file.
 
-    ``told`` holds more names that its ``bar_format`` may use.
+    ``told`` is {name: text} of more names that its ``bar_format`` may use.
     """
 
-    def __init__(self, told=(), **settings):
+    def __init__(self, told: Iterable = (), **settings):
         self.told = dict(told)
         super().__init__(mininterval=0.5 if sys.stderr.isatty() else 15, **settings)
 
     @property
-    def format_dict(self):
+    def format_dict(self) -> dict:
+        """tqdm's names for ``bar_format``, and those of ``told``."""
         return super().format_dict | self.told
 
 
 class Progress:
     """The bar of a training.
 
-    ``to_come`` counts the updates that are left, {kind: how many}, ``done`` those before. ``look``
-    gives the seconds that the looks to come will take.
+    ``to_come`` is {kind: how many updates are left}, ``done`` the number of updates before them,
+    ``unit`` the name of what counts. ``looks()`` gives the seconds that the looks to come will
+    take.
     """
 
     FORMAT = (
@@ -41,7 +44,14 @@ class Progress:
         "[{elapsed}<{left}, {pace}]{postfix}"
     )
 
-    def __init__(self, to_come, done, unit, looks=lambda: 0.0, show=True):
+    def __init__(
+        self,
+        to_come: Mapping,
+        done: int,
+        unit: str,
+        looks: Callable[[], float] = lambda: 0.0,
+        show: bool = True,
+    ):
         self.to_come, self.looks = collections.Counter(to_come), looks
         self.recent = {kind: collections.deque(maxlen=RECENT) for kind in to_come}
         self.spent, self.started = 0.0, None
@@ -54,14 +64,17 @@ class Progress:
             disable=not show,
         )
 
-    def begin(self):
+    def begin(self) -> None:
         """A micro-batch begins."""
         self.started = time.perf_counter()
 
-    def end(self, kind, steps, shown=None):
-        """A micro-batch has ended; it completed an update of this kind, or none: None.
+    def end(
+        self, kind: Hashable | None, steps: int, shown: Mapping[str, float] | None = None
+    ) -> None:
+        """A micro-batch has ended.
 
-        ``steps`` is what counts, so many are done; ``shown`` are numbers for the bar's end.
+        ``kind`` is the kind of the update that it completed, None if it completed none. ``steps``
+        is how many of ``unit`` are done, ``shown`` are numbers for the bar's end.
         """
         self.spent += time.perf_counter() - self.started
         if kind is None:
@@ -74,8 +87,9 @@ class Progress:
             self.bar.set_postfix({name: f"{x:.4f}" for name, x in shown.items()}, refresh=False)
         self.bar.update()
 
-    def seconds_left(self):
-        """What the rest will take; a kind that was not seen yet costs what the others do."""
+    def seconds_left(self) -> float:
+        """Seconds that the rest will take. A kind that was not seen yet costs what the others
+        cost."""
         seen = {kind: statistics.median(times) for kind, times in self.recent.items() if times}
         usual = statistics.mean(seen.values()) if seen else 0.0
         updates = sum(seen.get(kind, usual) * count for kind, count in self.to_come.items())
@@ -86,5 +100,6 @@ class Progress:
         left = self.bar.format_interval(self.seconds_left())
         self.bar.told = {"steps": steps, "left": left, "pace": f"{last:.2f} s an update"}
 
-    def close(self):
+    def close(self) -> None:
+        """Leave the bar as it is."""
         self.bar.close()

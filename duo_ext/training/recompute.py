@@ -6,11 +6,11 @@ import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
-def recompute(network):
-    """Keep of each block's forward pass its input alone, and let the backward pass repeat it.
+def recompute(network: torch.nn.Module) -> None:
+    """Keep only the input of each block's forward pass, and let the backward pass repeat it.
 
-    It repeats to the last bit, with the dropout and the autocast of the first time. The blocks stay
-    the host's own, with their names; copies of the network do the same.
+    The repetition gives the same bits, with the dropout and the autocast of the first time. The
+    blocks stay the host's own, with their names. A copy of the network recomputes as well.
     """
     for block in network.blocks:
         block.forward = functools.partial(_repeatable, block.forward)

@@ -19,22 +19,24 @@ OF_THE_RUN += ("trainer.gradient_clip_algorithm",)
 
 
 class Resumed:
-    """The checkpoints of a distillation (``algorithms.Distillation``).
+    """The checkpoints of a distillation: a part of ``algorithms.Distillation``.
 
-    ``resumed`` is what the one held that a run goes on from, until its training starts.
+    ``resumed`` is what our part of a checkpoint held from which the run goes on; None once the
+    training has started, or where it begins anew.
     """
 
-    def sweep(self):
-        """Remove what a killed run left half-written."""
+    def sweep(self) -> None:
+        """Remove the files that a killed run has left half-written in this run's folder."""
         if self.trainer.is_global_zero:
             for name in (LAST, "guard.json"):
                 sweep(os.path.dirname(self.file(name)))
 
-    def on_save_checkpoint(self, checkpoint):
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The student as a plain checkpoint of the host's, and what a resumed run needs besides.
 
-        Duo counts progress by the optimizer steps of automatic optimisation, which are none here,
-        and pickles its configuration: Lightning's counts and plain values stay in their place.
+        Duo's own hook counts progress by the steps of automatic optimisation, of which there are
+        none here, and pickles its configuration. In their place stay Lightning's counts and plain
+        values.
         """
         loops = copy.deepcopy(checkpoint["loops"])
         super().on_save_checkpoint(checkpoint)
@@ -47,7 +49,8 @@ class Resumed:
             "guard": self.watch.guard.state_dict() if self.watch else None,
         }
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Keep our part of the checkpoint, in training; Refused if it is another run's."""
         super().on_load_checkpoint(checkpoint)
         if self.opponents is None:
             return

@@ -24,14 +24,14 @@ class Sampler:
     network: Callable  # network(teacher): a context that gives the network to draw from
     length: int  # L
     sampler: str  # algo.sampler, of the student; a teacher is measured by ancestral sampling
-    grid: str  # algo.grid, likewise
+    grid: str  # algo.grid, of the student; a teacher is measured on the host's grid
     noise_removal: str  # the last step, as ``core.samplers`` names it
     precision: str  # algo.precision: the student is drawn from as it is trained
     time_conditioning: bool  # whether the network reads the time
     nucleus: float = 1.0
 
     @contextlib.contextmanager
-    def __call__(self, steps, teacher):
+    def __call__(self, steps: int, teacher: bool) -> Iterator[Draw]:
         precision, _ = PRECISIONS[self.precision]
         with self.network(teacher) as network:
             drawn = Tempered.of(

@@ -1,1 +1,1 @@
-"""Trained networks as files: checkpoints, folders of the hub's layout, how they are written."""
+"""Trained networks as files: checkpoints and Hugging Face folders, read and written."""

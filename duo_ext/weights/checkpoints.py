@@ -1,15 +1,23 @@
-"""Checkpoints: read without running foreign code, compared with a model before they are used."""
+"""Checkpoints: read without running foreign code, compared with a model before they are used.
+
+``key`` is everywhere the setting that named the file, for what Refused says.
+"""
 
 import hashlib
 import os
 import re
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import omegaconf
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from duo_ext import Refused, files
 from duo_ext.weights import pickles
+
+T = TypeVar("T")
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
@@ -17,9 +25,11 @@ REFERENCE = re.compile(
 )
 
 
-def inert(config):
-    """A configuration without the values that call another resolver: Duo has one for Python's
-    eval, and a file must not run it."""
+def inert(config: T) -> T:
+    """A file's configuration without the values that call other resolvers than REFERENCE has.
+
+    Duo has a resolver for Python's eval, and a file must not run code.
+    """
     if isinstance(config, dict):
         return {key: inert(value) for key, value in config.items() if not _calls(value)}
     if isinstance(config, list):
@@ -33,16 +43,11 @@ def _calls(value):
 
 @dataclass(frozen=True)
 class Saved:
-    """A trained denoiser as a file holds it.
+    """A trained denoiser as a file holds it."""
 
-    ``weights``: the raw weights under the DIT's own names; ``average``: their EMA, a list in the
-    order of the DIT's parameters, or None; ``config``: Duo's configuration as plain values, as far
-    as the file carries it.
-    """
-
-    weights: dict
-    average: list | None = None
-    config: dict = field(default_factory=dict)
+    weights: dict  # {name in the DIT: tensor}, the raw weights
+    average: list | None = None  # their EMA, in the order of the DIT's parameters
+    config: dict = field(default_factory=dict)  # the host's, as far as the file carries it
 
     def __post_init__(self):
         object.__setattr__(self, "config", inert(self.config))
@@ -55,8 +60,8 @@ TRUST = (
 )
 
 
-def read(path, key, trust=False):
-    """A checkpoint of tensors, plain values and known types; ``key`` is the setting that named it.
+def read(path: str, key: str, trust: bool = False) -> dict:
+    """A checkpoint file of Duo's, as the dictionary that it holds.
 
     Raises Refused if the file is missing, is no Duo checkpoint, or holds other objects, unless
     ``trust`` says that whatever it holds may be made.
@@ -71,7 +76,7 @@ def read(path, key, trust=False):
 FORMAT = 1  # of what lies under the key ``idlm``; the rest is the host's
 
 
-def ours(checkpoint, key):
+def ours(checkpoint: dict, key: str) -> dict | None:
     """What a checkpoint holds under ``idlm``, for a run to go on from; None if it is the host's.
 
     Raises Refused if a newer version of this package has written it.
@@ -85,10 +90,12 @@ def ours(checkpoint, key):
     return saved
 
 
-def differing(theirs, ours):
-    """In words, what of a run's identity is other than in a checkpoint's; "" if it is the same run.
+def differing(theirs: dict | None, ours: dict) -> str:
+    """In words, where a checkpoint's identity (``theirs``) and a run's (``ours``) differ; "" if
+    nowhere.
 
-    A checkpoint of an earlier version tells less; what it does not tell is not compared.
+    An identity is {name: value} of what no run changes when it goes on. A checkpoint of an earlier
+    version tells less; what it does not tell is not compared.
     """
     if theirs is None:
         return "it holds nothing of ours to go on from"
@@ -105,15 +112,15 @@ PLACE = "backbone."  # of the denoiser in Duo's algorithms
 WRAPPERS = {"module", "_orig_mod"}  # what DDP and torch.compile put into names
 
 
-def dit(weights):
-    """The weights of a DIT under its own names: without what DDP, torch.compile and the module that
-    holds it put before and between them, and without what lies beside it.
+def dit(weights: dict) -> dict[str, Tensor]:
+    """The weights of one DIT under its own names, out of a state dict.
 
-    Where there are several DITs it is that of ``backbone.``; where there is none, what lies there.
-    Raises Refused if two are left to choose from, if two weights would have one name, or if there
-    are other things than named tensors.
+    What DDP, torch.compile and the module that holds the DIT put into its names is taken out; what
+    lies beside it is left out. Where there are several DITs it is the one at ``backbone.``; where
+    there is none, it is whatever lies at ``backbone.``. Raises Refused if two are left to choose
+    from, if two weights would have one name, or if there are other things than named tensors.
     """
-    if not all(isinstance(n, str) and isinstance(w, torch.Tensor) for n, w in weights.items()):
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
         raise Refused("its weights are no named tensors")
     plain = {".".join(p for p in n.split(".") if p not in WRAPPERS): w for n, w in weights.items()}
     if len(plain) < len(weights):
@@ -131,7 +138,7 @@ def dit(weights):
     return own
 
 
-def denoiser(checkpoint):
+def denoiser(checkpoint: dict) -> Saved:
     """The denoiser in a Lightning checkpoint of Duo's, as ``Saved``."""
     weights = dit(checkpoint["state_dict"])
     hyper, ema = (checkpoint.get(name) for name in ("hyper_parameters", "ema"))
@@ -142,8 +149,8 @@ def denoiser(checkpoint):
     return Saved(weights, average, config if isinstance(config, dict) else {})
 
 
-def dimensions(weights):
-    """What the shapes of a DIT's weights say about it."""
+def dimensions(weights: dict[str, Tensor]) -> dict[str, int]:
+    """{setting: size} that the shapes of a DIT's weights tell."""
     embedding = weights[EMBEDDING]
     sizes = {
         "vocabulary": embedding.shape[0],
@@ -157,7 +164,7 @@ def dimensions(weights):
     return sizes
 
 
-def check(saved, backbone, key):
+def check(saved: Saved, backbone: torch.nn.Module, key: str) -> None:
     """Raise Refused that names the first dimension in which file and model differ."""
     state = backbone.state_dict()
     if EMBEDDING not in saved.weights:
@@ -189,11 +196,11 @@ def _shapes(weights):
     return {f"{PLACE}{name}": tuple(value.shape) for name, value in weights.items()}
 
 
-TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # no shape shows these
+TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # settings that no shape tells
 
 
-def check_config(saved, config, key):
-    """Raise Refused if the file says that what no shape shows is other than in ``config``."""
+def check_config(saved: Saved, config: DictConfig, key: str) -> None:
+    """Raise Refused if the file's configuration has another value than ``config`` in TOLD."""
     trained = omegaconf.OmegaConf.create(saved.config)
     for name in TOLD:
         theirs, ours = (omegaconf.OmegaConf.select(c, name) for c in (trained, config))
@@ -204,19 +211,21 @@ def check_config(saved, config, key):
             )
 
 
-def fill(backbone, saved, config, key, average=True):
+def fill(
+    backbone: torch.nn.Module, saved: Saved, config: DictConfig, key: str, average: bool = True
+) -> None:
     """Load a file's weights into a network of ``config`` (``load``).
 
-    ``key`` is the setting that named the file. Raises Refused, before anything is loaded, where the
-    file's network is another (``check``, ``check_config``).
+    Raises Refused, before anything is loaded, where the file's network is another (``check``,
+    ``check_config``).
     """
     check(saved, backbone, key)
     check_config(saved, config, key)
     load(backbone, saved, average)
 
 
-def load(backbone, saved, average=True):
-    """Load the EMA weights, the raw ones where there are none or ``average`` is false."""
+def load(backbone: torch.nn.Module, saved: Saved, average: bool = True) -> None:
+    """Load the EMA weights, or the raw ones: where there is no EMA, or ``average`` is false."""
     state = backbone.state_dict()
     kept = {name: state[name] for name in _computed(saved, state)}
     backbone.load_state_dict(saved.weights | kept)
@@ -226,15 +235,15 @@ def load(backbone, saved, average=True):
                 parameter.copy_(value)
 
 
-def sha256(path, backbone):
-    """Of a checkpoint's bytes; of the weights where they lie in a folder or on the hub."""
+def sha256(path: str, backbone: torch.nn.Module) -> str:
+    """The SHA-256 of a checkpoint file's bytes, or, for a folder or a hub id, of the weights."""
     if os.path.isdir(path) or not files.exists(path):
         return fingerprint(backbone)
     with files.opened(path) as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def fingerprint(backbone):
+def fingerprint(backbone: torch.nn.Module) -> str:
     """SHA-256 of all weights, to recognise a network."""
     digest = hashlib.sha256()
     for name, value in backbone.state_dict().items():

@@ -3,6 +3,8 @@
 import contextlib
 import re
 import typing
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import omegaconf
 import torch
@@ -12,16 +14,16 @@ from duo_ext.weights import saves
 
 
 class Tokenizer:
-    """Stands for the tokenizers in Duo's checkpoints: they are not made, and nobody needs them."""
+    """Stands for the tokenizers in Duo's checkpoints: nobody needs them, so they are not made."""
 
     def __init__(self, *_):
         pass
 
-    def __setstate__(self, state):
-        pass
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing of it."""
 
 
-def plain_dict(*_):
+def plain_dict(*_) -> dict:
     """Instead of OmegaConf's defaultdict, which torch.load would make and leave empty."""
     return {}
 
@@ -42,8 +44,8 @@ CONFIG_TYPES = {
 TOKENIZER_TYPES = re.compile(r"(transformers|tokenizers|dataloader)\..*")
 
 
-def known_types(file):
-    """[(type, name)] of the types beyond torch's own that a checkpoint names and may make."""
+def known_types(file: BinaryIO) -> list[tuple[type, str]]:
+    """[(type, its name in the file)] of the types beyond torch's own that a file of Duo's names."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # torch.load will say what is wrong with the file
@@ -53,13 +55,15 @@ def known_types(file):
     return known + [(Tokenizer, name) for name in names if TOKENIZER_TYPES.fullmatch(name)]
 
 
-def content(path, key, types, rule, trust=False):
+def content(
+    path: str, key: str, types: Callable[[BinaryIO], list], rule: str, trust: bool = False
+) -> object:
     """What a file of torch.save holds, on the CPU.
 
     ``types(file)`` lists the types beyond torch's own that may be made, as
-    ``torch.serialization.safe_globals`` takes them; with ``trust`` any may. ``rule`` says so to a
-    user whose file holds others. ``key`` is the setting that named the file. Raises Refused where
-    the file cannot be read.
+    ``torch.serialization.safe_globals`` takes them; with ``trust`` any type may be made. ``rule``
+    is what a user is told whose file holds others. ``key`` is the setting that named the file.
+    Raises Refused where the file cannot be read.
     """
     with opened(path, key) as file:
         try:
@@ -70,8 +74,11 @@ def content(path, key, types, rule, trust=False):
 
 
 @contextlib.contextmanager
-def opened(path, key):
-    """A file that fsspec opens, or Refused that says why not."""
+def opened(path: str, key: str) -> Iterator[BinaryIO]:
+    """The file at ``path``, open to be read for the length of a with block.
+
+    Raises Refused, which names ``key``, where it cannot be opened.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(files.opened(path))

@@ -1,8 +1,8 @@
 """A denoiser from whatever a user has: a checkpoint, a folder or a model of the Hugging Face hub.
 
-A folder holds config.json and the weights of one DIT: as ``write_folder`` writes it, as Duo's own
-``DIT.save_pretrained`` does, or as the published models of Duo and MDLM. It is read as tensors and
-JSON alone; code that comes with a model is neither fetched nor run.
+A folder holds config.json and the weights of one DIT. ``write_folder`` writes it, or Duo's own
+``DIT.save_pretrained``, or it is a published model of Duo or MDLM. It is read as tensors and JSON
+alone; code that comes with a model is neither fetched nor run.
 """
 
 import json
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from torch import Tensor
 
 from duo_ext import Refused, files
 from duo_ext.weights import checkpoints
@@ -47,7 +48,7 @@ PUBLISHED = {
 }
 
 
-def load(path, key, trust=False):
+def load(path: str | None, key: str, trust: bool = False) -> Saved:
     """The denoiser at ``path``: a folder, a hub id (owner/name) or a checkpoint, as ``Saved``.
 
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
@@ -96,7 +97,7 @@ def _hub_refusal(error):
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_folder(folder, key):
+def read_folder(folder: str | Path, key: str) -> Saved:
     """The DIT in a folder of config.json and safetensors or pytorch_model.bin, whole or in shards.
 
     Weights keep their precision. Raises Refused where a file is missing, damaged or holds
@@ -151,7 +152,7 @@ def _read_tensors(path):
             weights = safetensors.torch.load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        if not all(isinstance(value, Tensor) for value in weights.values()):
             raise TypeError("not only tensors")
     except FileNotFoundError as error:
         raise Refused(f"{path.name} is missing") from error
@@ -166,7 +167,7 @@ def _duo_config(described):
     """Duo's configuration, as far as a config.json tells it."""
     if isinstance(described.get("config"), dict):
         return described["config"]
-    if isinstance(described.get("model"), dict):  # so the mixin saves a DIT made from a plain dict
+    if isinstance(described.get("model"), dict):  # as the hub's mixin saves it, of a plain dict
         return {name: value for name, value in described.items() if name != "vocab_size"}
     config = {}
     for name, (section, ours) in PUBLISHED.items():
@@ -178,7 +179,9 @@ def _duo_config(described):
 # ---------------------------------------------------------------------------------------- writing
 
 
-def write_folder(folder, weights, described, card):
+def write_folder(
+    folder: str | Path, weights: dict[str, Tensor], described: dict, card: str
+) -> None:
     """Write a DIT's ``weights`` in float32, its arguments ``described`` as config.json and a model
     card as a new folder.
 

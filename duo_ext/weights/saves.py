@@ -1,26 +1,30 @@
-"""How a run is saved: each state once, with no copy of it in memory, and the last two are kept."""
+"""How a run is saved: each state is written once, without a copy in memory; two are kept."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from duo_ext import files
 
-# Beside the last checkpoint, in Duo's runs and in SEDD's: the one before it, for when that is lost.
+# {name of the last checkpoint, in Duo's runs and in SEDD's: name of the one before it}. The second
+# is for when the first is damaged.
 PREVIOUS = {"last.ckpt": "previous.ckpt", "checkpoint.pth": "previous.pth"}
 
 
-def previous(path):
-    """Where the checkpoint before that at ``path`` is kept; None if it is not."""
+def previous(path: str | Path) -> str | None:
+    """Where the checkpoint before the one at ``path`` is kept; None if it is not kept."""
     folder, _, name = str(path).rpartition("/")
     return f"{folder}/{PREVIOUS[name]}" if name in PREVIOUS else None
 
 
-def spared(path):
-    """What to say of a checkpoint that is damaged: where the one before it is, if there is one."""
+def spared(path: str | Path) -> str:
+    """What to add to a sentence on a damaged checkpoint: where the one before it is, or ""."""
     before = previous(path)
     return f"; '{before}' is the one before it" if before and files.exists(before) else ""
 
 
-def write(path, checkpoint):
+def write(path: str | Path, checkpoint: dict) -> None:
     """Write a checkpoint, one tensor after the other, whole or not at all."""
     files.write_whole(path, lambda file: _stream(checkpoint, file), previous(path))
 
@@ -35,19 +39,23 @@ def _stream(checkpoint, file):
 
 
 class Saves:
-    """What a run has come to is written once, however many ask for it.
+    """The saves of a run. A state that is to be saved under several paths is written once, and
+    linked to the other paths.
 
-    ``state`` tells one state of the run from another. What was saved of it under one path is linked
-    to the others.
+    ``state`` is any value that tells one state of the run from another; ``path`` is where it is
+    saved already.
     """
 
-    def __init__(self, state=None, path=None):
-        """``path`` is where ``state`` is saved already."""
+    def __init__(self, state: object = None, path: str | Path | None = None):
         self.state, self.paths = state, [path]
 
-    def save(self, state, path, write, links=True):
-        """Call ``write()`` for a state that is not yet saved. Of several processes that write
-        together the one with ``links`` makes the links."""
+    def save(
+        self, state: object, path: str | Path, write: Callable[[], None], links: bool = True
+    ) -> None:
+        """Have ``state`` at ``path``: by ``write()``, or by a link if it is saved already.
+
+        Several processes may write together; the one with ``links`` makes the links.
+        """
         if state != self.state:
             write()
             self.state, self.paths = state, [path]

@@ -1,5 +1,8 @@
 """commands.student: the texts of a checkpoint from Python are those of ``evaluate``."""
 
+import sys
+import warnings
+
 import pytest
 import torch
 
@@ -28,6 +31,15 @@ def test_texts_are_those_of_evaluate(student, sampler):
     texts = found.sample(5, steps=4, sampler=sampler, temperature=0.9)
     assert texts == found.tokenizer.batch_decode(wanted)
     assert texts != found.sample(5, steps=4, seed=4, sampler=sampler, temperature=0.9)
+
+
+def test_warnings_of_a_checkouts_modules_are_left_out(standalone, teacher, monkeypatch):
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_student(teacher("mdlm"), host=host.STANDALONE, device="cpu")
+        warnings.warn("`torch.cuda.amp.autocast(args...)` is deprecated.", FutureWarning, 1)
+    assert [w for w in caught if "is deprecated" in str(w.message)] == []
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path):

@@ -528,6 +528,44 @@ def test_a_judge_whose_device_comes_third_needs_no_remedy(fake):
     assert not remedy("GenPPL on the model's device").needed(fake(metrics=JUDGING.format(more="")))
 
 
+# texts cut at the judge's context ----------------------------------------------------------------
+
+CUTTING = """
+class Metrics:
+    gen_ppl_eval_model_name_or_path = {judge!r}
+
+    def _eval_retokenize(self, text_samples, max_length, device):
+        return text_samples, (max_length, device), 1024
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "chunk"),
+    [
+        ({"model_type": "gpt2", "n_positions": 127}, 127),
+        ({"model_type": "gpt2", "n_positions": 1024}, 1024),
+        ({"model_type": "llama", "max_position_embeddings": 4096}, 1024),
+        ({"model_type": "bloom"}, 1024),  # has no positions
+    ],
+    ids=str,
+)
+def test_texts_are_cut_at_what_the_judge_reads_and_never_later_than_duo_cuts(
+    fake, tmp_path, said, chunk
+):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text(json.dumps(said))
+    tree = fake(metrics=CUTTING.format(judge=str(tmp_path / "judge")))
+    cut = remedy("texts cut at the judge's context")
+    assert cut.needed(tree)
+    cut.apply(tree)
+    found = tree.module("metrics").Metrics()._eval_retokenize(["a"], max_length=8, device="cpu")
+    assert found == (["a"], (8, "cpu"), chunk)
+
+
+def test_metrics_that_cut_no_texts_need_no_remedy(fake):
+    assert not remedy("texts cut at the judge's context").needed(fake(metrics="class Metrics: ..."))
+
+
 # checkpoints -------------------------------------------------------------------------------------
 
 LOADING = """

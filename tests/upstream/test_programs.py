@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from duo_ext import host
+from duo_ext.data import corpus
 from duo_ext.weights import checkpoints
 
 REPOSITORY = Path(host.__file__).parents[1]
@@ -255,6 +256,37 @@ def test_masked_tokens_are_drawn_in_float64(checkout, weights, text, timed):
         assert "Refused: Duo refuses this: assert self.sampler != 'ancestral'" in done.stderr
         return
     assert done.stdout.splitlines()[-1:] == ["torch.float64"], done.stderr[-2000:]
+
+
+JUDGED = """if True:
+    import json, sys
+    import torch, transformers
+    from duo_ext import host
+    root, name, text = sys.argv[1:]
+    Metrics = host.find(root).activate().module("metrics").Metrics
+    metrics = Metrics(name, 2)
+    metrics.record_generative_perplexity([text, text], len(text), "cpu")
+    judge = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
+    chunks = torch.tensor(metrics.tokenizer(text)["input_ids"]).split(judge.config.n_positions)
+    with torch.no_grad():
+        losses = [judge(c[None], labels=c[None]).loss * (len(c) - 1) for c in chunks if len(c) > 1]
+    predicted = sum(len(chunk) - 1 for chunk in chunks)
+    print(metrics.gen_ppl.compute().item(), (sum(losses) / predicted).exp().item())
+"""
+
+
+@pytest.mark.parametrize("length", [100, 128, 300])
+def test_texts_longer_than_the_judge_reads_are_judged_in_chunks(checkout, length):
+    """The shipped judge reads 127 tokens."""
+    judge = corpus.asset("judge")
+    text = "we the people of the united states, in order to form a more perfect union. " * 9
+    arguments = [str(checkout.root), judge, text[:length]]
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGED, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, wanted = map(float, done.stdout.splitlines()[-1].split())
+    assert found == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_teacher_of_duos_own_training(run, checkout, tmp_path):

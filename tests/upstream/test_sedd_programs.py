@@ -380,3 +380,13 @@ def test_a_folder_of_the_hub_is_a_teacher(programs, computed, weights, tree, tmp
     known = runs.read(f"{tmp_path}/run/{runs.LAST}", "last")["idlm"]["run"]["teacher"]
     wanted = torch.load(weights / "weights.pt", weights_only=True)
     assert known == checkpoints.fingerprint(types.SimpleNamespace(state_dict=lambda: wanted))
+
+
+def test_a_script_in_a_checkout_runs_without_flash_attn(sedd_root, tmp_path):
+    """docs/evaluate.md: by ``duo_ext.compat``, as in a checkout of Duo."""
+    clone = tmp_path / "sedd"
+    subprocess.run(["git", "clone", "-q", str(sedd_root), str(clone)], check=True)
+    (clone / "use.py").write_text("from load_model import load_model\nprint(load_model.__name__)\n")
+    command = [sys.executable, "-m", "duo_ext.compat", "use.py"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["load_model"], done.stderr[-2000:]

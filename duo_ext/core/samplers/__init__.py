@@ -3,14 +3,15 @@
 sample(process, student, x0_BL, given_BL, times_K, noise_removal) gives tokens (B, L).
 ``process`` is what ``process.Sampled`` says, ``student`` a ``networks.Tempered``. Positions of
 ``given_BL`` keep their token of x0. The network is evaluated at the times, the first of which is 1
-(``grids``); ``noise_removal`` is what becomes of the state at the last: the process's step to clean
-data (ancestral), the likeliest tokens (greedy), or nothing, without an evaluation (none). A new
-sampler is a module with such a function, and a line here.
+(``grids``). ``noise_removal`` is what becomes of the state at the last time: the process's step to
+clean data (ancestral), the likeliest tokens (greedy), or nothing, without an evaluation (none). A
+new sampler is a module with a function ``sample``, and a line here.
 """
 
 import functools
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core.samplers import ancestral, confidence, grids, renoise, spread
@@ -42,7 +43,7 @@ def find(name):
         raise Refused(f"the sampler is '{name}'; its temperature must be a number") from None
 
 
-def blank(student, shape):
+def blank(student: Denoiser, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(x0_BL, given_BL) of that shape, where nothing is given, on the student's device."""
     device = next(student.backbone.parameters()).device
     return torch.zeros(shape, dtype=torch.long, device=device), torch.zeros(

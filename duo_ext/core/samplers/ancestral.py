@@ -6,13 +6,17 @@ positions, chunk by chunk (``rows``).
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 
 
-def independent(alpha_t):
+def independent(alpha_t: Tensor) -> None:
     """The numbers that decide the changes of a step are the process's own."""
     return None
 
@@ -30,7 +34,15 @@ def sample(
 
 
 @torch.no_grad()
-def walk(step, process, student, x0_BL, given_BL, times_K, noise_removal):
+def walk(
+    step: Callable[[Tensor, Tensor, Tensor], Tensor],
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str,
+) -> Tensor:
     """Tokens (B, L) by step(z_BL, alpha_t, alpha_s) -> z_BL between the times, from the process's
     noise to the end that ``noise_removal`` names."""
     z_BL = process.prior(x0_BL, given_BL)

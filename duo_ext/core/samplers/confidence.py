@@ -4,10 +4,15 @@ Each step draws a token for every mask and keeps the tokens with the highest sco
 schedule leaves unmasked. It seeks modes: entropy falls with GenPPL. arXiv 2202.04200 (MaskGIT).
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import ancestral
 
 TIE = 1e-4  # nats: networks round by less, and all masks of an empty text are as sure as each other
@@ -18,12 +23,12 @@ def probability(p_RV, token_R):
     return p_RV.gather(-1, token_R[:, None])[:, 0].log()
 
 
-def entropy(p_RV, token_R):
+def entropy(p_RV: Tensor, token_R: Tensor) -> Tensor:
     """Minus the entropy of all tokens, in nats."""
     return torch.special.entr(p_RV).sum(-1).neg()
 
 
-def margin(p_RV, token_R):
+def margin(p_RV: Tensor, token_R: Tensor) -> Tensor:
     """The largest probability minus the second largest."""
     return p_RV.topk(2).values.diff().neg()[:, 0]
 

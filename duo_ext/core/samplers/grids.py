@@ -4,18 +4,20 @@
 """
 
 import torch
+from torch import Tensor
 
 from duo_ext import Refused
 
 WANTED = "host, linear, power:NUMBER, or the times themselves, as 1,.6,.3,.12,.03"
 
 
-def times(grid, steps=None):
+def times(grid: str, steps: int | None = None) -> Tensor:
     """N + 1 descending times in (0, 1], float64, the first of them 1.
 
-    grid: "host", N equal steps from 1 to 1e-5; "linear", (N + 1 - i) / (N + 1); "power:P", these to
-    the power of P, dense near 0 for P > 1; or the times themselves, separated by commas, N + 1 of
-    them. Raises Refused for any other; without a number of steps N, nothing else is done.
+    ``grid`` is "host", N equal steps from 1 to 1e-5; "linear", the times (N + 1 - i) / (N + 1);
+    "power:P", the linear times to the power of P, dense near 0 for P > 1; or N + 1 times, separated
+    by commas. ``steps`` is N; without it the grid is checked alone. Raises Refused for any other
+    grid.
     """
     kind, _, power = grid.partition(":")
     steps = grid.count(",") if steps is None else steps

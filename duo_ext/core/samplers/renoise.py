@@ -4,10 +4,21 @@ At the optimum of the IDLM objective it is the sampler that keeps the marginals,
 student's output alone has the law of the data.
 """
 
+from torch import Tensor
+
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import ancestral
 
 
-def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+def sample(
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+) -> Tensor:
     """Tokens (B, L), as consistency models do."""
 
     def step(z_BL, alpha_t, alpha_s):

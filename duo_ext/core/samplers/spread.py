@@ -3,21 +3,33 @@
 A step draws all its positions at once, each by itself. Neighbours depend on each other most, so a
 step errs least where its positions are spread over the text. Which positions change is decided by
 numbers of a low-discrepancy sequence over the positions instead of independent ones; the order
-knows nothing of the content. Each text begins at a random place of the sequence, which makes each
-position's number uniform by itself, so that its own law is that of the ancestral step.
+knows nothing of the content. Each text begins at a random place of the sequence. That makes each
+position's number uniform by itself, so that taken alone it changes as in an ancestral step.
 
 Where a position changes once (the absorbing process), a text has one order for all steps: as many
 steps as tokens are exact, as in any order. Where it may change at every step (the uniform process),
 each step has an order of its own.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.process import Sampled
 from duo_ext.core.samplers import ancestral
 
 
-def sample(process, student, x0_BL, given_BL, times_K, noise_removal="ancestral"):
+def sample(
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+) -> Tensor:
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
     found = changes(process, given_BL)
@@ -45,7 +57,7 @@ def low_discrepancy(given_BL, uniforms=rows.uniforms):
     return (corput_BL + uniforms((B, L), device)) / resolution
 
 
-def reversed_bits(n, device):
+def reversed_bits(n: int, device: torch.device) -> Tensor:
     """The numbers 0 to n - 1, n a power of 2, each with its bits in reverse order (n,)."""
     found = torch.zeros(1, dtype=torch.long, device=device)
     while len(found) < n:
