@@ -80,6 +80,7 @@ def _subject(name, size):
 
     process = FAMILIES[ALGORITHMS[name]].noisings["categorical"](model)
     unused = dict.fromkeys(("role", "path", "algo", "sha256", "tokenizer", "data", "constructed"))
+    unused["plain_predictor"] = "ancestral"
     return evaluate.Subject(
         **unused, vocab_size=size.vocab, length=size.length, model=model, process=process
     )

@@ -1,4 +1,4 @@
-"""IDLM on data=sotu_bpe, V = 2048, L = 128, 3.9 million parameters: python -m benchmarks.sotu_bpe_cpu
+"""IDLM on data=sotu_bpe, L = 128, 3.9 million parameters: python -m benchmarks.sotu_bpe_cpu
 
 Trains a judge and the MDLM and Duo teachers on a CPU, hours each, distils them, samples teachers
 and students by the host's sampler and by the students', and writes results.json, table.md and

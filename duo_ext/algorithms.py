@@ -16,6 +16,7 @@ from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.distiller import World
 from duo_ext.core.networks import Tempered
+from duo_ext.data.texts import Tokenizer
 from duo_ext.families import FAMILIES
 from duo_ext.measuring.subject import HOST, trained_for
 from duo_ext.settings import check_idlm, choose, inputs, require_whole
@@ -124,7 +125,9 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # sampling --------------------------------------------------------------------------------
 
-    def generate_samples(self, num_samples, num_steps=None, **others):
+    def generate_samples(
+        self, num_samples: int, num_steps: int | None = None, **others: object
+    ) -> Tensor:
         """Tokens (num_samples, L), as the host's commands ask for them: by the host's sampler, or
         by the core's that ``algo.sampler`` and ``algo.grid`` name."""
         settings = self.config.algo

@@ -17,6 +17,7 @@ from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
+from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import draws, metrics, subject
 from duo_ext.weights import checkpoints, pretrained
 
@@ -25,17 +26,14 @@ SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the res
 
 @dataclass
 class Subject(subject.Subject):
-    """A Duo checkpoint in the host's class of its family.
-
-    ``constructed``: a seed, and the state of the CPU's generator behind it and the model's making,
-    from which the host's own sample_eval starts to sample. ``plain_predictor``: the host's name of
-    ancestral sampling. ``process``: the core's for its family.
-    """
+    """A Duo checkpoint in the host's class of its family."""
 
     model: torch.nn.Module
-    constructed: tuple[int, torch.Tensor]
-    plain_predictor: str
-    process: object
+    # (a seed, the state of the CPU's generator after that seed and after the model was made): there
+    # the host's own sample_eval starts to sample
+    constructed: tuple[int, Tensor]
+    plain_predictor: str  # the host's name of ancestral sampling
+    process: Sampled  # the core's, of the family
 
     def seed(self, seed: int) -> None:
         """Seed torch: the tokens are those of mode=sample_eval with this seed, if --batch-size is
@@ -46,9 +44,13 @@ class Subject(subject.Subject):
             torch.set_rng_state(state)
 
     @contextlib.contextmanager
-    def sampler(self, setting, precision):
-        """The model under one setting; temperature and precision reach the host's sampler through
-        the model's logits."""
+    def sampler(
+        self, setting: subject.Setting, precision: str
+    ) -> Iterator[tuple[draws.Draw, list]]:
+        """(draw, calls) under one setting, as ``measuring.subject`` says.
+
+        Temperature and precision reach the host's sampler through the model's logits.
+        """
         if not setting.by_host:
             yield self.by_core(setting)
             return
@@ -72,13 +74,15 @@ class Subject(subject.Subject):
         finally:
             hook.remove()
 
-    def core(self, setting):
+    def core(self, setting: subject.Setting) -> tuple[Sampled, Tempered]:
+        """The core's process and the network, at the setting's temperature and nucleus."""
         network = self.model.backbone, self.model.time_conditioning
         return self.process, Tempered.of(
             self.process, *network, setting.temperature, setting.nucleus
         )
 
-    def require(self, setting, precision):
+    def require(self, setting: subject.Setting, precision: str) -> None:
+        """Raise Refused for a setting that this checkpoint, or its host, has not."""
         super().require(setting, precision)
         if setting.predictor == "psi" and not (
             setting.by_host and "psi" in self.model.config.sampling

@@ -18,6 +18,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
+from duo_ext.core.score import ScoreProcess
 from duo_ext.measuring import subject
 from duo_ext.measuring.draws import Draw
 from duo_ext.weights import checkpoints
@@ -48,11 +49,13 @@ class Subject(subject.Subject):
         own = self._hosts(setting, precision) if setting.by_host else self.by_core(setting)
         yield own
 
-    def core(self, setting):
+    def core(self, setting: subject.Setting) -> tuple[ScoreProcess, Tempered]:
+        """The core's process and the network, at the setting's temperature."""
         process = self.parts.process(renormalised=setting.predictor == "renormalised")
         return process, Tempered.of(process, self.parts.model, True, setting.temperature)
 
-    def require(self, setting, precision):
+    def require(self, setting: subject.Setting, precision: str) -> None:
+        """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         super().require(setting, precision)
         if setting.by_host:
             return

@@ -10,6 +10,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
+from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.subject import HOST, trained_for
@@ -57,7 +58,7 @@ def _ids(tokenizer, text):
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
-def sample(config, folder):
+def sample(config: DictConfig, folder: str) -> None:
     """Draw ``sampling.samples`` texts by SEDD's own sampler, or by the core's that ``algo.sampler``
     and ``algo.grid`` name, and write samples/samples.json.
 
@@ -82,7 +83,7 @@ def sample(config, folder):
     print(f"written: {path}")
 
 
-def by_core(parts, project):
+def by_core(parts: Parts, project: Callable[[Tensor], Tensor]) -> draws.Draw:
     """draw(size) -> tokens (size, L) by the sampler and on the times that ``algo`` names.
 
     ``project`` puts prompts into tokens, as ``projector`` says.
@@ -102,7 +103,7 @@ def by_core(parts, project):
     return draw
 
 
-def bound(config, folder):
+def bound(config: DictConfig, folder: str) -> None:
     """Print SEDD's bound on the likelihood of ``data.valid``, and write it to eval.json.
 
     ``nll`` is in nats a token, ``bpd`` in bits a token, ``ppl`` the perplexity.

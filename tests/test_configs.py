@@ -101,7 +101,7 @@ def test_what_is_meant_for_a_gpu_runs_on_a_cpu_by_one_word(resolved, name):
     assert config["trainer"]["precision"] == 32
 
 
-@pytest.mark.parametrize(("model", "size"), [("sotu_bpe", 18_278_784), ("sotu_bpe_cpu", 3_906_240)])
+@pytest.mark.parametrize(("model", "size"), [("sotu_bpe", 18_278_784), ("sotu_bpe_cpu", 3_945_792)])
 def test_the_models_of_sotu_bpe_have_18_and_4_million_parameters(standalone, tiny, model, size):
     from models import dit
 

@@ -27,9 +27,9 @@ from duo_ext.hosting import trees
 from duo_ext.machine import hardware
 from duo_ext.measuring import batches, draws, metrics, words
 from duo_ext.measuring.ceiling import Ceiling
-from duo_ext.measuring.judge import Judge
-from duo_ext.measuring.subject import HOST, Setting
-from duo_ext.ranks import ALONE, join
+from duo_ext.measuring.judge import Judge, Scores
+from duo_ext.measuring.subject import HOST, Setting, Subject
+from duo_ext.ranks import ALONE, Ranks, join
 from duo_ext.report import tables
 from duo_ext.report.pages import render
 from duo_ext.report.results import Row, save
@@ -50,15 +50,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of a row that one process draws: the row's place among the rows, the number of the
-    first text, how many texts each batch has."""
+    """Batches of a row that one process draws."""
 
     row: int  # the row's place among the rows
-    first: int  # the number of the first batch
+    first: int  # the number of the first text
     sizes: list  # how many texts each batch has
 
     @classmethod
-    def of_row(cls, row, subject, setting, options):
+    def of_row(
+        cls, row: int, subject: Subject, setting: Setting, options: argparse.Namespace
+    ) -> list["Stream"]:
         """All, by one stream of random numbers as in the host's own command; or one batch, where a
         sampler of the core draws, to which a text has numbers of its own."""
         size = batch_size(subject, setting, options)
@@ -125,10 +126,10 @@ def _joined(tokens, evaluations, seconds):
 
 
 class HeldOut:
-    """A model's own data, what samples are compared with: statistics of its validation text, the
-    judge's ``scores`` of ``count`` texts of it, and the words of its training text."""
+    """A model's own data, with which its samples are compared.
 
-    It holds the text's statistics, and the judge's ``scores`` of ``count`` blocks of it.
+    It holds statistics of its validation text, the judge's ``scores`` of ``count`` blocks of it,
+    and the words of its training text.
     """
 
     def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
@@ -140,8 +141,8 @@ class HeldOut:
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
 
-    def compare(self, tokens_NL, texts, scores, seed):
-        """The numbers of a row of results.json."""
+    def compare(self, tokens_NL: Tensor, texts: list[str], scores: Scores, seed: int) -> dict:
+        """The measured numbers of a row of results.json, from tokens (N, L), texts and scores."""
         features = scores.features_ND, self.scores.features_ND
         return {
             **metrics.measure(tokens_NL, scores, self.reference, seed),
@@ -211,7 +212,9 @@ def evaluate(
     return results, readable
 
 
-def settings(subject, subjects, options):
+def settings(
+    subject: Subject, subjects: list[Subject], options: argparse.Namespace
+) -> list[Setting]:
     """The ways to sample a checkpoint: as the options say; where they name no sampler, a student as
     it was trained for, a teacher by the host's sampler and by the students'."""
     if options.sampler:

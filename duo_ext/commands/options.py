@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,7 +126,9 @@ def _check(options):
         setting.require(options.precision)
 
 
-def settings(options, samplers, grids):
+def settings(
+    options: argparse.Namespace, samplers: Iterable[str], grids: Iterable[str]
+) -> Iterator[Setting]:
     """Each ``Setting`` that the options ask for, with these samplers and the grids of our own."""
     others = options.noise_removal, options.temperature, options.nucleus
     for steps, sampler in itertools.product(options.steps, samplers):

@@ -88,13 +88,14 @@ class AbsorbingProcess(Process):
 
         return rows.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
 
-    def law(self, logits_RV, z_R, alpha_t, alpha_s):
+    def law(self, logits_RV: Tensor, z_R: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        """As ``Sampled`` says: a mask stays, or becomes one of the network's tokens."""
         share = (alpha_s - alpha_t) / (1 - alpha_t)
         kept = torch.nn.functional.one_hot(z_R, self.vocab_size).to(logits_RV.dtype)
         changed = share * self.probs(logits_RV) + (1 - share) * kept
         return torch.where((z_R == self.mask_index)[:, None], changed, kept)
 
-    def greedy(self, student, z_BL, alpha_t, given_BL):
+    def greedy(self, student: Denoiser, z_BL: Tensor, alpha_t: Tensor, given_BL: Tensor) -> Tensor:
         """The likeliest token in the place of each mask."""
 
         def choose(logits):

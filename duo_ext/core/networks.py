@@ -153,19 +153,19 @@ class Tempered(Denoiser):
 
     def __init__(
         self,
-        backbone,
-        time_conditioning,
-        temperature=1.0,
-        nucleus=1.0,
-        mask=None,
-        precision=None,
+        backbone: torch.nn.Module,
+        time_conditioning: bool,
+        temperature: float = 1.0,
+        nucleus: float = 1.0,
+        mask: int | None = None,
+        precision: str | None = None,
     ):
         super().__init__(backbone, time_conditioning, precision)
         self.temperature, self.nucleus, self.mask, self.calls = temperature, nucleus, mask, []
 
     @classmethod
-    def of(cls, process, *given, **settings):
-        """As the class itself, for the tokens of a process."""
+    def of(cls, process: object, *given: object, **settings: object) -> "Tempered":
+        """As the class itself, for the tokens of a process (``sampled.Sampled``)."""
         return cls(*given, mask=getattr(process, "mask_index", None), **settings)
 
     def features(self, x: Tensor | Mixture, alpha_B: Tensor) -> Tensor:
@@ -173,7 +173,8 @@ class Tempered(Denoiser):
         self.calls.append(1)
         return super().features(x, alpha_B)
 
-    def head(self, features):
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (..., V) divided by the temperature, float64."""
         logits = super().head(features).double() / self.temperature
         return logits if self.nucleus == 1 else self._in_nucleus(logits)
 

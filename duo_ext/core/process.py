@@ -1,4 +1,4 @@
-"""What a process owes the distiller and the samplers.
+"""What a process owes the distiller; what it owes the samplers is ``sampled``.
 
 A process is how tokens are corrupted. One object of it holds all in which the teachers differ. Its
 two losses are what the two updates of a pair minimise:
@@ -19,12 +19,13 @@ loss. Levels are alpha, the share of the clean token that is left, in float64.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from duo_ext.core import losses, rollout, rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.sampled import Sampled
 
 
 def sample_times(n: int, eps: float, device: torch.device) -> Tensor:
@@ -32,45 +33,6 @@ def sample_times(n: int, eps: float, device: torch.device) -> Tensor:
     u = torch.rand(n, dtype=torch.float64, device=device)
     strata = torch.randperm(n, device=device)
     return eps + (1 - eps) * (strata + u) / n
-
-
-class Sampled(Protocol):
-    """What a process owes the samplers (``samplers``)."""
-
-    def schedule(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, d alpha_t / dt) of times (B,) in (0, 1]; float64 (B,) each."""
-
-    def corrupt(self, x0_BL: Tensor, alpha_B: Tensor, given_BL: Tensor) -> Tensor:
-        """Tokens z_t ~ p_t(. | x0), (B, L), where alpha_t is alpha_B (B,)."""
-
-    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
-        """Tokens z_1 (B, L), of the noise alone; x0 where given."""
-
-    changes_once: bool  # whether a position changes in one step alone, from the mask to a token
-    uniforms: Callable  # uniforms(shape (B, ...), device): the random numbers (``rows.uniforms``)
-
-    def reverse(
-        self,
-        student: Denoiser,
-        z_BL: Tensor,
-        alpha_t: Tensor,
-        alpha_s: Tensor,
-        given_BL: Tensor,
-        changes_BL: Tensor | None = None,
-    ) -> Tensor:
-        """Tokens z_s ~ q(. | z_t, xhat) (B, L): a step of ancestral sampling from t to s, xhat the
-        student's output. May write into z_BL. alpha_t < alpha_s are scalars; 1 is clean data.
-
-        ``changes_BL`` (B, L), uniform on [0, 1): a position changes where its number is below the
-        probability of a change; by default independent ones.
-        """
-
-    def law(self, logits_RV, z_R, alpha_t, alpha_s):
-        """The probabilities (R, V) of z_s in such a step, from z_t = z_R and the student's logits.
-        Overwrites the logits."""
-
-    def greedy(self, student, z_BL, alpha_t, given_BL):
-        """The likeliest clean tokens (B, L). May write into z_BL."""
 
 
 @dataclass(kw_only=True)

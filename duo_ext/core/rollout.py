@@ -16,7 +16,7 @@ from torch import Tensor
 
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral, grids, spread
 
 

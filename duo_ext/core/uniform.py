@@ -3,6 +3,7 @@
 See ``process`` for shapes and for what the losses are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,11 +63,21 @@ class UniformProcess(Process):
         (free,) = rows.positions(~given_BL)
         return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
 
-    def prior(self, x0_BL, given_BL):
+    def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
+        """Tokens at random (B, L); x0 where given."""
         return torch.where(given_BL, x0_BL, self._noise(x0_BL))
 
-    def reverse(self, student, z_BL, alpha_t, alpha_s, given_BL, changes_BL=None):
-        """z_s ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 - alpha_s) / V)."""
+    def reverse(
+        self,
+        student: Denoiser,
+        z_BL: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+        given_BL: Tensor,
+        changes_BL: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens z_s (B, L) ~ q(. | z_t, f), proportional to q(z_t | z_s) (alpha_s f + (1 -
+        alpha_s) / V), f the network's probabilities of clean tokens."""
 
         def choose(logits, z, u):
             return rows.sample_tokens(self._weights(logits, z, alpha_t, alpha_s), u)
@@ -90,11 +101,12 @@ class UniformProcess(Process):
         odds = (1 + self.vocab_size * alpha_ts / (1 - alpha_ts)).to(at_s.dtype)
         return at_s.scatter_(-1, z_R[:, None], at_s.gather(-1, z_R[:, None]) * odds)
 
-    def law(self, logits_RV, z_R, alpha_t, alpha_s):
+    def law(self, logits_RV: Tensor, z_R: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        """As ``Sampled`` says: q(. | z_t, f)."""
         weights_RV = self._weights(logits_RV, z_R, alpha_t, alpha_s)
         return weights_RV / weights_RV.sum(-1, keepdim=True)
 
-    def greedy(self, student, z_BL, alpha_t, given_BL):
+    def greedy(self, student: Denoiser, z_BL: Tensor, alpha_t: Tensor, given_BL: Tensor) -> Tensor:
         """The likeliest clean token at each position."""
         return rows.fill(student, z_BL, ~given_BL, alpha_t, lambda logits: logits.argmax(-1))
 

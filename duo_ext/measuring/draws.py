@@ -1,15 +1,19 @@
 """Texts in batches: by one stream of random numbers, as a host draws, or by a stream for each text,
 so that a text is the same in a batch of any size, on any of a run's processes."""
 
+from collections.abc import Callable, Collection
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from duo_ext import Refused
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.ranks import Ranks
 
-Draw: TypeAlias = Callable[[int], Tensor]  # draw(size) -> tokens (size, L)
-STRIDE = 1_000_003  # between the seeds of two batches
+# draw(size) -> tokens (size, L); a sampler of the core takes the random numbers of its texts, too
+Draw: TypeAlias = Callable[..., Tensor]
+STRIDE = 1_000_003  # between the seeds of two texts
 
 
 def sizes(samples: int, batch_size: int) -> list[int]:
@@ -23,8 +27,8 @@ def stream(batch: Draw, samples: int, batch_size: int) -> Tensor:
     return torch.cat([batch(size).cpu() for size in sizes(samples, batch_size)])
 
 
-def of_texts(seed, first, count):
-    """The ``uniforms`` of a process (``process.Sampled``) for ``count`` texts, the ``first`` of
+def of_texts(seed: int, first: int, count: int) -> Callable[..., Tensor]:
+    """The ``uniforms`` of a process (``sampled.Sampled``) for ``count`` texts, the ``first`` of
     which has this number among all: each text has a stream of its own."""
     numbers = range(first, first + count)
     streams = [torch.Generator().manual_seed(seed + STRIDE * number) for number in numbers]
@@ -37,7 +41,7 @@ def of_texts(seed, first, count):
 
 
 @torch.no_grad()
-def shared(batch, samples, batch_size, seed, ranks):
+def shared(batch: Draw, samples: int, batch_size: int, seed: int, ranks: Ranks) -> Tensor:
     """Tokens (``samples``, L) on the CPU from batch(size, uniforms), the same for batches of any
     size and any number of processes."""
 

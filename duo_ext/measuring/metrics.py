@@ -65,7 +65,7 @@ def energy(features_ND: np.ndarray, reference_MD: np.ndarray) -> float:
     return float((2 * across - sum(inside)) / (2 * across))
 
 
-def sample_entropy(tokens_NL) -> float:
+def sample_entropy(tokens_NL: torch.Tensor | np.ndarray) -> float:
     """Mean over the samples of the entropy (nats) of a sample's own token histogram, as in Duo."""
     entropies = []
     for tokens_L in _array(tokens_NL):

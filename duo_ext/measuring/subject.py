@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from duo_ext import Refused
 from duo_ext.core import rows, samplers
 from duo_ext.core.samplers import auto, blank, grids
+from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws
 
@@ -19,26 +21,22 @@ HOST = ("host", "host")  # the host's own sampler on its own times
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling.
-
-    ``sampler``: "host", the host's own, or a sampler of the core (``samplers.find``); ``grid``: the
-    times of the latter (``grids.times``), or "auto", found for the checkpoint (``samplers.auto``);
-    ``predictor``: the host's name of a step.
-    """
+    """One way of sampling."""
 
     steps: int
-    sampler: str = "host"  # the host's own, or a name of ``SAMPLERS``
-    grid: str = "host"  # see ``grids.times``
-    predictor: str = "ancestral"  # SEDD's; Duo's side has this one
+    sampler: str = "host"  # the host's own, or one of the core (``samplers.find``)
+    grid: str = "host"  # the core's times (``grids.times``), or "auto", found for the checkpoint
+    predictor: str = "ancestral"  # the host's name of a step
     noise_removal: str = "ancestral"  # the last step
     temperature: float = 1.0
     nucleus: float = 1.0
 
     @property
-    def by_host(self):
+    def by_host(self) -> bool:
+        """Whether the host's own sampler draws."""
         return self.sampler == "host"
 
-    def require(self, precision):
+    def require(self, precision: str) -> None:
         """Raise Refused for what no checkpoint can be sampled under."""
         if self.by_host:
             if self.grid != "host":
@@ -53,7 +51,7 @@ class Setting:
             grids.times(self.grid, self.steps)
 
 
-def trained_for(algo):
+def trained_for(algo: Mapping) -> tuple[str, str]:
     """(sampler, grid) that a student was trained for, as the section ``algo`` of its configuration
     says; the host's where it says nothing."""
     found = algo.get("sampler", "ancestral"), algo.get("grid", "host")
@@ -62,8 +60,7 @@ def trained_for(algo):
 
 @dataclass
 class Subject:
-    """A checkpoint to sample: its role in the report, its path, the algorithm that made it, its
-    hash, what its texts and statistics are made with, and (sampler, grid) that it was trained for.
+    """A checkpoint to sample.
 
     A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
     (draw(size) -> tokens (size, L), a list that grows with each network evaluation);
@@ -79,13 +76,13 @@ class Subject:
     vocab_size: int
     length: int
     data: dict
-    trained_for: tuple = field(default=HOST, kw_only=True)
+    trained_for: tuple = field(default=HOST, kw_only=True)  # (sampler, grid)
 
-    def require(self, setting, precision):
+    def require(self, setting: Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         setting.require(precision)
 
-    def by_core(self, setting):
+    def by_core(self, setting: Setting) -> tuple[draws.Draw, list]:
         """What ``sampler`` gives, by a sampler of the core. draw takes the random numbers of its
         texts, too (``draws.of_texts``)."""
         process, student = self.core(setting)
@@ -98,7 +95,7 @@ class Subject:
 
         return draw, student.calls
 
-    def times(self, setting):
+    def times(self, setting: Setting) -> torch.Tensor:
         """The times (steps + 1,) at which a sampler of the core evaluates the network."""
         if setting.grid != "auto":
             return grids.times(setting.grid, setting.steps)

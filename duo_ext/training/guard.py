@@ -115,7 +115,7 @@ class Watch:
     ranks: Ranks = ALONE
     took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
-    def begin(self, saved=None):
+    def begin(self, saved: dict | None = None) -> "Watch":
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
         bounds = Bounds(**{field.name: self.settings[field.name] for field in fields(Bounds)})
         if not saved:
@@ -197,7 +197,7 @@ class Watch:
         return measured
 
 
-def logged(rows, distiller):
+def logged(rows: dict[int, dict], distiller: Distiller) -> dict[str, float]:
     """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
     its gradient rounding leaves (``core.rounding``)."""
     keys = ("genppl", "entropy", "unigram_kl", "bigram_tv", "word_length")

@@ -11,7 +11,7 @@ import dataloader
 import trainer_base
 
 from duo_ext import Refused
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import batches, draws, judge, metrics
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged

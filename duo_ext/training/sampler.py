@@ -1,14 +1,15 @@
 """How a look draws its texts: by the core's sampler, in every host."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import blank, grids
+from duo_ext.measuring.draws import Draw
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Samplers by name.
 
 sample(process, student, x0_BL, given_BL, times_K, noise_removal) gives tokens (B, L).
-``process`` is what ``process.Sampled`` says, ``student`` a ``networks.Tempered``. Positions of
+``process`` is what ``sampled.Sampled`` says, ``student`` a ``networks.Tempered``. Positions of
 ``given_BL`` keep their token of x0. The network is evaluated at the times, the first of which is 1
 (``grids``). ``noise_removal`` is what becomes of the state at the last time: the process's step to
 clean data (ancestral), the likeliest tokens (greedy), or nothing, without an evaluation (none). A
@@ -9,11 +9,13 @@ new sampler is a module with a function ``sample``, and a line here.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core.networks import Denoiser
 from duo_ext.core.samplers import ancestral, confidence, grids, renoise, spread
 
 __all__ = ["SAMPLERS", "blank", "find", "grids"]
@@ -30,7 +32,7 @@ TEMPERED = ("confidence", "entropy", "margin")  # these may have a temperature b
 WANTED = f"{', '.join(SAMPLERS)}; {', '.join(TEMPERED)} may have a temperature: confidence:0.5"
 
 
-def find(name):
+def find(name: str) -> Callable[..., Tensor]:
     """The sampler of a name; raises Refused where there is none."""
     kind, colon, temperature = name.partition(":")
     if kind not in SAMPLERS or (colon and kind not in TEMPERED):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 
 
 def independent(alpha_t: Tensor) -> None:
@@ -22,8 +22,14 @@ def independent(alpha_t: Tensor) -> None:
 
 
 def sample(
-    process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", changes=independent
-):
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+    changes: Callable[[Tensor], Tensor | None] = independent,
+) -> Tensor:
     """Tokens (B, L) by the process's own steps. ``changes(alpha_t)`` (B, L) decide which positions
     change in a step (``Sampled.reverse``), by default each by itself."""
 
@@ -56,7 +62,15 @@ def walk(
     return z_BL
 
 
-def descend(process, student, z_BL, alphas, given_BL, steps_B, changes=independent):
+def descend(
+    process: Sampled,
+    student: Denoiser,
+    z_BL: Tensor,
+    alphas: Tensor,
+    given_BL: Tensor,
+    steps_B: Tensor,
+    changes: Callable[[Tensor], Tensor | None] = independent,
+) -> Tensor:
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)

@@ -14,8 +14,11 @@ The grid of the least sum is found exactly, by dynamic programming over the fine
 import itertools
 
 import torch
+from torch import Tensor
 
 from duo_ext.core import rows
+from duo_ext.core.networks import Denoiser
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral, spread
 
 FINE = 48  # times that a grid is chosen from: (1 - k / FINE) ** 2
@@ -23,7 +26,14 @@ MEMORY = 2**27  # logits that are kept
 
 
 @torch.no_grad()
-def costs(process, student, x0_BL, given_BL, spread_changes, fine=FINE):
+def costs(
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    spread_changes: bool,
+    fine: int = FINE,
+) -> tuple[Tensor, Tensor]:
     """(fine times (M,), C (M, M + 1)) by the paths of B texts; index M is clean data.
 
     Positions of each text are taken at random, as many as memory allows, and stand for all.
@@ -71,7 +81,7 @@ def _added(process, own_RV, held_RV, z_R, alphas):
     return torch.where(p > 0, p * (p / q).log(), 0.0).sum()
 
 
-def least(found, evaluations):
+def least(found: Tensor, evaluations: int) -> list[int]:
     """The places (evaluations,) of the grid with the least sum of C (M, M + 1), the first 0."""
     M, before = len(found), []
     best = torch.full((M + 1,), torch.inf, dtype=torch.float64)
@@ -85,7 +95,14 @@ def least(found, evaluations):
     return places[:0:-1]
 
 
-def times(process, student, x0_BL, given_BL, sampler, steps):
+def times(
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    sampler: str,
+    steps: int,
+) -> Tensor:
     """The times (steps + 1,) with the least sum, found by the paths of B texts."""
     times_M, found = costs(process, student, x0_BL, given_BL, sampler == "spread")
     return times_M[least(found, steps + 1)].cpu()

@@ -12,13 +12,13 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral
 
 TIE = 1e-4  # nats: networks round by less, and all masks of an empty text are as sure as each other
 
 
-def probability(p_RV, token_R):
+def probability(p_RV: Tensor, token_R: Tensor) -> Tensor:
     """The logarithm of the token's, in nats."""
     return p_RV.gather(-1, token_R[:, None])[:, 0].log()
 
@@ -34,8 +34,15 @@ def margin(p_RV: Tensor, token_R: Tensor) -> Tensor:
 
 
 def sample(
-    score, process, student, x0_BL, given_BL, times_K, noise_removal="ancestral", temperature=0.0
-):
+    score: Callable[[Tensor, Tensor], Tensor],
+    process: Sampled,
+    student: Denoiser,
+    x0_BL: Tensor,
+    given_BL: Tensor,
+    times_K: Tensor,
+    noise_removal: str = "ancestral",
+    temperature: float = 0.0,
+) -> Tensor:
     """Tokens (B, L); score(probabilities (R, V), tokens (R,)) -> (R,), the highest first.
 
     A step to alpha_s adds Gumbel noise to the scores, of the scale temperature (1 - alpha_s). Where
@@ -50,9 +57,9 @@ def sample(
         left_B = (free_B * (1 - alpha_s)).round().long()
         filled_BL, score_BL = _filled(score, process, student, z_BL, masked_BL, alpha_t)
         u_BL = process.uniforms(z_BL.shape, z_BL.device)
-        gumbel_BL = -(-u_BL.log()).log()
         score_BL = ((score_BL / TIE).round() + u_BL) * TIE
-        score_BL = score_BL + temperature * (1 - alpha_s) * gumbel_BL
+        if temperature:
+            score_BL = score_BL - temperature * (1 - alpha_s) * (-u_BL.log()).log()
         rank_BL = score_BL.argsort(1, descending=True).argsort(1)
         chosen_BL = masked_BL & (rank_BL < (masked_BL.sum(1) - left_B)[:, None])
         return torch.where(chosen_BL, filled_BL, z_BL)

@@ -7,7 +7,7 @@ student's output alone has the law of the data.
 from torch import Tensor
 
 from duo_ext.core.networks import Denoiser
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral
 
 

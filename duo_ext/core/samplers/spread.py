@@ -18,7 +18,7 @@ from torch import Tensor
 
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
-from duo_ext.core.process import Sampled
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral
 
 
@@ -36,7 +36,7 @@ def sample(
     return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, found)
 
 
-def changes(process, given_BL):
+def changes(process: Sampled, given_BL: Tensor) -> Callable[[Tensor], Tensor]:
     """What ``ancestral.sample`` takes: the numbers (B, L) that decide the changes of a step, a
     function of its alpha_t."""
     if not process.changes_once:
@@ -45,7 +45,7 @@ def changes(process, given_BL):
     return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)  # revealed where alpha passes it
 
 
-def low_discrepancy(given_BL, uniforms=rows.uniforms):
+def low_discrepancy(given_BL: Tensor, uniforms: Callable[..., Tensor] = rows.uniforms) -> Tensor:
     """Numbers (B, L) in [0, 1), float64: van der Corput's sequence over the positions that are not
     given, from a random place in it for each text, and a jitter below its resolution."""
     B, L = given_BL.shape
