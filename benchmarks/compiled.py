@@ -2,8 +2,10 @@
 
 A row a closed form of core/losses.py, on random logits, the student's in bf16 and the others' in
 float32, as in ``algo.precision=mixed``. "bytes": of tensors over the vocabulary a row and entry, by
-the rehearsal's counter, as torch runs the form. "ms": the least of some runs, one thread, as it is
-and compiled for this CPU. A GPU's kernels are others; none was at hand.
+the rehearsal's counter, as torch runs the form. "bytes, compiled": what the loads and stores move
+in the kernels that torch.compile writes for an H100, each loop over a row counted
+(benchmarks/rehearsal/fused.py); none was run there. "ms": the least of some runs, one thread, as it
+is and compiled for this CPU, whose kernels are others.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.pair_cost import hardware, keep_memory
+from benchmarks.rehearsal import fused
 from benchmarks.rehearsal.counts import Traffic, over_vocabulary
 from duo_ext import files
 from duo_ext.core import losses
@@ -35,6 +38,8 @@ FORMS = {
     "relaxed_soft": "ptzaw",
     "relaxed_ratio": "pttzaw",
 }
+
+BYTES, TIMES = ("bytes", "bytes_compiled"), ("ms", "ms_compiled")
 
 
 def inputs(kinds, rows, vocabulary):
@@ -66,6 +71,13 @@ class Counted(TorchDispatchMode):
         return result
 
 
+def on_gpu():
+    """Bytes of each form as it is compiled for a GPU."""
+    given = [map(fused.kind, inputs(kinds, 1, V)) for kinds in FORMS.values()]
+    forms = [getattr(losses, name) for name in FORMS]
+    return fused.of_each(*((form, *kinds) for form, kinds in zip(forms, given, strict=True)))
+
+
 def measure(name, rows, vocabulary):
     form, kinds = getattr(losses, name), FORMS[name]
     with Counted(vocabulary) as counted:
@@ -90,10 +102,11 @@ def _least(form, *given):
 
 def as_markdown(results):
     lines = [
-        [r["loss"], f"{r['bytes']:.0f}", f"{r['ms']:.1f}", f"{r['ms_compiled']:.1f}"]
+        [r["loss"], *(f"{r[key]:.0f}" for key in BYTES), *(f"{r[key]:.1f}" for key in TIMES)]
         for r in results["rows"]
     ]
-    table = tables.markdown(["loss", "bytes", "ms", "ms, compiled"], lines, words=1)
+    head = ["loss", "bytes", "bytes, compiled", "ms", "ms, compiled"]
+    table = tables.markdown(head, lines, words=1)
     facts = f"{results['size']}; {results['hardware']}; torch {torch.__version__}"
     return "\n".join([__doc__.partition("\n\n")[2], facts, "", table])
 
@@ -106,8 +119,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     keep_memory()
+    rows = [measure(name, options.rows, options.vocabulary) for name in FORMS]
     results = {
-        "rows": [measure(name, options.rows, options.vocabulary) for name in FORMS],
+        "rows": [
+            row | {"bytes_compiled": count} for row, count in zip(rows, on_gpu(), strict=True)
+        ],
         "size": f"{options.rows} rows, {options.vocabulary} entries",
         "hardware": hardware(torch.device("cpu")),
         "commit": trees.own_commit(),

@@ -5,7 +5,7 @@ import contextlib
 
 import torch
 
-from benchmarks.rehearsal import counts, memory, networks
+from benchmarks.rehearsal import counts, fused, memory, networks
 from benchmarks.rehearsal.fakecuda import Device
 from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import ancestral, blank, grids
@@ -45,6 +45,7 @@ def _pair(job, scenario, precision):
     on_policy = 0.5 if options and process != "gaussian" else 0.0
     machine = networks.pair(network, process, size, precision, recipe, on_policy)
     watch = Watch(size)
+    machine.process._form = watch.form
     for denoiser in (*machine.networks.values(), machine.teacher):
         watch.dtypes.hook(denoiser.backbone, *MODULES)
     with Device(roots(job)) as device:
@@ -72,12 +73,32 @@ class Watch:
         self.kernels, self.products = counts.Kernels(), counts.Products(size.vocab)
         self.dtypes = counts.Dtypes()
         self.waits = {}
+        self.forms = collections.Counter()  # {(closed form, its inputs): rows}
+        self.in_forms = 0  # bytes
 
     def begin(self, device):
         """From here on is counted."""
         self.waits.clear()
+        self.forms.clear()
         self.dtypes.modules.clear()
         device.watchers = (self.traffic, self.kernels, self.products, self.dtypes)
+
+    def form(self, loss):
+        """A closed form as it is, its calls noted."""
+
+        def noted(*values):
+            before = self.traffic.elementwise.total()
+            result = loss(*values)
+            self.forms[(loss, *map(fused.kind, values))] += len(values[0])
+            self.in_forms += self.traffic.elementwise.total() - before
+            return result
+
+        return noted
+
+    def compiled(self):
+        """Bytes over the vocabulary where the closed forms are compiled."""
+        forms = sum(rows * fused.moved(*form) for form, rows in self.forms.items())
+        return self.traffic.elementwise.total() - self.in_forms + forms * self.size.vocab
 
     def step(self, device, machine, x0_BL, given_BL, around):
         """One micro-batch; what its update waits for is what the last one waits for beyond it."""
@@ -116,6 +137,7 @@ class Watch:
             "products": dict(self.dtypes.products),
             "logarithms": dict(self.dtypes.logarithms),
             "elementwise_bytes": moved[0].total() / (tokens * V),
+            "compiled_bytes": self.compiled() / (tokens * V) if self.forms else None,
             "product_bytes": moved[1].total() / (tokens * V),
             "bytes_by_operator": {k: n / (tokens * V) for k, n in by_operator.most_common()},
             "kernels": self.kernels.count / pairs,

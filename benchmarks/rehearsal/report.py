@@ -29,7 +29,8 @@ def printed(row):
         f"  outputs: {modules}",
         f"  products {row['products']}, logarithms {row['logarithms']}",
         "  bytes a token and entry of the vocabulary, in a pair: elementwise "
-        f"{row['elementwise_bytes']:.1f}, of products {row['product_bytes']:.1f}",
+        f"{row['elementwise_bytes']:.1f}, {_compiled(row)} compiled, of products "
+        f"{row['product_bytes']:.1f}",
         f"    {', '.join(operators)}",
         f"  kernels of a pair {row['kernels']:.0f}; bodies {_passes(row['bodies'])}, heads "
         f"{_passes(row['heads'])}",
@@ -91,9 +92,10 @@ measured on a GPU. What is counted, and how, is in benchmarks/rehearsal/counts.p
 that got tensors of two devices. "waits": how often the host waits for the device, in a micro-batch
 of the fake's update and of the student's, and at the end of an update beyond that; results.json has
 their lines. "elementwise", "products": bytes that a pair moves of tensors over the vocabulary, for
-each token and entry of it. "kernels": of a pair of two micro-batches an update. "bodies", "heads":
-floating point operations of its matrix products, by their operands' dtype, in forward passes of the
-blocks and of the head.
+each token and entry of it. "compiled": the former with algo.compile, whose kernels are those that
+inductor writes for an H100 (benchmarks/rehearsal/fused.py); none was built or run. "kernels": of a
+pair of two micro-batches an update. "bodies", "heads": floating point operations of its matrix
+products, by their operands' dtype, in forward passes of the blocks and of the head.
 """
 
 OPTIONS = """
@@ -119,7 +121,7 @@ MADE = "\n**Made by**\n"
 
 def _pairs(found):
     head = ["DIT", "process", "", "networks", "mixed", "waits", "at an update", "elementwise"]
-    head += ["products", "kernels", "bodies", "heads"]
+    head += ["compiled", "products", "kernels", "bodies", "heads"]
     return markdown(head, [_pair(when, row) for when, row in select(found, "pair", options=False)])
 
 
@@ -129,9 +131,16 @@ def _pair(when, row):
         *(row["host"], row["process"], when, row["precision"], len(row["mixed"]) or "none"),
         " and ".join(str(n) for key, n in waits.items() if "micro-batch" in key),
         max(n for key, n in waits.items() if "update" in key),
-        *(f"{row[key]:.0f}" for key in ("elementwise_bytes", "product_bytes", "kernels")),
+        *(f"{row['elementwise_bytes']:.0f}", _compiled(row)),
+        *(f"{row[key]:.0f}" for key in ("product_bytes", "kernels")),
         *(_passes(row[key]) for key in ("bodies", "heads")),
     ]
+
+
+def _compiled(row):
+    """A tree of before has no compiled losses."""
+    count = row.get("compiled_bytes")
+    return "none" if count is None else f"{count:.0f}"
 
 
 def _passes(by_dtype):

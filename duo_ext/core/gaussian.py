@@ -100,8 +100,8 @@ class GaussianUniformProcess(UniformProcess):
     def _soft(self, x0_BL, free, w_RV):
         """softmax(w / tau) at the R positions, and the tokens that are given, as logits of all
         V."""
-        x_NV = torch.nn.functional.one_hot(x0_BL.flatten(), self.vocab_size).to(w_RV.dtype)
-        return x_NV.index_copy(0, free, w_RV).div(self.tau).view(*x0_BL.shape, -1)
+        x_NV = w_RV.new_zeros(x0_BL.numel(), self.vocab_size).scatter_(1, x0_BL.view(-1, 1), 1.0)
+        return x_NV.index_copy_(0, free, w_RV).div_(self.tau).view(*x0_BL.shape, -1)
 
 
 class _Relaxed(torch.autograd.Function):
@@ -182,18 +182,18 @@ def completed(
 ) -> Tensor:
     """All of w = a p + s eps (R, V), of which the K largest, w_RK at tokens_RK, are known.
 
-    The others are normals that stay below the K-th, drawn by ``seed``. The gradient is that of
-    a p.
+    The others are normals that stay below the K-th, drawn by ``seed``: erf(eps / sqrt(2)) is
+    uniform. The gradient is that of a p.
     """
-    fixed_RV, w_RK = a_R1 * p_RV.detach(), w_RK.detach()
-    below_RV = torch.special.ndtr((w_RK[:, -1:] - fixed_RV) / s_R1)
-    with torch.random.fork_rng([p_RV.device] if p_RV.is_cuda else []):
+    p, w_RK, width_R1 = p_RV.detach(), w_RK.detach(), math.sqrt(2) * s_R1
+    most_RV = torch.addcmul(w_RK[:, -1:] / width_R1, p, a_R1 / width_R1, value=-1).erf_()
+    with torch.random.fork_rng([p.device] if p.is_cuda else []):
         torch.manual_seed(seed)
-        u_RV = 1 - torch.rand_like(p_RV, dtype=torch.float32)
-    eps_RV = math.sqrt(2) * torch.erfinv(2 * u_RV * below_RV - 1)
-    known_RK = (w_RK - fixed_RV.gather(1, tokens_RK)) / s_R1
-    eps_RV = eps_RV.to(p_RV.dtype).scatter_(1, tokens_RK, known_RK.to(p_RV.dtype))
-    return torch.addcmul(eps_RV * s_R1, p_RV, a_R1)
+        u_RV = torch.rand_like(p, dtype=torch.float32).to(most_RV.dtype)
+    noise_RV = torch.lerp(most_RV, most_RV.new_full((), -1.0), u_RV).erfinv_().mul_(width_R1)
+    known_RK = w_RK - a_R1 * p.gather(1, tokens_RK)
+    noise_RV.scatter_(1, tokens_RK, known_RK.to(noise_RV.dtype))
+    return torch.addcmul(noise_RV, p_RV, a_R1)
 
 
 def _own_seed():

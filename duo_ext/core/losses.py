@@ -74,16 +74,27 @@ def _weight(alpha, dalpha, fbar):
 
 
 def _at(values_RV, z_R):
+    if torch.compiler.is_compiling():  # a look at one place is a kernel of its own
+        return torch.where(_is(z_R, values_RV), values_RV, 0.0).sum(-1)
     return values_RV.gather(-1, z_R[:, None])[:, 0]
+
+
+def _is(z_R, values_RV):
+    """Which entry of its row is z, (R, V)."""
+    return torch.arange(values_RV.shape[-1], device=z_R.device) == z_R[:, None]
 
 
 # gradients ---------------------------------------------------------------------------------------
 
+# A kernel reads logits again rather than keep what was made of them: it is bound by memory.
+RECOMPUTE = {"realize_reads_threshold": 64, "realize_acc_reads_threshold": 64}
+RECOMPUTE |= {"realize_opcount_threshold": 512}
+
 
 @functools.cache
 def compiled(loss: Callable) -> Callable:
-    """One of the functions below as a few kernels, for any number of rows, by torch.compile."""
-    return torch.compile(loss, dynamic=True)
+    """One of the functions below as a kernel or two, for any number of rows, by torch.compile."""
+    return torch.compile(loss, dynamic=True, options=RECOMPUTE)
 
 
 def absorbing_soft(student_RV: Tensor, logits_RV: Tensor, weight_R: Tensor, mask: int) -> Scaled:
@@ -150,7 +161,7 @@ def score_difference(
     student_RV: Tensor, teacher_RV: Tensor, fake_RV: Tensor, weight_R: Tensor, mask: int
 ) -> Scaled:
     """w <p, d>, d the difference of the logits. For the student, w p (d - <p, d>)."""
-    return _expected(student_RV, wide(teacher_RV).sub_(fake_RV), weight_R, mask)
+    return _expected(student_RV, wide(teacher_RV) - fake_RV, weight_R, mask)
 
 
 def uniform_soft(
@@ -167,11 +178,11 @@ def relaxed_soft(
 
     q (g - <q, g>),  g = rho + e_z (rho_z - 1) / (alpha fbar_z),  rho = xbar / fbar,
 
-    k = dalpha / (V alpha xbar_z). Overwrites p.
+    k = dalpha / (V alpha xbar_z).
     """
     q = softmax(logits_RV)
     rest_R = _rest(alpha_R, q)
-    xbar, fbar = p_RV.add_(rest_R[:, None]), q + rest_R[:, None]
+    xbar, fbar = (x + rest_R[:, None] for x in (p_RV, q))
     xbar_z, fbar_z = _at(xbar, z_R), _at(fbar, z_R)
     log_fbar = fbar.log()
     cross_R = _at(log_fbar, z_R) - alpha_R * log_fbar.mul_(xbar).sum(-1)
@@ -211,9 +222,9 @@ def relaxed_ratio(
 
 def _ratio_gradient(q, rho, fbar_z, z_R, alpha_R, out):
     """The gradient of ``relaxed_soft`` divided by k; overwrites rho."""
-    rho_z = _at(rho, z_R)
-    _put_at(rho, z_R, rho_z + (rho_z - 1) / (alpha_R * fbar_z))
-    through_softmax(q, rho, out=out)
+    at_z_R = _at(q, z_R) * (_at(rho, z_R) - 1) / (alpha_R * fbar_z)
+    q_rho = rho.mul_(q)
+    _minus_mean(q, q_rho, q_rho.sum(-1), z_R, at_z_R, out)
 
 
 def uniform_ratio(
@@ -232,18 +243,25 @@ def uniform_ratio(
     p, tbar, fbar = map(softmax, (student_RV, teacher_RV, fake_RV))
     rest_R = _rest(alpha_R, p)
     tbar_z, fbar_z = (_at(x.add_(rest_R[:, None]), z_R) for x in (tbar, fbar))
-    p_z, xbar_z = _at(p, z_R), _at(p, z_R) + rest_R
+    p_z = _at(p, z_R)
+    xbar_z = p_z + rest_R
     d = tbar.div_(fbar).log_()
     d_z, sum_R = _at(d, z_R), d.sum(-1)
     pd = d.mul_(p)
     mean_R = pd.sum(-1)
     cross_R = d_z - alpha_R * (mean_R + rest_R * sum_R)
-    at_z_R = p_z * cross_R / (alpha_R * xbar_z)
-    _put_at(pd, z_R, p_z * d_z + at_z_R)
-    torch.addcmul(pd, p, (mean_R + at_z_R)[:, None], value=-1, out=student_RV)
+    _minus_mean(p, pd, mean_R, z_R, p_z * cross_R / (alpha_R * xbar_z), out=student_RV)
     weight_R = _weight(alpha_R, dalpha_R, p)
     loss_R = weight_R * (1 / tbar_z - 1 / fbar_z + cross_R / xbar_z)
     return loss_R, -weight_R * alpha_R / xbar_z
+
+
+def _minus_mean(p, pg, mean_R, z_R, at_z_R, out):
+    """p (h - <p, h>) into ``out``, of pg = p g and its sum, p h being pg with at_z_R more at z."""
+    mean_R = mean_R + at_z_R
+    at_z_R = _at(pg, z_R) + at_z_R - _at(p, z_R) * mean_R
+    torch.addcmul(pg, p, mean_R[:, None], value=-1, out=out)
+    _put_at(out, z_R, at_z_R)
 
 
 def _expected(student_RV, values_RV, weight_R, mask):
@@ -280,4 +298,8 @@ def _shares(share_RV, log_r_R, shift_R, mask):
 
 
 def _put_at(values_RV, z_R, value_R):
-    values_RV.scatter_(-1, z_R[:, None], value_R[:, None].to(values_RV.dtype))
+    value_R1 = value_R[:, None].to(values_RV.dtype)
+    if torch.compiler.is_compiling():
+        torch.where(_is(z_R, values_RV), value_R1, values_RV, out=values_RV)
+    else:
+        values_RV.scatter_(-1, z_R[:, None], value_R1)

@@ -116,12 +116,12 @@ class _Total(torch.autograd.Function):
 
 def _chunk(term, rows, gradients):
     """The term's sum over some rows; adds its gradients."""
-    values = [_value(x, rows) for x in term.inputs]
+    wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
+    values = [_value(x, rows, i in (*term.of, *wanted)) for i, x in enumerate(term.inputs)]
     wide = torch.promote_types(values[0].dtype, torch.float32)
     values = [
         v.to(wide) if v.is_floating_point() and not (term.of and v.ndim > 1) else v for v in values
     ]
-    wanted = [i for i, x in enumerate(term.inputs) if id(_tensor(x)) in gradients]
     form = _closed if term.of else _differentiated
     parts = [form(term, [v[piece] for v in values], wanted) for piece in pieces(values[0])]
     sums, scales = zip(*parts, strict=True)
@@ -137,11 +137,11 @@ def _chunk(term, rows, gradients):
     return torch.stack(sums).sum()
 
 
-def _value(x, rows):
-    """An input at some rows, in memory of its own where a gradient may take its place."""
+def _value(x, rows, overwritten=False):
+    """An input at some rows, in memory of its own if a gradient may take its place."""
     if isinstance(x, Head):
         return x.network.head(x.features[rows])
-    return x[rows].detach().clone() if x.is_floating_point() else x[rows]
+    return x[rows].detach().clone() if overwritten else x[rows].detach()
 
 
 def _closed(term, values, wanted):

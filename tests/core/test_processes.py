@@ -79,7 +79,7 @@ def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatc
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is missing, which torch.compile calls")
-@pytest.mark.parametrize("name", ["absorbing", "gaussian"])
+@pytest.mark.parametrize("name", ["absorbing", "gaussian", "uniform"])
 def test_compiled_losses_are_the_same(networks, batch, name):
     student, fake, teacher = networks
     others = {"fake_loss": (student, fake), "student_loss": (student, fake, teacher)}
@@ -94,6 +94,15 @@ def test_compiled_losses_are_the_same(networks, batch, name):
             found.append([value, *gradients(value, trained)])
         same(*found)
     assert counters["stats"]["unique_graphs"] > before
+
+
+def test_a_soft_loss_leaves_the_probabilities_as_they_are():
+    """They are the student's, which reads them again; ``rows`` gives no copy of them."""
+    torch.manual_seed(0)
+    p, logits = torch.rand(B, V).softmax(-1), torch.randn(B, V)
+    before = p.clone()
+    losses.relaxed_soft(p, logits, torch.arange(B), torch.rand(B), -torch.rand(B))
+    assert p.equal(before)
 
 
 @pytest.mark.parametrize("name", ["absorbing", "score", "uniform"])

@@ -43,6 +43,20 @@ def test_total_is_the_loss_of_all_rows(head, at_once):
         torch.testing.assert_close(a, b)
 
 
+def test_only_inputs_that_a_gradient_replaces_are_copied():
+    read, replaced = (torch.randn(R, V, dtype=torch.float64) for _ in range(2))
+    before = replaced.clone()
+
+    def form(read_RV, replaced_RV):
+        assert read_RV.untyped_storage().data_ptr() == read.untyped_storage().data_ptr()
+        replaced_RV.zero_()
+        return read_RV[:, 0], torch.ones(len(read_RV))
+
+    total = rows.total(rows.Term(form, (read, replaced), of=(1,)))
+    torch.testing.assert_close(total, read[:, 0].sum())
+    assert replaced.equal(before)
+
+
 def test_a_fixed_head_gets_no_gradient(head):
     fixed = rows.Head(head.network, head.features.detach())
     term = rows.Term(lambda a, b: (a * b).sum(-1), (head, fixed))
