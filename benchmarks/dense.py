@@ -116,7 +116,7 @@ class Uniform(_Uniform, UniformProcess):
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         tokens_BL = rows.sample_tokens(logits_BLV.softmax(-1), u_BL)
         replaced_BL = self._replaced(self.schedule(s_B)[0], given_BL)
-        x_BL = torch.where(replaced_BL, torch.randint_like(x0_BL, self.vocab_size), tokens_BL)
+        x_BL = torch.where(replaced_BL, self._noise(x0_BL), tokens_BL)
         x_BL = torch.where(given_BL, x0_BL, x_BL)
         (free,) = rows.positions(~given_BL)
         logits_RV = logits_BLV.flatten(0, 1)[free]

@@ -71,7 +71,7 @@ class AbsorbingTimes(AbsorbingProcess):
 
     def _draw(self, student, x0_BL, given_BL):
         z_BL, alpha_t, *first = super()._draw(student.network, x0_BL, given_BL)
-        plain = AbsorbingProcess(self.vocab_size, self.mask_index, self.schedule, self.eps)
+        plain = AbsorbingProcess(self.vocab_size, self.mask_index, self.schedule, eps=self.eps)
         more = [plain._draw(None, x0_BL, given_BL)[2:] for _ in range(self.draws - 1)]
         noise = map(torch.cat, zip(first, *more, strict=True))
         return z_BL.repeat(self.draws, 1), alpha_t.repeat(self.draws), *noise
