@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _triton
 
 from benchmarks.rehearsal import guard
-from duo_ext.core import losses
+from duo_ext.core.compiling import compiled
 
 ROWS, VOCABULARY = 640, 50258  # of a piece on a GPU (rows.PIECE), at the published size
 H100 = types.SimpleNamespace(
@@ -64,13 +64,13 @@ def _moved(call):
 
 @functools.cache
 def moved(formula, *kinds):
-    """Bytes of tensors over the vocabulary, for each row and entry of it, as ``losses.compiled``
+    """Bytes of tensors over the vocabulary, for each row and entry of it, as ``compiling.compiled``
     makes a formula of inputs of these kinds. The library of ``guard.build`` must be loaded."""
-    losses.compiled.cache_clear()
+    compiled.cache_clear()
     torch.compiler.reset()
     noted = set()
     with _claimed(), _noting(noted), contextlib.suppress(_Written), FakeTensorMode():
-        losses.compiled(formula)(*map(_input, kinds))
+        compiled(formula)(*map(_input, kinds))
     if not noted:
         raise AssertionError(f"torch.compile wrote no kernel of {formula}")
     sizes = [elements * size for *_, elements, size in noted if elements > VOCABULARY]

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands.line import hush, one_sentence, resolve
-from duo_ext.commands.options import parse
-from duo_ext.commands.options import settings as options_settings
+from duo_ext.commands.options import of_subject, parse
 from duo_ext.data import corpus
 from duo_ext.files import is_url, located, write_whole
 from duo_ext.hosting import trees
@@ -28,7 +27,7 @@ from duo_ext.machine import hardware
 from duo_ext.measuring import batches, draws, metrics, words
 from duo_ext.measuring.ceiling import Ceiling
 from duo_ext.measuring.judge import Judge, Scores
-from duo_ext.measuring.subject import HOST, Setting, Subject
+from duo_ext.measuring.subject import Setting, Subject
 from duo_ext.ranks import ALONE, Ranks, join
 from duo_ext.report import tables
 from duo_ext.report.pages import render
@@ -175,7 +174,7 @@ def evaluate(
     parts = [
         ((name, subject), setting)
         for name, subject in zip(names, subjects, strict=True)
-        for setting in settings(subject, subjects, options)
+        for setting in of_subject(subject, subjects, options)
     ]
     for (_, subject), setting in parts:
         subject.require(setting, options.precision)
@@ -210,23 +209,6 @@ def evaluate(
         "command": options.command,
     }
     return results, readable
-
-
-def settings(
-    subject: Subject, subjects: list[Subject], options: argparse.Namespace
-) -> list[Setting]:
-    """The ways to sample a checkpoint: as the options say; where they name no sampler, a student as
-    it was trained for, a teacher by the host's sampler and by the students'."""
-    if options.sampler:
-        return list(options_settings(options, options.sampler, options.grid or ["host"]))
-    own = [subject.trained_for]
-    if subject.role == "teacher":
-        own = dict.fromkeys([HOST, *(s.trained_for for s in subjects if s.role == "student")])
-    return [
-        setting
-        for sampler, grid in own
-        for setting in options_settings(options, [sampler], options.grid or [grid])
-    ]
 
 
 def _ceiling(judge, subject, options):

@@ -14,7 +14,7 @@ import torch
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
-from duo_ext.measuring.subject import Setting
+from duo_ext.measuring.subject import HOST, Setting, Subject
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 if TYPE_CHECKING:
@@ -136,3 +136,20 @@ def settings(
         predictors = options.predictor or [options.predictor_of(sampler)]
         for way in itertools.product(times, predictors, *others):
             yield Setting(steps, sampler, *way)
+
+
+def of_subject(
+    subject: Subject, subjects: list[Subject], options: argparse.Namespace
+) -> list[Setting]:
+    """The ways to sample a checkpoint: as the options say; where they name no sampler, a student as
+    it was trained for, a teacher by the host's sampler and by the students'."""
+    if options.sampler:
+        return list(settings(options, options.sampler, options.grid or ["host"]))
+    own = [subject.trained_for]
+    if subject.role == "teacher":
+        own = dict.fromkeys([HOST, *(s.trained_for for s in subjects if s.role == "student")])
+    return [
+        setting
+        for sampler, grid in own
+        for setting in settings(options, [sampler], options.grid or [grid])
+    ]

@@ -43,7 +43,7 @@ class Recipe:
     clip_by: str = "norm"  # what ``clip`` bounds: "norm", or "value" for an entry
     seed: int = 0
     shared_forward: bool = False
-    compile: bool = False  # see ``losses.compiled``
+    compile: bool = False  # see ``compiling.compiled``
 
     @classmethod
     def configured(cls, settings: Mapping, **others: int | float | str) -> "Recipe":

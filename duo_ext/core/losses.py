@@ -12,8 +12,6 @@ factor for a whole row; ``rows`` applies it to rows of width D instead of rows o
 Shapes: R rows, V vocabulary.
 """
 
-import functools
-from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -85,16 +83,6 @@ def _is(z_R, values_RV):
 
 
 # gradients ---------------------------------------------------------------------------------------
-
-# A kernel reads logits again rather than keep what was made of them: it is bound by memory.
-RECOMPUTE = {"realize_reads_threshold": 64, "realize_acc_reads_threshold": 64}
-RECOMPUTE |= {"realize_opcount_threshold": 512}
-
-
-@functools.cache
-def compiled(loss: Callable) -> Callable:
-    """One of the functions below as a kernel or two, for any number of rows, by torch.compile."""
-    return torch.compile(loss, dynamic=True, options=RECOMPUTE)
 
 
 def absorbing_soft(student_RV: Tensor, logits_RV: Tensor, weight_R: Tensor, mask: int) -> Scaled:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from duo_ext.core import losses, rollout, rows
+from duo_ext.core import compiling, rollout, rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
 
@@ -45,7 +45,7 @@ class Process(Sampled):
 
     How the student's inputs are drawn: ``input_times`` draws t; ``on_policy``, ``rollout_*``,
     ``spread``: see ``rollout``. ``compiled``: the losses' closed forms (``losses``) are applied as
-    ``losses.compiled`` makes them.
+    ``compiling.compiled`` makes them.
     """
 
     eps: float = 1e-3  # the least time
@@ -83,4 +83,4 @@ class Process(Sampled):
         return loss, self._compared(sample, sample.head(teacher), fitted.detach())
 
     def _form(self, loss):
-        return losses.compiled(loss) if self.compiled else loss
+        return compiling.compiled(loss) if self.compiled else loss

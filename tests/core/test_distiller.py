@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from duo_ext.core import distiller, losses
+from duo_ext.core import compiling, distiller, losses
 from duo_ext.core.absorbing import AbsorbingProcess
 
 V, L = 5, 6
@@ -58,7 +58,7 @@ def test_order_of_updates_with_a_shared_forward(toy):
 
 def test_losses_are_compiled_on_request(toy, monkeypatch):
     asked = []
-    monkeypatch.setattr(losses, "compiled", lambda form: asked.append(form) or form)
+    monkeypatch.setattr(compiling, "compiled", lambda form: asked.append(form) or form)
     for compiled in (False, True):
         machine = make(toy, compile=compiled)
         for x in batches(2):

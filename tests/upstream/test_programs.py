@@ -238,7 +238,7 @@ TEXTS = """if True:
     corpus.register_resolvers()
     given = options.parse(evaluate.SIDE, ["--student", path, "--output", "unused", *settings])
     subject = evaluate.load("student", path, given)
-    (setting,) = evaluation.settings(subject, [subject], given)
+    (setting,) = options.of_subject(subject, [subject], given)
     subject.require(setting, given.precision)
     print(evaluation.sample([(subject, setting)], given)[0][0].tolist())
 """
