@@ -2,8 +2,8 @@
 
 Distilled too long a student trades diversity for likelihood: GenPPL goes on falling while the
 entropy collapses, or its words become short ones. So the guard keeps the student with the lowest
-GenPPL among those whose samples stay near the teacher's entropy and length of words, and near the
-data's unigram distribution.
+GenPPL among those whose samples stay near the teacher's entropy, near the data's unigrams, and near
+the length of words that teacher and data have.
 """
 
 import json
@@ -25,12 +25,11 @@ from duo_ext.training.progress import Bar
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest relative distances from the teacher's entropy and mean length of words, largest
-    unigram KL (nats), patience."""
+    """What a student may differ by, and how many looks in a row it may differ by more."""
 
-    entropy: float = 0.02
-    unigram_kl: float = 0.02
-    word_length: float = 0.05
+    entropy: float = 0.02  # relative, from the teacher's
+    unigram_kl: float = 0.02  # nats, from the held-out text's
+    word_length: float = 0.05  # relative, from the teacher's and the held-out text's
     patience: int = 3
 
 
@@ -65,18 +64,21 @@ class Guard:
         return len(recent) == self.bounds.patience and not any(e["inside"] for e in recent)
 
     def _inside(self, row):
-        near = all(
-            self._near(row, key, getattr(self.bounds, key)) for key in ("entropy", "word_length")
-        )
-        return near and row["unigram_kl"] <= self.bounds.unigram_kl
+        entropy = self.teacher["entropy"]
+        near = abs(row["entropy"] - entropy) <= self.bounds.entropy * entropy
+        return near and row["unigram_kl"] <= self.bounds.unigram_kl and self._worded(row)
 
-    def _near(self, row, key, bound):
-        """Whether a number is near the teacher's. A text without words has no length of them, and
-        looks of earlier versions say nothing of it."""
-        wanted = self.teacher.get(key)
-        if wanted is None:
+    def _worded(self, row):
+        """Whether words are neither shorter nor longer than the teacher's and the held-out text's,
+        but for the bound. A text may have no words, and looks of earlier versions say nothing."""
+        wanted = [self.teacher.get(key) for key in ("word_length", "held_out_word_length")]
+        wanted = [length for length in wanted if length is not None]
+        if not wanted:
             return True
-        return row[key] is not None and abs(row[key] - wanted) <= bound * wanted
+        found, bound = row["word_length"], self.bounds.word_length
+        return found is not None and (
+            (1 - bound) * min(wanted) <= found <= (1 + bound) * max(wanted)
+        )
 
     @property
     def kept(self) -> int | None:
@@ -113,6 +115,7 @@ class Watch:
     reference: metrics.Reference  # the held-out text's statistics
     seed: int
     ranks: Ranks = ALONE
+    word_length: float | None = None  # the held-out text's
     took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
     def begin(self, saved: dict | None = None) -> "Watch":
@@ -121,7 +124,8 @@ class Watch:
         if not saved:
             steps = self.settings.teacher_steps
             with self._bar(f"the teacher at {steps} steps", 1) as bar:
-                saved = {"teacher": self._measure(bar, steps, teacher=True)}
+                measured = self._measure(bar, steps, teacher=True)
+            saved = {"teacher": measured | {"held_out_word_length": self.word_length}}
         self.guard = Guard(bounds, **saved)
         return self
 

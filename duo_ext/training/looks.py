@@ -12,7 +12,7 @@ import trainer_base
 
 from duo_ext import Refused
 from duo_ext.core.sampled import Sampled
-from duo_ext.measuring import batches, draws, judge, metrics
+from duo_ext.measuring import batches, draws, judge, metrics, words
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.resuming import BEST, LAST
@@ -67,6 +67,7 @@ def make(model: trainer_base.Diffusion) -> Watch:
             key=JUDGE,
         ),
         reference=metrics.Reference(held_out_NL, model.vocab_size),
+        word_length=words.length_held_out(model.tokenizer, held_out_NL),
         seed=config.seed,
         ranks=ranks,
     )

@@ -22,7 +22,8 @@ from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
 from duo_ext.training.guard import Bounds, Guard, Watch
 
-TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001, "word_length": 5.0}
+TEACHER = {"genppl": 20.0, "entropy": 4.0, "unigram_kl": 0.001}
+TEACHER |= {"word_length": 5.0, "held_out_word_length": 5.2}
 BOUNDS = Bounds(entropy=0.02, unigram_kl=0.02, patience=3)
 
 
@@ -70,7 +71,8 @@ def test_what_is_kept_is_the_minimum_of_any_history():
         (row(9, unigram_kl=0.0201), False),
         (row(9, word_length=4.76), True),
         (row(9, word_length=4.74), False),
-        (row(9, word_length=5.26), False),
+        (row(9, word_length=5.45), True),  # 5.2 in the held-out text
+        (row(9, word_length=5.47), False),
         (row(9, word_length=None), False),
     ],
 )
