@@ -298,18 +298,18 @@ def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, mon
     assert ways(first, "grid", "times") == [("auto", kept["times"][f"spread {n}"]) for n in (1, 3)]
     for times in kept["times"].values():
         assert times[0] == 1 and sorted(times, reverse=True) == times and times[-1] > 0
-    sought = []
+    sought, costs = [], auto.costs
 
-    def times(*given):
+    def watched(*given):
         sought.append(given[-1])
-        return torch.tensor([1.0, 0.5])
+        return costs(*given)
 
-    monkeypatch.setattr(auto, "times", times)
+    monkeypatch.setattr(auto, "costs", watched)
     assert ways(run(*given), "times", "genppl") == ways(first, "times", "genppl")
     assert not sought
     changed(name, lambda saved: saved["ema"]["shadow_params"][0].add_(1.0))
     run(*given)  # of other weights
-    assert sought == [1, 3]
+    assert sought == [True]  # spread changes, once for both numbers of steps
 
 
 def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
@@ -583,6 +583,7 @@ WRONG = {
     "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, confidence",
     "--sampler spread:2": "the sampler is 'spread:2'; it must be one of ancestral, spread, conf",
     "--sampler margin:hot": "the sampler is 'margin:hot'; its temperature must be a number",
+    "--sampler spread --grid auto --steps 48": "--steps is 48; --grid auto has at most 47",
     "--sampler spread --grid cosine": "the grid is 'cosine'; it must be host, linear, power:NUMBER",
     "--steps 0": "--steps is 0; at least 1",
     "--samples 0": "--samples is 0; at least 1",

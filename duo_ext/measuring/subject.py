@@ -49,6 +49,8 @@ class Setting:
             )
         if self.grid != "auto":
             grids.times(self.grid, self.steps)
+        elif self.steps >= auto.FINE:
+            raise Refused(f"--steps is {self.steps}; --grid auto has at most {auto.FINE - 1}")
 
 
 def trained_for(algo: Mapping) -> tuple[str, str]:
@@ -101,17 +103,22 @@ class Subject:
             return grids.times(setting.grid, setting.steps)
         key = f"{setting.sampler} {setting.steps}"
         if key not in self._found:
-            self._found[key] = self._find_times(setting)
+            times_M, costs = self._costs(setting)
+            self._found[key] = times_M[auto.least(costs, setting.steps + 1)].tolist()
             if self._beside:
                 content = {"checkpoint_sha256": self.sha256, "times": self._found}
                 write_whole(self._beside, (json.dumps(content, indent=1) + "\n").encode())
         return torch.tensor(self._found[key], dtype=torch.float64)
 
-    def _find_times(self, setting):
-        process, student = self.core(replace(setting, temperature=1.0))
-        process = replace(process, uniforms=draws.of_texts(0, 0, PATHS))
-        start = blank(student, (PATHS, self.length))
-        return auto.times(process, student, *start, setting.sampler, setting.steps).tolist()
+    def _costs(self, setting):
+        """``auto.costs`` for a sampler, of the same texts each time."""
+        spread = setting.sampler == "spread"
+        if spread not in self._costs_found:
+            process, student = self.core(replace(setting, temperature=1.0, nucleus=1.0))
+            process = replace(process, uniforms=draws.of_texts(0, 0, PATHS))
+            start = blank(student, (PATHS, self.length))
+            self._costs_found[spread] = auto.costs(process, student, *start, spread)
+        return self._costs_found[spread]
 
     @property
     def _beside(self):
@@ -119,6 +126,10 @@ class Subject:
         folder = os.path.dirname(os.path.abspath(self.path))
         writable = os.path.exists(self.path) and os.access(folder, os.W_OK)
         return f"{self.path.rstrip('/')}.times.json" if writable else None
+
+    @functools.cached_property
+    def _costs_found(self):
+        return {}
 
     @functools.cached_property
     def _found(self):

@@ -52,17 +52,9 @@ def costs(
     found = torch.full((fine, fine + 1), torch.inf, dtype=torch.float64)
     free = (~given_BL).sum().item() / places_BP.numel() / B
     for i in range(fine):
-        found[i, i + 1 :] = (
-            torch.stack(
-                [
-                    _added(process, logits[k], logits[i], states[k], alphas[k : k + 2])
-                    for k in range(i, fine)
-                ]
-            )
-            .cumsum(0)
-            .cpu()
-            * free
-        )
+        steps = range(i, fine)
+        added = [_added(process, logits[k], logits[i], states[k], alphas[k : k + 2]) for k in steps]
+        found[i, i + 1 :] = free * torch.stack(added).cumsum(0).cpu()
     return times_M, found
 
 
@@ -82,7 +74,8 @@ def _added(process, own_RV, held_RV, z_R, alphas):
 
 
 def least(found: Tensor, evaluations: int) -> list[int]:
-    """The places (evaluations,) of the grid with the least sum of C (M, M + 1), the first 0."""
+    """The places (evaluations,) of the grid with the least sum of C (M, M + 1), the first 0; there
+    are at most M."""
     M, before = len(found), []
     best = torch.full((M + 1,), torch.inf, dtype=torch.float64)
     best[0] = 0.0
@@ -93,16 +86,3 @@ def least(found: Tensor, evaluations: int) -> list[int]:
     for chosen in reversed(before):
         places.append(chosen[places[-1]].item())
     return places[:0:-1]
-
-
-def times(
-    process: Sampled,
-    student: Denoiser,
-    x0_BL: Tensor,
-    given_BL: Tensor,
-    sampler: str,
-    steps: int,
-) -> Tensor:
-    """The times (steps + 1,) with the least sum, found by the paths of B texts."""
-    times_M, found = costs(process, student, x0_BL, given_BL, sampler == "spread")
-    return times_M[least(found, steps + 1)].cpu()
