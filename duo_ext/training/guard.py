@@ -75,10 +75,8 @@ class Guard:
         wanted = [length for length in wanted if length is not None]
         if not wanted:
             return True
-        found, bound = row["word_length"], self.bounds.word_length
-        return found is not None and (
-            (1 - bound) * min(wanted) <= found <= (1 + bound) * max(wanted)
-        )
+        found, bound = row["word_length"] or 0.0, self.bounds.word_length
+        return (1 - bound) * min(wanted) <= found <= (1 + bound) * max(wanted)
 
     @property
     def kept(self) -> int | None:
