@@ -326,7 +326,7 @@ def test_guard_keeps_the_best_student(distil, monkeypatch, tmp_path):
 
     monkeypatch.setattr(metrics, "measure", measure)
     monkeypatch.setattr(judge, "Judge", NoJudge)
-    model = distil("idlm", *LOOKS, save_after=8)
+    model = distil("idlm", *LOOKS, "algo.guard.word_length=9", save_after=8)
     assert model.watch.guard.kept == 1
     best = checkpoints.read(str(tmp_path / "checkpoints/best.ckpt"), "path")
     middle = checkpoints.read("middle.ckpt", "path")
