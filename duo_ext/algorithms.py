@@ -136,13 +136,9 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         process, nucleus = process_of(self), self.config.sampling.p_nucleus
         network = self.backbone, self.time_conditioning
         student = Tempered.of(process, *network, nucleus=nucleus)
-        return samplers.find(settings.sampler)(
-            process,
-            student,
-            *samplers.blank(student, (num_samples, self.num_tokens)),
-            samplers.grids.times(settings.grid, num_steps or self.config.sampling.steps),
-            self.config.sampling.noise_removal,
-        )
+        times_K = samplers.grids.times(settings.grid, num_steps or self.config.sampling.steps)
+        way = self.num_tokens, times_K, self.config.sampling.noise_removal
+        return samplers.drawing(settings.sampler, process, student, *way)(num_samples)
 
     # training --------------------------------------------------------------------------------
 

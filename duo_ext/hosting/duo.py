@@ -84,12 +84,14 @@ class JudgesOwnContext(Remedy):
         metrics = host.module("metrics").Metrics
         retokenize = metrics._eval_retokenize
 
+        @functools.cache  # not for each batch: a name of the hub is looked up there
+        def context(name):
+            return said_context(transformers.AutoConfig.from_pretrained(name))
+
         @functools.wraps(retokenize)
         def within_context(self, *args, **kwargs):
             samples, mask, chunk = retokenize(self, *args, **kwargs)
-            name = self.gen_ppl_eval_model_name_or_path
-            context = said_context(transformers.AutoConfig.from_pretrained(name))
-            return samples, mask, min(chunk, context or chunk)
+            return samples, mask, min(chunk, context(self.gen_ppl_eval_model_name_or_path) or chunk)
 
         metrics._eval_retokenize = within_context
 

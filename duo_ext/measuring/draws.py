@@ -45,11 +45,11 @@ def shared(batch: Draw, samples: int, batch_size: int, seed: int, ranks: Ranks) 
     """Tokens (``samples``, L) on the CPU from batch(size, uniforms), the same for batches of any
     size and any number of processes."""
 
-    def draw(first):
-        size = min(batch_size, samples - first)
-        return batch(size, of_texts(seed, first, size)).cpu()
+    def draw(part):
+        place, size = part
+        return batch(size, of_texts(seed, place * batch_size, size)).cpu()
 
-    return torch.cat(ranks.shared(range(0, samples, batch_size), draw))
+    return torch.cat(ranks.shared(enumerate(sizes(samples, batch_size)), draw))
 
 
 def is_log_linear(noise: Callable[[Tensor], tuple[Tensor, Tensor]], process: Sampled) -> bool:

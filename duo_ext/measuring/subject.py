@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from duo_ext import Refused
-from duo_ext.core import rows, samplers
+from duo_ext.core import samplers
 from duo_ext.core.samplers import auto, blank, grids
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
@@ -88,14 +88,8 @@ class Subject:
         """What ``sampler`` gives, by a sampler of the core. draw takes the random numbers of its
         texts, too (``draws.of_texts``)."""
         process, student = self.core(setting)
-        sample, times_K = samplers.find(setting.sampler), self.times(setting)
-
-        def draw(size, uniforms=rows.uniforms):
-            start = blank(student, (size, self.length))
-            numbered = replace(process, uniforms=uniforms)
-            return sample(numbered, student, *start, times_K, setting.noise_removal)
-
-        return draw, student.calls
+        way = self.length, self.times(setting), setting.noise_removal
+        return samplers.drawing(setting.sampler, process, student, *way), student.calls
 
     def times(self, setting: Setting) -> torch.Tensor:
         """The times (steps + 1,) at which a sampler of the core evaluates the network."""

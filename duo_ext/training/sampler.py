@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.sampled import Sampled
-from duo_ext.core.samplers import blank, grids
+from duo_ext.core.samplers import grids
 from duo_ext.measuring.draws import Draw
 
 
@@ -44,11 +44,5 @@ class Sampler:
             )
             plain = "ancestral", "host"
             name, grid = plain if teacher else (self.sampler, self.grid)
-            sample, times_K = samplers.find(name), grids.times(grid, steps)
-
-            def draw(size, uniforms):
-                start = blank(drawn, (size, self.length))
-                process = replace(self.process, uniforms=uniforms)
-                return sample(process, drawn, *start, times_K, self.noise_removal)
-
-            yield draw
+            way = self.length, grids.times(grid, steps), self.noise_removal
+            yield samplers.drawing(name, self.process, drawn, *way)

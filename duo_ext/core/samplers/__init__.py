@@ -10,15 +10,18 @@ new sampler is a module with a function ``sample``, and a line here.
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
+from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral, confidence, grids, renoise, spread
 
-__all__ = ["SAMPLERS", "blank", "find", "grids"]
+__all__ = ["SAMPLERS", "blank", "drawing", "find", "grids"]
 
 SAMPLERS = {
     "ancestral": ancestral.sample,
@@ -43,6 +46,25 @@ def find(name: str) -> Callable[..., Tensor]:
         return functools.partial(SAMPLERS[kind], temperature=float(temperature))
     except ValueError:
         raise Refused(f"the sampler is '{name}'; its temperature must be a number") from None
+
+
+def drawing(
+    name: str,
+    process: Sampled,
+    student: Denoiser,
+    length: int,
+    times_K: Tensor,
+    noise_removal: str,
+) -> Callable[..., Tensor]:
+    """draw(size, uniforms) -> tokens (size, length), nothing of which is given, by the sampler of a
+    name. ``uniforms`` are the random numbers of these texts, by default torch's own."""
+    sample = find(name)
+
+    def draw(size, uniforms=rows.uniforms):
+        numbered = replace(process, uniforms=uniforms)
+        return sample(numbered, student, *blank(student, (size, length)), times_K, noise_removal)
+
+    return draw
 
 
 def blank(student: Denoiser, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

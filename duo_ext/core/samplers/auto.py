@@ -49,12 +49,17 @@ def costs(
         logits.append(head.network.head(head.at(places_BP.flatten()).features).float())
         states.append(z_BL.flatten()[places_BP.flatten()])
         z_BL = process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes(alpha_t))
-    found = torch.full((fine, fine + 1), torch.inf, dtype=torch.float64)
+    added = torch.zeros(fine, fine, dtype=torch.float64)
+    fine_steps = zip(logits, states, itertools.pairwise(alphas), strict=True)
+    for k, (own, z_R, levels) in enumerate(fine_steps):
+        p_RV = process.law(own.double(), z_R, *levels)
+        for i in range(k):
+            q_RV = process.law(logits[i].double(), z_R, *levels)
+            added[i, k] = torch.where(p_RV > 0, p_RV * (p_RV / q_RV).log(), 0.0).sum()
     free = (~given_BL).sum().item() / places_BP.numel() / B
-    for i in range(fine):
-        steps = range(i, fine)
-        added = [_added(process, logits[k], logits[i], states[k], alphas[k : k + 2]) for k in steps]
-        found[i, i + 1 :] = free * torch.stack(added).cumsum(0).cpu()
+    found = torch.full((fine, fine + 1), torch.inf, dtype=torch.float64)
+    later = torch.ones(fine, fine, dtype=torch.bool).triu()
+    found[:, 1:][later] = free * added.cumsum(1)[later]
     return times_M, found
 
 
@@ -65,12 +70,6 @@ def _places(process, given_BL, most):
     order_BL = (process.uniforms(given_BL.shape, given_BL.device) + given_BL).argsort(1)
     count = max(1, min(most, (~given_BL).sum(1).min().item()))
     return order_BL[:, :count] + L * torch.arange(B, device=given_BL.device)[:, None]
-
-
-def _added(process, own_RV, held_RV, z_R, alphas):
-    """KL of a fine step by its own output from that by an output that is held, summed over rows."""
-    p, q = (process.law(logits.double(), z_R, *alphas) for logits in (own_RV, held_RV))
-    return torch.where(p > 0, p * (p / q).log(), 0.0).sum()
 
 
 def least(found: Tensor, evaluations: int) -> list[int]:
