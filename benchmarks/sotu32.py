@@ -11,8 +11,6 @@ HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or
 MASKS = ("--sampler", "spread", "--grid", "linear")
 JUMPS = ("--sampler", "spread", "--grid", "power:2.2")
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
-OWN = ("algo.sampler=spread", "algo.on_policy=1", "algo.rollout_steps=[3,5,9]", "algo.grid=linear")
-OWN_DUO = ("algo.sampler=spread", "algo.grid=power:2.2")
 GAUSSIAN = (*PAPER, "algo.noising=gaussian")
 
 
@@ -31,23 +29,23 @@ def sedd(name, *train, **settings):
 METHODS = (
     mdlm("MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
     mdlm("SDTT", *experiment("sotu_sdtt")),
-    mdlm("IDLM-MDLM", *experiment("sotu_idlm_mdlm", *OWN, "trainer.max_steps=240"), reach=HOT),
+    mdlm("IDLM-MDLM", *experiment("sotu_idlm_mdlm"), reach=HOT),
     mdlm("IDLM-MDLM, as in the paper", *experiment("sotu_idlm_mdlm", *PAPER), reach=HOT),
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
     duo("Duo-DCD", *experiment("sotu_dcd"), greedy=True),
-    duo("IDLM-Duo", *experiment("sotu_idlm_duo", *OWN_DUO), reach=COLD),
+    duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
     duo("IDLM-Duo, as in the paper", *experiment("sotu_idlm_duo", *PAPER), reach=COLD),
     duo("IDLM-Duo, Gaussian", *experiment("sotu_idlm_duo", *GAUSSIAN), reach=COLD),
     duo(
         "IDLM-DCD",
-        *experiment("sotu_idlm_dcd", *OWN_DUO),
+        *experiment("sotu_idlm_dcd"),
         after="Duo-DCD",
         greedy=True,
         reach=COLD,
     ),
     duo("IDLM-DCD, Gaussian", *experiment("sotu_idlm_dcd", *GAUSSIAN), after="Duo-DCD", reach=COLD),
     sedd("SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
-    sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd", *OWN), reach=HOT),
+    sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd"), reach=HOT),
     sedd("IDLM-SEDD, as in the paper", *experiment("sotu_idlm_sedd", *PAPER), reach=HOT),
 )
 SMOKE = {
