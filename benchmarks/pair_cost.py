@@ -65,6 +65,7 @@ def _gaussian(cls, **settings):
 
 
 FORMS = CORE, SHARED, TEXTBOOK = "core", "core, shared forward", "textbook"
+COMPILED = "core, compiled"  # with algo.compile; of gpu_check alone
 
 
 def _masked(cls):
@@ -72,7 +73,7 @@ def _masked(cls):
 
 
 def _forms(core, textbook):
-    return {CORE: core, SHARED: core, TEXTBOOK: textbook}
+    return {CORE: core, COMPILED: core, SHARED: core, TEXTBOOK: textbook}
 
 
 # name: {form: process made of a vocabulary}; a mask is its last token
@@ -82,6 +83,7 @@ CASES = {
     "categorical": _forms(UniformProcess, dense.Uniform),
     "gaussian": {
         CORE: _gaussian(gaussian.GaussianUniformProcess),
+        COMPILED: _gaussian(gaussian.GaussianUniformProcess),
         TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
     },
     # on a host whose network takes no mixtures; the textbook has no other inputs
@@ -130,7 +132,7 @@ class Pair:
             (student, *scheduled[0]),
             (fake, *scheduled[1]),
             teacher,
-            distiller.Recipe(shared_forward=form == SHARED),
+            distiller.Recipe(shared_forward=form == SHARED, compile=form == COMPILED),
         )
         self.machine.clock = self.clock = Clock(device)
         if self.plain:

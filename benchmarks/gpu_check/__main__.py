@@ -21,6 +21,9 @@ def parse(arguments):
     )
     parser.add_argument("command", choices=items.COMMANDS)
     parser.add_argument("--dry", action="store_true", help="on a CPU, at a small size")
+    parser.add_argument(
+        "--patience", type=float, metavar="N", help="times its seconds that an item has: 1, dry 10"
+    )
     parser.add_argument("--only", nargs="+", metavar="ITEM", help="some items of the command")
     parser.add_argument("--host", nargs="+", default=[], help="checkouts of Duo and SEDD as well")
     parser.add_argument("--wheels", metavar="FOLDER", help="pure Python wheels to be used")
@@ -43,7 +46,8 @@ def main(arguments=None):
         sys.exit(f"error: {MISSING}")
     runs = Path(options.runs).absolute()
     hosts = tuple(str(Path(path).absolute()) for path in options.host)
-    setting = harness.Setting(options.dry, str(runs), hosts, options.students)
+    patience = options.patience or (10 if options.dry else 1)
+    setting = harness.Setting(options.dry, str(runs), hosts, options.students, patience)
     path = [str(harness.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     if options.wheels:
         path.insert(0, harness.unpack(options.wheels, runs / "site"))

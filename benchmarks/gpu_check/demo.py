@@ -48,15 +48,16 @@ def subjects(students):
     return found
 
 
-def recorded(role, name, steps):
-    """The row of results/demo."""
+def recorded(role, name, found):
+    """The row of results/demo that was sampled in the same way."""
     path = REPOSITORY / "results" / "demo" / name / "results.json"
     rows = json.loads(path.read_text())["rows"]
-    return next(row for row in rows if row["model"] == role and row["steps"] == steps)
+    same = {"model": role} | {key: found[key] for key in ("steps", "sampler")}
+    return next(row for row in rows if same.items() <= row.items())
 
 
 def _beside(row, found):
-    before = recorded(row["role"], row["name"], found["steps"])
+    before = recorded(row["role"], row["name"], found)
     keys = ("genppl", "genppl_low", "genppl_high", "entropy", "unigram_kl")
     row = row | {"steps": found["steps"], "seconds": found["seconds"]}
     row |= {key: found[key] for key in keys} | {f"recorded_{key}": before[key] for key in keys}

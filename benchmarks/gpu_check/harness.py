@@ -15,7 +15,6 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 TAIL = 3000  # characters of what a failed item printed
-PATIENCE = 10  # times its seconds has an item in a dry run, on whatever CPU
 TESTS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
 
@@ -48,12 +47,13 @@ class Item:
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What every item is told: the size, the folder for what is made on the way, other trees, the
-    folder of the demo's students."""
+    folder of the demo's students, how many times its seconds an item has."""
 
     dry: bool
     runs: str
     hosts: tuple = ()
     students: str = "runs"
+    patience: float = 1
 
     @property
     def device(self):
@@ -61,7 +61,7 @@ class Setting:
 
     def limit(self, item):
         """The seconds that an item has."""
-        return item.seconds * (PATIENCE if self.dry else 1)
+        return item.seconds * self.patience
 
 
 class Report:

@@ -14,7 +14,9 @@ CASES = {
     "categorical": "uniform, categorical",
     "gaussian": "uniform, Gaussian",
 }
-BATCHES, PROFILED = (4, 8, 16), 8
+PROFILED = 8
+FORMS = tuple((pair_cost.CORE, batch) for batch in (4, PROFILED, 16))
+FORMS += ((pair_cost.COMPILED, PROFILED),)  # its first pair compiles
 SMALL = pair_cost.Size(vocab=512, length=32, blocks=1, width=64)
 FULL = pair_cost.Size(vocab=scale.VOCAB, length=scale.LENGTH, blocks=12, width=768)
 REPEATS, LINES, COLUMNS = 3, 25, 40
@@ -23,34 +25,37 @@ REPEATS, LINES, COLUMNS = 3, 25, 40
 def run(report, setting):
     host.find(host.STANDALONE).activate()
     device = torch.device(setting.device)
-    for batch in BATCHES[:2] if setting.dry else BATCHES:
-        for case, process in CASES.items():
+    for form, batch in FORMS:
+        for case in CASES:
             size = SMALL if setting.dry else FULL
             size = dataclasses.replace(size, batch=batch)
+            name = f"{case}_compiled" if form == pair_cost.COMPILED else case
             try:
-                report.note(**_measured(case, process, size, device))
+                found = _measured(case, form, size, device)
             except torch.OutOfMemoryError as error:  # the smaller batches still count
-                report.note(**{f"{case}_error_{batch}": str(error)[:200]})
+                found = {"error": str(error)[:200]}
+            report.note(**{f"{name}_{key}_{batch}": value for key, value in found.items()})
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
-def _measured(case, process, size, device):
+def _measured(case, form, size, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    pair = pair_cost.Pair(case, pair_cost.CORE, size, device)
-    pair.run()
+    pair = pair_cost.Pair(case, form, size, device)
+    first = sum(wall for wall, _ in pair.run().values())
     parts = [pair.run() for _ in range(REPEATS)]
     seconds = statistics.median(sum(wall for wall, _ in part.values()) for part in parts)
     F = statistics.median(pair.forward()[0] for _ in range(REPEATS))
     model = scale.Model(size.width, size.blocks)
     flops = (
-        model.pair_in_F(scale.PROCESSES[process])
+        model.pair_in_F(scale.PROCESSES[CASES[case]])
         * (model.body_flops + model.head_flops)
         * size.tokens
     )
     found = {
+        "first_seconds": first,
         "seconds": seconds,
         "seconds_of_512": seconds * scale.BATCH / size.batch,
         "seconds_of_F": F,
@@ -59,9 +64,8 @@ def _measured(case, process, size, device):
     }
     if device.type == "cuda":
         found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    found = {f"{case}_{key}_{size.batch}": value for key, value in found.items()}
     if size.batch == PROFILED:
-        found[f"{case}_profile_{size.batch}"] = profile(pair, device)
+        found["profile"] = profile(pair, device)
     return found
 
 

@@ -42,7 +42,6 @@ def items_of(tmp_path, monkeypatch):
     """``items_of(name=bounds)``: items with the functions of FAKE."""
     (tmp_path / "fake_items.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{harness.REPOSITORY}")
-    monkeypatch.setattr(harness, "PATIENCE", 1)
 
     def make(**bounds):
         seconds = {"endless": 5}
