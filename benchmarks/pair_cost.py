@@ -32,6 +32,7 @@ from benchmarks import dense, published
 from duo_ext import files, host
 from duo_ext.core import distiller, gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
+from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
@@ -123,6 +124,9 @@ class Pair:
         torch.manual_seed(0)
         self.size, self.device, self.plain = size, device, form == TEXTBOOK
         networks = [_network(size, device) for _ in range(3)]
+        if form == COMPILED:
+            for network in networks:
+                compile_blocks(network)
         self.student, self.teacher = networks[0], networks[2]
         optimizers = [torch.optim.AdamW(n.parameters(), lr=1e-6) for n in networks[:2]]
         scheduled = [(o, torch.optim.lr_scheduler.ConstantLR(o, 1.0)) for o in optimizers]

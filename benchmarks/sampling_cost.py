@@ -1,12 +1,14 @@
 """What sampling costs at a large vocabulary: python -m benchmarks.sampling_cost --output FOLDER
 
 The host's sampler, which forms probabilities (B, L, V) in float64 at every step, beside the core's
-(``evaluate --sampler``), on random networks in the standalone tree: float32, one thread, one batch.
-CPU seconds are the process's; wall-clock times are in results.json too. Memory is what the tensors
-of sampling take at once, over what was there.
+(``evaluate --sampler``), on random networks in the standalone tree, one batch. On a CPU: float32,
+one thread, CPU seconds of the process. On a GPU (--device cuda): the host's own bf16, wall-clock
+seconds. Both are in results.json. Memory is what the tensors of sampling take at once, over what
+was there.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -38,11 +40,11 @@ class Vocabulary:
         return {str(id): id for id in range(self.vocab_size)}
 
 
-def measure(name, sampler, size, steps):
+def measure(subject, name, sampler, size, steps, device):
     """A row: seconds and memory of one batch."""
-    subject, clock = _subject(name, size), Clock(torch.device("cpu"))
+    clock = Clock(device)
     with subject.sampler(Setting(steps, sampler), "float64") as (draw, calls):
-        changes = allocations(lambda: draw(size.batch))
+        memory = _memory(lambda: draw(size.batch), device)
         calls.clear()
         start = clock()
         draw(size.batch)
@@ -54,11 +56,21 @@ def measure(name, sampler, size, steps):
         "evaluations": len(calls),
         "cpu_seconds": cpu,
         "wall_seconds": wall,
-        "peak_bytes_over_base": peak(changes),
+        "seconds_per_text": (wall if device.type == "cuda" else cpu) / size.batch,
+        "peak_bytes_over_base": memory,
     }
 
 
-def _subject(name, size):
+def _memory(run, device):
+    if device.type == "cpu":
+        return peak(allocations(run))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _subject(name, size, device):
     tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     config = tree.compose(
@@ -76,6 +88,7 @@ def _subject(name, size):
     model = tree.module("main").ALGORITHMS[name](config, tokenizer).eval()
     for parameter in model.backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
+    model.to(device)
     from duo_ext.families import FAMILIES  # imports the host
 
     process = FAMILIES[ALGORITHMS[name]].noisings["categorical"](model)
@@ -87,15 +100,15 @@ def _subject(name, size):
 
 
 def as_markdown(results):
-    head = ["process", "sampler", "network evaluations", "CPU seconds", "GiB over base"]
+    head = ["process", "sampler", "network evaluations", "seconds per text", "GiB over base"]
     lines = []
     for row in results["rows"]:
         memory = row["peak_bytes_over_base"] / 2**30
-        numbers = f"{row['cpu_seconds']:.1f}", f"{memory:.2f}"
+        numbers = f"{row['seconds_per_text']:.3f}", f"{memory:.2f}"
         lines.append([row["process"], row["sampler"], row["evaluations"], *numbers])
     body = tables.markdown(head, lines, words=2)
     size = ", ".join(f"{name} {value}" for name, value in results["size"].items())
-    return f"{results['steps']} steps; {size}; {results['hardware']}\n\n{body}"
+    return f"{size}; {results['hardware']}\n\n{body}"
 
 
 def main(arguments=None):
@@ -103,18 +116,22 @@ def main(arguments=None):
     default = Size()
     for field, value in vars(default).items():
         parser.add_argument(f"--{field}", type=int, default=value)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, nargs="+", default=(4, 8, 64))
+    parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)
     size = Size(**{field: getattr(options, field) for field in vars(default)})
     torch.set_num_threads(1)
     keep_memory()
-    rows = [measure(name, way, size, options.steps) for name in ALGORITHMS for way in SAMPLERS]
+    rows, device = [], options.device
+    for name in ALGORITHMS:
+        subject = _subject(name, size, device)
+        for sampler, steps in itertools.product(SAMPLERS, options.steps):
+            rows.append(measure(subject, name, sampler, size, steps, device))
     results = {
         "rows": rows,
-        "steps": options.steps,
         "size": vars(size),
-        "hardware": hardware(torch.device("cpu")),
+        "hardware": hardware(device),
         "commit": trees.own_commit(),
     }
     content = json.dumps(results, indent=1) + "\n"

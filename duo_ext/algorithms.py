@@ -14,6 +14,7 @@ from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import samplers
+from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.distiller import World
 from duo_ext.core.networks import Tempered
 from duo_ext.data.texts import Tokenizer
@@ -47,6 +48,8 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
         require_whole(config.trainer.get("precision"))
+        if config.algo.compile:
+            compile_blocks(self.backbone)
         if config.algo.recompute_blocks:
             recompute(self.backbone)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)

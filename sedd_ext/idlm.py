@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.distiller import STUDENT, World
 from duo_ext.data.texts import Tokenizer
 from duo_ext.settings import LASTING, check_idlm, chosen, inputs
@@ -30,6 +31,8 @@ class IDLM:
             looks.noise_removal_of(config)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
+        if config.algo.compile:
+            compile_blocks(parts.model)
         if config.algo.recompute_blocks:
             recompute(parts.model)  # the other networks are its copies
         saved = runs.denoiser(config.teacher, "teacher")

@@ -42,7 +42,8 @@ def train(config: DictConfig, folder: str) -> None:
     shared = ranks.agree(lambda: folder)  # by default it is named by the time
     batch_size = _batch_size(config, world)
     tokenizer = data.tokenizer_of(config)
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(config.deterministic)
     torch.manual_seed(config.seed)
     parts = Parts.build(config, device)
     trained = ALGORITHMS[config.algo.name](parts, runs.new_state(parts), world)

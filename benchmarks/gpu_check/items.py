@@ -35,12 +35,12 @@ FIRST = (
 SECOND = (
     _item(
         "pair",
-        240,
+        150,
         *(Bound(f"{case}_peak_gb_8", "<=", MOST_GB) for case in ("mdlm", "categorical")),
     ),
     _item(
         "commands",
-        330,
+        400,
         Bound("mdlm_pair_seconds", "<=", 6),
         Bound("categorical_pair_seconds", "<=", 9),
         name="pair_of_512",

@@ -160,7 +160,7 @@ def largest_normals(R: int, n: int, K: int, device: torch.device) -> tuple[Tenso
     """
     j_K = torch.arange(K, dtype=torch.float64, device=device)
     log_v_RK = torch.rand(R, K, dtype=torch.float64, device=device).log()
-    tail_RK = -torch.expm1((log_v_RK / (n - j_K)).cumsum(1))
+    tail_RK = -torch.expm1(rows.cumulate(log_v_RK / (n - j_K)))
     return -torch.special.ndtri(tail_RK), different(R, n, K, device)
 
 

@@ -67,8 +67,12 @@ def importable(name: str) -> bool:
 
 def _forget(name):
     """Drop the modules of a package, such as a failed import leaves behind."""
-    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+    for module in _modules(name):
         del sys.modules[module]
+
+
+def _modules(package):
+    return [name for name in sys.modules if name.partition(".")[0] == package]
 
 
 class StandIn(Remedy):
@@ -87,11 +91,18 @@ class StandIn(Remedy):
 
 
 def withdraw_stand_ins() -> None:
-    """Hide the stand-ins from everybody but the modules that have imported them."""
+    """Hide the stand-ins from everybody but the modules that have imported them.
+
+    They are known by another name from then on: torch.compile imports the modules whose functions
+    it takes in.
+    """
     for folder in STAND_INS.iterdir():
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
-            _forget(folder.name)
+            for name in _modules(folder.name):
+                module = sys.modules.pop(name)
+                module.__name__ = f"{__package__}.stand_ins.{name}"
+                sys.modules[module.__name__] = module
 
 
 class AttentionInFloat32(Remedy):

@@ -18,3 +18,12 @@ def space():
         return torch.tensor(list(itertools.product(range(V), repeat=N)))
 
     return make
+
+
+@pytest.fixture
+def backbone(standalone, tiny):
+    torch.manual_seed(0)
+    network = standalone.module("models").dit.DIT(tiny("algo=duo_base"), vocab_size=32).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network

@@ -47,7 +47,7 @@ def test_mixtures_of_the_largest_are_the_soft_tokens(
 def test_the_largest_normals_are_distributed_as_those_of_all():
     """Means and spreads of the three largest of 50; each place as often as another."""
     torch.manual_seed(0)
-    values, places = gaussian.largest_normals(40_000, 50, 3, "cpu")
+    values, places = gaussian.largest_normals(40_000, 50, 3, torch.get_default_device())
     whole = torch.randn(40_000, 50, dtype=torch.float64).topk(3).values
     torch.testing.assert_close(values.mean(0), whole.mean(0), atol=0.01, rtol=0)
     torch.testing.assert_close(values.std(0), whole.std(0), atol=0.01, rtol=0)
@@ -60,7 +60,7 @@ def test_the_largest_normals_are_distributed_as_those_of_all():
 @pytest.mark.parametrize("n", [3, 4, 7])
 def test_places_are_different_and_in_every_order(n):
     torch.manual_seed(0)
-    places = gaussian.different(20_000, n, 3, "cpu")
+    places = gaussian.different(20_000, n, 3, torch.get_default_device())
     assert ((places >= 0) & (places < n)).all()
     orders, counts = places.unique(dim=0, return_counts=True)
     assert len(orders) == n * (n - 1) * (n - 2)

@@ -6,15 +6,6 @@ import torch
 from duo_ext.core.networks import Denoiser, Tempered
 
 
-@pytest.fixture
-def backbone(standalone, tiny):
-    torch.manual_seed(0)
-    network = standalone.module("models").dit.DIT(tiny("algo=duo_base"), vocab_size=32).double()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return network
-
-
 @pytest.mark.parametrize("soft", [False, True])
 def test_head_of_features_is_the_forward_pass(backbone, soft):
     x = torch.randint(0, 32, (3, 16))
@@ -44,8 +35,8 @@ def test_network_without_time_gets_sigma_zero(backbone):
 
 
 def test_hook_is_gone_after_an_error(backbone):
-    with pytest.raises(IndexError):
-        Denoiser(backbone, True).features(torch.full((1, 16), 99), torch.ones(1))
+    with pytest.raises(RuntimeError):  # of another batch
+        Denoiser(backbone, True).features(torch.zeros(2, 16, dtype=torch.long), torch.ones(3))
     assert not backbone.output_layer.linear._forward_pre_hooks
 
 

@@ -9,7 +9,8 @@ from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser, Tempered
 
 ALPHA = torch.tensor([0.9, 0.4])
-BF16 = torch.autocast("cpu", torch.bfloat16)
+DEVICE = torch.get_default_device().type
+BF16 = torch.autocast(DEVICE, torch.bfloat16)
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def dit(standalone, tiny, monkeypatch):
     network = module.DIT(tiny("algo=duo_base"), vocab_size=32)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    opened = lambda self, device: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    opened = lambda self, device: torch.autocast(DEVICE, torch.bfloat16)  # noqa: E731
     monkeypatch.setattr(module.DIT, "_precision", opened)
     return network.eval()
 
@@ -66,7 +67,7 @@ def test_nothing_is_left_behind(dit):
     with pytest.raises(ValueError):
         denoiser.features(tokens(), ALPHA)
     hook.remove()
-    assert not torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled(DEVICE)
     for module in (*dit.blocks, dit.output_layer):
         assert not module._forward_hooks and not module._forward_pre_hooks
 

@@ -64,7 +64,7 @@ def same(actual, expected):
 def test_a_pair_is_the_dense_one(networks, batch, name, rows_at_once, monkeypatch):
     """Both losses of a pair and their gradients, with the rows in any chunks and pieces."""
     for sizes, count in zip((rows.CHUNK, rows.PIECE), rows_at_once, strict=True):
-        monkeypatch.setitem(sizes, "cpu", V * count)
+        monkeypatch.setitem(sizes, torch.get_default_device().type, V * count)
     student, fake, teacher = networks
     others = {"fake_loss": (student, fake), "student_loss": (student, fake, teacher)}
     for loss, trained in (("fake_loss", fake), ("student_loss", student)):
@@ -329,14 +329,14 @@ class TestRollout:
     @pytest.mark.parametrize("bf16", [False, True])
     def test_all_student_weights_get_their_gradient(self, networks, batch, bf16):
         student, fake, teacher = networks
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=bf16):
             self.process.student_loss(student, fake, teacher, *batch).backward()
         assert all(p.grad.abs().max() > 0 for p in student.backbone.parameters())
 
 
 def test_times_are_stratified():
     torch.manual_seed(0)
-    times = sample_times(8, 1e-3, "cpu")
+    times = sample_times(8, 1e-3, torch.get_default_device())
     strata = ((times - 1e-3) / (1 - 1e-3) * 8).floor().long()
     assert sorted(strata.tolist()) == list(range(8)) and strata.tolist() != list(range(8))
 

@@ -116,7 +116,7 @@ def test_probabilities_lie_on_the_simplex(data):
     assert torch.equal(z[given_BL], x0[given_BL])
     assert (xhat >= 0).all()
     torch.testing.assert_close(xhat.sum(-1), torch.ones(x0.shape))
-    drawn = rows.sample_tokens(xhat, rows.uniforms(x0.shape, "cpu"))
+    drawn = rows.sample_tokens(xhat, rows.uniforms(x0.shape, torch.get_default_device()))
     assert (xhat.gather(-1, drawn[..., None]) > 0).all()
 
 
@@ -124,7 +124,7 @@ def test_probabilities_lie_on_the_simplex(data):
 @given(n=st.integers(1, 50), eps=st.sampled_from([1e-12, 1e-5, 1e-3, 0.1]), seed=st.integers(0, 99))
 def test_times_keep_away_from_zero_and_reach_one_at_most(n, eps, seed):
     torch.manual_seed(seed)
-    times = sample_times(n, eps, "cpu")
+    times = sample_times(n, eps, torch.get_default_device())
     assert (times >= eps).all() and (times <= 1).all()
 
 
@@ -160,7 +160,7 @@ def test_no_nan_where_alpha_is_one_or_zero(data):
         fbar = losses.mix(f, alpha[:, None])
         assert (fbar > 0).all()
         z = rows.sample_tokens(
-            xbar, rows.uniforms(len(f), "cpu")
+            xbar, rows.uniforms(len(f), torch.get_default_device())
         )  # what is drawn has a probability
         if end == 1.0:
             loss = losses.uniform_loss(fbar, xbar, z, alpha, -torch.ones_like(alpha))

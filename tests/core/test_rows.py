@@ -8,6 +8,7 @@ import torch
 from duo_ext.core import rows
 
 V, R = 700, 23
+DEVICE = torch.get_default_device().type
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def loss(logits, other_logits, weight_R):
 def at_once(request, monkeypatch):
     """Rows of a chunk and of a piece."""
     for sizes, count in zip((rows.CHUNK, rows.PIECE), request.param, strict=True):
-        monkeypatch.setitem(sizes, "cpu", V * count)
+        monkeypatch.setitem(sizes, DEVICE, V * count)
 
 
 def test_total_is_the_loss_of_all_rows(head, at_once):
@@ -72,7 +73,7 @@ def test_no_rows_are_zero(head):
     assert total == 0
     total.backward()
     assert (head.parameters[0].grad == 0).all()
-    assert rows.sample(none, torch.exp, rows.uniforms(0, "cpu")).shape == (0,)
+    assert rows.sample(none, torch.exp, rows.uniforms(0, DEVICE)).shape == (0,)
 
 
 def test_no_gradients_are_formed_where_none_is_wanted(head):
@@ -92,7 +93,7 @@ def test_chunks_and_pieces_cover_the_rows_and_hold_no_more_than_allowed(head, at
     values = head.network.head(head.features)
     for parts, most in ((rows.chunks(head), rows.CHUNK), (rows.pieces(values), rows.PIECE)):
         assert [i for part in parts for i in range(R)[part]] == list(range(R))
-        assert max(part.stop - part.start for part in parts) * V <= most["cpu"]
+        assert max(part.stop - part.start for part in parts) * V <= most[DEVICE]
 
 
 def test_inputs_are_left_as_they_were(head, at_once):
@@ -110,7 +111,7 @@ def test_an_autocast_around_reaches_neither_products_nor_loss(head):
     features = head.features.detach().float().requires_grad_()
     found = []
     for enabled in (True, False):
-        with torch.autocast("cpu", torch.bfloat16, enabled):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled):
             term = rows.Term(
                 lambda logits: (logits @ logits.T).diag(), (replace(head, features=features),)
             )

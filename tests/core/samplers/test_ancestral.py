@@ -12,6 +12,7 @@ from duo_ext.core.uniform import UniformProcess
 
 V, B, L = 6, 7, 5
 MASK = V - 1
+DEVICE = torch.get_default_device().type
 PROCESSES = {
     "absorbing": AbsorbingProcess(V, MASK),
     "renormalised": ScoreProcess(V, MASK),
@@ -112,8 +113,8 @@ def test_greedy_is_the_likeliest_token(network, name):
 def test_chunks_change_no_token(network, name, monkeypatch):
     found = []
     for count in (1000, 4):
-        monkeypatch.setitem(rows.CHUNK, "cpu", count * V)
-        monkeypatch.setitem(rows.PIECE, "cpu", count * V // 2)
+        monkeypatch.setitem(rows.CHUNK, DEVICE, count * V)
+        monkeypatch.setitem(rows.PIECE, DEVICE, count * V // 2)
         torch.manual_seed(3)
         found.append(sample(PROCESSES[name], network, 3))
     assert torch.equal(*found)
@@ -129,7 +130,7 @@ class Autocast(torch.nn.Module):
         self.output_layer.linear = torch.nn.Linear(8, V)
 
     def forward(self, x_BL, sigma_B):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             return self.output_layer.linear(self.embedding(x_BL))
 
 
