@@ -13,6 +13,7 @@ from duo_ext.commands import folder, line
 from duo_ext.hosting.remedies import BEFORE
 from duo_ext.settings import choose
 from sedd_ext import host, settings
+from sedd_ext.remedies import AFTER
 
 # {a group of ours: the sign of its overrides}. SEDD's defaults lack algo; algo's own list data.
 GROUPS = {"algo": "+", "data": ""}
@@ -71,7 +72,7 @@ def main() -> None:
 def report(tree: host.Host) -> None:
     """Print what --check says: the tree, the remedies that it needs here, what the CPU is worth."""
     print(f"host: {tree}")
-    for remedy in BEFORE:
+    for remedy in (*BEFORE, *AFTER):
         state = "applied" if remedy in tree.remedies else "not needed"
         print(f"{state:>10}  {remedy.name}")
     print(machine.cpu())

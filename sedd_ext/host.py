@@ -8,6 +8,7 @@ and the hub's gpt2. One process serves one host.
 from pathlib import Path
 
 from duo_ext.hosting import trees
+from sedd_ext.remedies import AFTER
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("graph_lib", "noise_lib", "losses", "sampling", "data", "utils", "model")
@@ -20,6 +21,9 @@ class Host(trees.Tree):
 
     program, standalone, modules, files = "SEDD", STANDALONE, MODULES, FILES
     imported = MODULES
+
+    def after_import(self) -> None:
+        self.apply(AFTER)
 
 
 find, active = Host.find, Host.active

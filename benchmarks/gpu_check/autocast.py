@@ -12,12 +12,18 @@ PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "highest"}
 def networks_in(precision, device):
     """float32, tf32 (products of float32 matrices) or bf16 (autocast), for the length of a with
     block."""
+    inside = torch.autocast(device, torch.bfloat16) if precision == "bf16" else _no_autocast()
+    with products(precision), inside:
+        yield
+
+
+@contextlib.contextmanager
+def products(precision):
+    """Products of float32 matrices as in ``networks_in``, whatever the autocast."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(PRODUCTS[precision])
-    inside = torch.autocast(device, torch.bfloat16) if precision == "bf16" else _no_autocast()
     try:
-        with inside:
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -2,7 +2,8 @@
 
 A remedy is a class: its name, the cause (what fails without it), when it is needed, what it does.
 Each is applied only where it is needed, from outside: no file of the host changes. ``BEFORE`` are
-applied before any host's modules are imported; ``duo.AFTER`` on the imported modules of Duo.
+applied before any host's modules are imported; ``AFTER`` of hosting.duo and of sedd_ext.remedies on
+the imported modules of Duo and SEDD.
 """
 
 import functools

@@ -4,6 +4,7 @@ SEDD_ROOT names a checkout of SEDD. As a program, ``test_sedd_tree.py TREE WORK`
 each tree computes, in a process of its own, because the modules of both have the same names.
 """
 
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -17,6 +18,7 @@ import torch
 import transformers
 
 from duo_ext import host
+from sedd_ext import remedies
 
 REPOSITORY = Path(host.__file__).parents[1]
 OURS = REPOSITORY / "sedd_ext" / "standalone"
@@ -325,6 +327,16 @@ def test_one_seed_draws_the_same_tokens(ours, theirs, setting):
     for name, tokens in wanted.items():
         assert torch.equal(found[name], tokens), name
     assert len({tuple(tokens.flatten().tolist()) for tokens in wanted.values()}) > 5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn"), reason="flash-attn is installed")
+def test_rotary_in_plain_torch_is_sedds(sedd_root):
+    spec = importlib.util.spec_from_file_location("rotary", Path(sedd_root) / "model" / "rotary.py")
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    qkv = torch.randn(2, 5, 3, 4, 8)
+    tables = theirs.Rotary(8)(qkv)
+    assert torch.equal(remedies.turned(qkv, *tables), theirs.apply_rotary_pos_emb(qkv, *tables))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -11,6 +11,7 @@ steps as tokens are exact, as in any order. Where it may change at every step (t
 each step has an order of its own.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -57,6 +58,7 @@ def low_discrepancy(given_BL: Tensor, uniforms: Callable[..., Tensor] = rows.uni
     return (corput_BL + uniforms((B, L), device)) / resolution
 
 
+@functools.lru_cache(maxsize=8)  # every step of the uniform process asks
 def reversed_bits(n: int, device: torch.device) -> Tensor:
     """The numbers 0 to n - 1, n a power of 2, each with its bits in reverse order (n,)."""
     found = torch.zeros(1, dtype=torch.long, device=device)

@@ -6,7 +6,6 @@ V vocabulary.
 """
 
 import contextlib
-import functools
 import importlib.util
 import math
 
@@ -18,14 +17,7 @@ from torch.nn import functional as F
 
 TIME_FREQUENCIES = 256
 MLP_RATIO = 4
-
-
-@functools.cache
-def flash_attention():
-    """flash-attn's function on (B, L, H, K) where the package is installed, else None."""
-    if importlib.util.find_spec("flash_attn") is None:
-        return None
-    return importlib.import_module("flash_attn").flash_attn_func
+FLASH = importlib.util.find_spec("flash_attn") is not None
 
 
 def attention(q_BHLK, k_BHLK, v_BHLK, causal):
@@ -35,8 +27,10 @@ def attention(q_BHLK, k_BHLK, v_BHLK, causal):
     one serves the CPU only where no gradient is asked for.
     """
     half = q_BHLK.dtype in (torch.bfloat16, torch.float16)
-    if q_BHLK.is_cuda and half and flash_attention():
-        return in_flash_layout(flash_attention(), q_BHLK, k_BHLK, v_BHLK, causal)
+    if q_BHLK.is_cuda and half and FLASH:
+        from flash_attn import flash_attn_func
+
+        return in_flash_layout(flash_attn_func, q_BHLK, k_BHLK, v_BHLK, causal)
     if q_BHLK.is_cuda or causal or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
     scores_BHLL = q_BHLK @ k_BHLK.transpose(-1, -2) / math.sqrt(q_BHLK.shape[-1])
