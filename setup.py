@@ -20,7 +20,7 @@ setup(
         *CONFIGS,
     ],
     package_dir=CONFIGS,
-    package_data={"": ["**/*.yaml", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
+    package_data={"": ["**/*.yaml", "*.html", "*.json", "*.md", "*.xz", "*.ckpt", "*.safetensors"]},
     # Where no reason stands, the oldest release with which tests of what uses it were run.
     install_requires=[
         "torch>=2.6",  # get_total_norm

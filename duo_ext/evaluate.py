@@ -109,7 +109,7 @@ def load(role: str, given: str, options: argparse.Namespace) -> Subject:
     ``role`` is "teacher" or "student", ``given`` the path as the command line gives it, ``options``
     are those of the command. Raises Refused where the checkpoint or an option does not fit.
     """
-    path, key = resolve(given), f"--{role}"
+    path, key = pretrained.in_run(resolve(given)), f"--{role}"
     tree = host.active()
     saved = pretrained.load(path, key, options.trust_checkpoint)
     config = _config(tree, saved, options, f"{key} is '{given}'")
@@ -139,6 +139,7 @@ def load(role: str, given: str, options: argparse.Namespace) -> Subject:
         plain_predictor=config.sampling.predictor,
         process=family.noisings["categorical"](model),
         trained_for=subject.trained_for(saved.config.get("algo", {})),
+        ends=((tokenizer.bos_token_id,), (tokenizer.eos_token_id,) if config.data.wrap else ()),
     )
 
 

@@ -113,14 +113,15 @@ def load(checkpoint: dict, state: dict, key: str) -> None:
 def denoiser(path: str | None, key: str, trust: bool | None = None) -> Saved:
     """The trained network at ``path``, as ``Saved``.
 
-    ``path`` is a run folder, a checkpoint file of SEDD's, or a folder or hub id in Hugging Face
-    format. ``key`` is the setting that named it, ``trust`` is for checkpoints (``read``). Raises
-    Refused where there is none.
+    ``path`` is a run folder (the checkpoint that its guard kept, or else the last one), one of
+    SEDD's checkpoint files, or a folder or hub id in Hugging Face format. ``key`` is the setting
+    that named it, ``trust`` is for checkpoints (``read``). Raises Refused where there is none.
     """
     if not (path and (is_run(path) or path.endswith(ENDINGS))):
         return pretrained.load(path, key)
     if is_run(path):
-        run, checkpoint = path, read(f"{path}/{LAST}", key, trust)
+        kept = BEST if os.path.exists(os.path.join(path, BEST)) else LAST
+        run, checkpoint = path, read(f"{path}/{kept}", key, trust)
     else:
         whole = path if files.is_url(path) else os.path.abspath(path)
         run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)

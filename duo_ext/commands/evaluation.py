@@ -69,13 +69,20 @@ class Stream:
 
     @torch.no_grad()
     def draw(
-        self, subject: Subject, setting: Setting, options: argparse.Namespace
+        self,
+        subject: Subject,
+        setting: Setting,
+        options: argparse.Namespace,
+        given: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[list[Tensor], int, float]:
-        """(tokens of each batch, network evaluations, seconds)."""
+        """(tokens of each batch, network evaluations, seconds); ``given`` is (x0, given), (N, L)
+        each, of all texts of the row."""
         subject.seed(options.seed)
-        numbers = ()
+        numbers, count = (), sum(self.sizes)
         if not setting.by_host:
-            numbers = (draws.of_texts(options.seed, self.first, sum(self.sizes)),)
+            numbers = (draws.of_texts(options.seed, self.first, count),)
+        if given is not None:
+            numbers += (tuple(x_NL[self.first : self.first + count] for x_NL in given),)
         start = time.perf_counter()
         with subject.sampler(setting, options.precision) as (draw, calls):
             tokens = [draw(size, *numbers).cpu() for size in self.sizes]

@@ -11,6 +11,7 @@ import torch
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import auto, blank, grids
+from duo_ext.data import prompts
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws
@@ -79,14 +80,22 @@ class Subject:
     length: int
     data: dict
     trained_for: tuple = field(default=HOST, kw_only=True)  # (sampler, grid)
+    ends: tuple = field(
+        default=((), ()), kw_only=True
+    )  # the tokens that each text begins, ends with
 
     def require(self, setting: Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         setting.require(precision)
 
+    @property
+    def frame(self) -> prompts.Frame:
+        """What its texts are, for prompts."""
+        return prompts.Frame(self.tokenizer, self.length, self.vocab_size, *self.ends)
+
     def by_core(self, setting: Setting) -> tuple[draws.Draw, list]:
         """What ``sampler`` gives, by a sampler of the core. draw takes the random numbers of its
-        texts, too (``draws.of_texts``)."""
+        texts (``draws.of_texts``) and what of them is given, too (``samplers.drawing``)."""
         process, student = self.core(setting)
         way = self.length, self.times(setting), setting.noise_removal
         return samplers.drawing(setting.sampler, process, student, *way), student.calls

@@ -27,7 +27,7 @@ from duo_ext.weights import checkpoints
 from duo_ext.weights.checkpoints import EMBEDDING, Saved
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-SOURCES = "a checkpoint file, a folder or a hub id"
+SOURCES = "a checkpoint file, a run's or a hub's folder, or a hub id"
 FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 CONFIG = "config.json"
@@ -49,13 +49,15 @@ PUBLISHED = {
 
 
 def load(path: str | None, key: str, trust: bool = False) -> Saved:
-    """The denoiser at ``path``: a folder, a hub id (owner/name) or a checkpoint, as ``Saved``.
+    """The denoiser at ``path``, as ``Saved``: a folder, a hub id (owner/name), a checkpoint or a run
+    (``in_run``).
 
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
     Raises Refused where there is none.
     """
     if path is None:
         raise Refused(f"{key} is null; wanted: {SOURCES}")
+    path = in_run(path)
     if isinstance(path, str) and os.path.isdir(path):
         return read_folder(path, key)
     if isinstance(path, str) and _is_hub_id(path):
@@ -65,6 +67,13 @@ def load(path: str | None, key: str, trust: bool = False) -> Saved:
         return checkpoints.denoiser(checkpoint)
     except Refused as error:
         raise Refused(f"{key} is '{path}'; {error}") from error
+
+
+def in_run(path: str) -> str:
+    """The checkpoint in the folder of a run that its guard has kept, or else the last one; any
+    other path as it is."""
+    kept = (f"{path}/checkpoints/{name}.ckpt" for name in ("best", "last"))
+    return next(filter(os.path.exists, kept), path)
 
 
 def _is_hub_id(path):

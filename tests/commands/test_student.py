@@ -29,7 +29,7 @@ def test_texts_are_those_of_evaluate(student, sampler):
     tokens = found.sample_tokens(5, steps=4, sampler=sampler, temperature=0.9)
     assert torch.equal(tokens, wanted) and tokens.shape == (5, found.length)
     texts = found.sample(5, steps=4, sampler=sampler, temperature=0.9)
-    assert texts == found.tokenizer.batch_decode(wanted)
+    assert texts == found.frame.decode(wanted)
     assert texts != found.sample(5, steps=4, seed=4, sampler=sampler, temperature=0.9)
 
 

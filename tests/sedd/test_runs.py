@@ -96,7 +96,7 @@ def test_a_checkpoint_of_other_things(folder, changed):
 
 
 def test_nothing_is_refused_as_nothing():
-    with pytest.raises(Refused, match="teacher is null; wanted: a checkpoint file, a folder"):
+    with pytest.raises(Refused, match="teacher is null; wanted: a checkpoint file, a run's"):
         runs.denoiser(None, "teacher")
 
 

@@ -226,7 +226,9 @@ HUB_ERRORS = {
 
 
 def test_no_path_at_all_is_a_sentence():
-    with pytest.raises(ValueError, match="is null; wanted: a checkpoint file, a folder or a hub"):
+    with pytest.raises(
+        ValueError, match="is null; wanted: a checkpoint file, a run's or a hub's folder"
+    ):
         pretrained.load(None, KEY)
 
 
@@ -239,7 +241,7 @@ def test_why_the_hub_gives_nothing(hub, reason):
     assert message.startswith(
         f"{KEY} is 'owner/name'; there is no such file or folder, and the hub"
     )
-    assert message.endswith("; wanted: a checkpoint file, a folder or a hub id")
+    assert message.endswith("; wanted: a checkpoint file, a run's or a hub's folder, or a hub id")
     assert reason in message and "\n" not in message
 
 

@@ -56,13 +56,18 @@ def drawing(
     times_K: Tensor,
     noise_removal: str,
 ) -> Callable[..., Tensor]:
-    """draw(size, uniforms) -> tokens (size, length), nothing of which is given, by the sampler of a
-    name. ``uniforms`` are the random numbers of these texts, by default torch's own."""
+    """draw(size, uniforms, given) -> tokens (size, length) by the sampler of a name.
+
+    ``uniforms`` are the random numbers of these texts, by default torch's own; ``given`` is
+    (x0_BL, given_BL), by default of texts of which nothing is given.
+    """
     sample = find(name)
 
-    def draw(size, uniforms=rows.uniforms):
-        numbered = replace(process, uniforms=uniforms)
-        return sample(numbered, student, *blank(student, (size, length)), times_K, noise_removal)
+    def draw(size, uniforms=rows.uniforms, given=None):
+        numbered, start = replace(process, uniforms=uniforms), blank(student, (size, length))
+        if given is not None:
+            start = [own.to(none.device) for own, none in zip(given, start, strict=True)]
+        return sample(numbered, student, *start, times_K, noise_removal)
 
     return draw
 

@@ -1,0 +1,84 @@
+"""Texts of which a part is given: what a text begins with, or what stands around its holes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from duo_ext import Refused
+from duo_ext.data import texts
+from duo_ext.data.texts import Tokenizer
+
+HOLE = "___"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a model's texts are: ``length`` tokens out of ``vocab_size``, the first ones ``before``
+    (BOS) and the last ones ``after`` (EOS), where its data has them."""
+
+    tokenizer: Tokenizer
+    length: int
+    vocab_size: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def prompt(self, text: str, key: str = "prompt") -> tuple[Tensor, Tensor]:
+        """(tokens (L,), which of them are given (L,)) of a text that begins with ``text``.
+
+        ``key`` is how a sentence names it. Raises Refused for what the model has no tokens for, and
+        for a prompt that leaves nothing to write.
+        """
+        return self._given([[*self.before, *self._ids(text, key)], []], key)
+
+    def infill(self, text: str, key: str = "infill") -> tuple[Tensor, Tensor]:
+        """The same for a text with holes, ``HOLE``, which share alike what is left of the length.
+
+        What stands before and behind a hole, spaces too, is kept. Raises Refused without a hole.
+        """
+        parts = text.split(HOLE)
+        if len(parts) == 1:
+            raise Refused(f"{key} is '{text}'; it must have a hole, written {HOLE}")
+        ids = [self._ids(part, key) for part in parts]
+        return self._given([[*self.before, *ids[0]], *ids[1:-1], [*ids[-1], *self.after]], key)
+
+    def decode(self, tokens_NL: Tensor) -> list[str]:
+        """Texts without BOS and EOS at their ends."""
+        return [self.tokenizer.decode(row[self.inner(row)]) for row in tokens_NL.tolist()]
+
+    def inner(self, tokens: list[int]) -> slice:
+        """The positions of a text that are neither BOS nor EOS at its ends."""
+        start, end = len(self.before), len(tokens) - len(self.after)
+        starts, ends = tuple(tokens[:start]) == self.before, tuple(tokens[end:]) == self.after
+        return slice(start if starts else 0, end if ends else len(tokens))
+
+    def _ids(self, text, key):
+        if not text:
+            return []
+        [ids] = texts.encode(self.tokenizer, [text], key)
+        word, unknown = self.tokenizer.unk_token, self.tokenizer.unk_token_id
+        # the token of what is unknown may be an ordinary one
+        lacking = word is not None and ids.count(unknown) > text.count(word)
+        if lacking or max(ids) >= self.vocab_size:
+            raise Refused(
+                f"{key} is '{text}'; the model's vocabulary has no token for a part of it"
+            )
+        return ids
+
+    def _given(self, parts, key):
+        """Parts in order, with the holes between them."""
+        taken, holes = sum(map(len, parts)), len(parts) - 1
+        free = self.length - taken
+        if free < holes:
+            raise Refused(
+                f"{key} takes {taken} tokens of a text, BOS and EOS among them; the model writes "
+                f"{self.length}, of which a hole needs one"
+            )
+        tokens_L = torch.zeros(self.length, dtype=torch.long)
+        given_L = torch.zeros(self.length, dtype=torch.bool)
+        place = 0
+        for number, part in enumerate(parts):
+            tokens_L[place : place + len(part)] = torch.tensor(part, dtype=torch.long)
+            given_L[place : place + len(part)] = True
+            place += len(part) + free // holes + (number < free % holes)
+        return tokens_L, given_L
