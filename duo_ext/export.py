@@ -1,11 +1,12 @@
 """Write a Duo checkpoint as a Hugging Face folder: ``python -m duo_ext.export --help``.
 
-Duo's ``DIT.from_pretrained`` reads the folder (``commands.publishing``).
+Duo's ``DIT.from_pretrained`` reads the folder (``commands.publishing``), and ``--for harness``
+writes a checkpoint for Duo main's harness (``harness``).
 """
 
 import omegaconf
 
-from duo_ext import families, host
+from duo_ext import families, harness, host
 from duo_ext.commands import publishing
 from duo_ext.commands.publishing import KEY, Side
 from duo_ext.weights import pretrained
@@ -38,6 +39,7 @@ from models.dit import DIT
 
 model = DIT.from_pretrained("FOLDER")
 ```""",
+    formats={"harness": harness.write},
 )
 
 

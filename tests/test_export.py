@@ -243,3 +243,9 @@ def test_an_output_that_is_taken(teacher):
     message = error_of(teacher("mdlm"))
     assert message == "--output is 'out'; it must be a new or an empty folder"
     assert os.listdir("out") == ["mine"]
+
+
+def test_for_the_harness_it_takes_duos_main(teacher):
+    """tests/upstream has it there."""
+    message = error_of(teacher("mdlm"), "--for", "harness")
+    assert "--for is harness; --host must be Duo's main" in message and "standalone" in message

@@ -7,9 +7,10 @@ network.
 
 import argparse
 import copy
+import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
@@ -38,6 +39,7 @@ class Side:
     network: Callable  # network(configuration, weights) -> the host's network
     described: Callable  # described(configuration, network) -> the content of config.json
     usage: str  # what the card says of loading the folder
+    formats: dict = field(default_factory=dict)  # {--for: write(options)} beside the folder
 
 
 def parse(side: Side, arguments: list[str]) -> argparse.Namespace:
@@ -50,6 +52,9 @@ def parse(side: Side, arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", metavar=KEY, help="a checkpoint, or a folder of this kind")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new, or empty")
+    parser.add_argument(
+        "--for", dest="format", choices=("hub", *side.formats), default="hub", help="who reads it"
+    )
     parser.add_argument("--results", metavar="results.json", help="of evaluate, for the model card")
     parser.add_argument("--raw", action="store_true", help="the raw weights instead of their EMA")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
@@ -162,5 +167,5 @@ def main(side: Side, arguments: list[str] | None = None) -> None:
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
         side.activate(options.host)
         corpus.register_resolvers()
-        export(side, options)
+        side.formats.get(options.format, functools.partial(export, side))(options)
     print(f"written: {options.output}")

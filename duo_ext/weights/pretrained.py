@@ -49,8 +49,8 @@ PUBLISHED = {
 
 
 def load(path: str | None, key: str, trust: bool = False) -> Saved:
-    """The denoiser at ``path``, as ``Saved``: a folder, a hub id (owner/name), a checkpoint or a run
-    (``in_run``).
+    """The denoiser of a folder, a hub id (owner/name), a checkpoint or a run (``in_run``), as
+    ``Saved``.
 
     ``key`` is the setting that named it, ``trust`` is for checkpoints (``checkpoints.read``).
     Raises Refused where there is none.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from duo_ext import host
+from duo_ext import harness, host
 from duo_ext.data import corpus
 from duo_ext.weights import checkpoints
 
@@ -432,3 +432,73 @@ def test_two_processes_look_as_one_does(run, checkout, weights, algorithm, tmp_p
     for found in (one, two):
         assert [look["pair"] for look in found["history"]] == [1, 2] and found["kept"] in (1, 2)
     assert (tmp_path / "two" / "checkpoints" / "best.ckpt").exists()
+
+
+TASK = """task: words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/words.jsonl}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{text}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc}}]
+"""
+ROWS = [
+    {"text": "we the", "choices": [" people", " zzqq"], "answer": 0},
+    {"text": "a more", "choices": [" xkqj", " perfect"], "answer": 1},
+]
+
+
+def likelihoods(root, path, folder):
+    """What Duo main's own harness says of each choice, of a checkpoint."""
+    (folder / "words.yaml").write_text(TASK.format(folder=folder))
+    (folder / "words.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    told = f"checkpoint_path={path},num_mc_samples=8,num_proc=1"
+    command = [sys.executable, "-m", "duo_ext.compat", harness.SCRIPT, "--model", "dlm"]
+    command += ["--model_args", told, "--device", "cpu", "--batch_size", "4", "--tasks", "words"]
+    command += ["--include_path", str(folder), "--output_path", str(folder / "found")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    environment |= {"HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    command += ["--log_samples"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [samples] = (folder / "found").rglob("samples_words_*.jsonl")
+    lines = map(json.loads, samples.read_text().splitlines())
+    return {line["doc_id"]: line["filtered_resps"] for line in lines}
+
+
+def parameters(state):
+    """The weights in a state dict, without tables that are computed."""
+    return [value for name, value in state.items() if "backbone" in name and "inv_freq" not in name]
+
+
+def test_duo_mains_harness_reads_a_student(run, checkout, weights, algorithm, tmp_path):
+    """It says of an exported student what it says of a plain Duo checkpoint of its EMA weights."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    if not (checkout.root / harness.SCRIPT).is_file():
+        pytest.skip(f"{checkout.name} has no {harness.SCRIPT}")
+    program = f"-m duo_ext --host {checkout.root}"
+    run(program, f"algo={algorithm}", weights(algorithm), out="student")
+    assets = [f"{key}={corpus.asset(name)}" for key, name in (
+        ("data.tokenizer_name_or_path", "tokenizers/sotu32"),
+        ("eval.gen_ppl_eval_model_name_or_path", "judge"),
+    )]  # fmt: skip
+    base, sampler = BASES[algorithm]
+    run(program, f"algo={base}", sampler, *assets, out="plain")
+    last = tmp_path / "student" / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "duo_ext.export", str(last), "--for", "harness"]
+    command += ["--output", str(tmp_path / "exported.ckpt"), "--host", str(checkout.root)]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    plain = torch.load(next((tmp_path / "plain").rglob("last.ckpt")), weights_only=False)
+    exported = torch.load(tmp_path / "exported.ckpt", weights_only=False)["state_dict"]
+    averages = student(tmp_path / "student")
+    assert all(any(map(value.equal, averages)) for value in parameters(exported))
+    assert exported.keys() == plain["state_dict"].keys()
+    plain["state_dict"] = exported
+    torch.save(plain, tmp_path / "plain.ckpt")
+    found = []
+    for name in ("exported", "plain"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        found.append(likelihoods(checkout.root, tmp_path / f"{name}.ckpt", tmp_path / name))
+    assert found[0] == found[1] and len(found[0]) == len(ROWS)

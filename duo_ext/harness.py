@@ -1,0 +1,52 @@
+"""A student as a checkpoint that Duo main's ``discrete_diffusion_harness.py`` reads.
+
+The harness takes the raw weights of a checkpoint and knows the names of Duo's own algorithms. So
+the file holds the EMA weights, the whole configuration of the checkout, and the name of the class
+that samples.
+"""
+
+import argparse
+import os
+
+import omegaconf
+import torch
+
+from duo_ext import Refused, families, host
+from duo_ext.commands import line
+from duo_ext.commands.line import resolve
+from duo_ext.commands.publishing import KEY
+from duo_ext.evaluate import SECTIONS
+from duo_ext.files import write_whole
+from duo_ext.weights import checkpoints, pretrained
+
+SCRIPT = "discrete_diffusion_harness.py"
+NAMES = {"absorbing": "mdlm", "uniform": "duo_base"}
+
+
+def write(options: argparse.Namespace) -> None:
+    """Write the checkpoint ``options.checkpoint`` to the file ``options.output``.
+
+    Raises Refused outside a checkout that has the harness, and for what it does not know.
+    """
+    tree = host.active()
+    if not (tree.root / SCRIPT).is_file():
+        raise Refused(f"--for is harness; --host must be Duo's main, with {SCRIPT}, and is {tree}")
+    if options.results or os.path.exists(options.output):
+        raise Refused("--for harness writes a new file, --output, and has no use of --results")
+    path = pretrained.in_run(resolve(options.checkpoint))
+    saved = pretrained.load(path, KEY, options.trust_checkpoint)
+    kind, family = families.of(saved.config["algo"]["name"], f"{KEY} is '{path}',")
+    if kind not in NAMES:
+        raise Refused(f"{KEY} is '{path}', a {kind} model; the harness knows {', '.join(NAMES)}")
+    config = tree.compose()
+    line.as_trained(config, saved.config, (*SECTIONS, "eval"), [])
+    config.algo.name, config.algo.loss_type = NAMES[kind], "elbo"
+    config.sampling.predictor = tree.predictor(kind == "absorbing", config.algo.time_conditioning)
+    model = family.host_class(config, tree.module("dataloader").get_tokenizer(config))
+    checkpoints.fill(model.backbone, saved, config, KEY, average=not options.raw)
+    plain = omegaconf.OmegaConf.to_container(config, resolve=True)
+    content = {
+        "hyper_parameters": {"config": omegaconf.OmegaConf.create(plain)},
+        "state_dict": model.state_dict(),
+    }
+    write_whole(options.output, lambda file: torch.save(content, file))
