@@ -70,7 +70,7 @@ def _memory(run, device):
     return torch.cuda.max_memory_allocated() - before
 
 
-def _subject(name, size, device):
+def subject_of(name, size, device):
     tree = host.find(host.STANDALONE).activate()
     corpus.register_resolvers()
     config = tree.compose(
@@ -125,7 +125,7 @@ def main(arguments=None):
     keep_memory()
     rows, device = [], options.device
     for name in ALGORITHMS:
-        subject = _subject(name, size, device)
+        subject = subject_of(name, size, device)
         for sampler, steps in itertools.product(SAMPLERS, options.steps):
             rows.append(measure(subject, name, sampler, size, steps, device))
     results = {

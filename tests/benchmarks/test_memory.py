@@ -54,7 +54,10 @@ def test_the_settings_of_before_do_not_fit(experiments, name, change):
 
 @pytest.mark.parametrize("process", sampling_cost.ALGORITHMS)
 def test_a_hosts_sampler_takes_no_more_than_is_counted(process):
-    found = sampling_cost.measure(process, "host", SMALL, steps=2)["peak_bytes_over_base"]
+    cpu = torch.device("cpu")
+    subject = sampling_cost.subject_of(process, SMALL, cpu)
+    row = sampling_cost.measure(subject, process, "host", SMALL, steps=2, device=cpu)
+    found = row["peak_bytes_over_base"]
     counted = SMALL.batch * batches.of_hosts_sampler(SMALL.length, SMALL.vocab)
     assert counted / 2 < found < counted
 

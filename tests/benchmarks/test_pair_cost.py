@@ -20,7 +20,8 @@ def device():
 @pytest.mark.parametrize("case", pair_cost.CASES)
 def test_all_forms_of_each_case_are_measured(case, device):
     found = pair_cost.measure(case, TINY, device, repeats=2)
-    assert [row["form"] for row in found] == list(pair_cost.CASES[case])
+    forms = [form for form in pair_cost.FORMS if form in pair_cost.CASES[case]]
+    assert [row["form"] for row in found] == forms
     for row in found:
         assert len(row["repeats"]) == 2 and row["case"] == case
         assert row["peak_bytes"] > 0
