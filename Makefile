@@ -41,7 +41,7 @@ demo-sedd: install
 	rm -rf runs/$@
 	$(BIN)/python -m sedd_ext +experiment=sotu_idlm_sedd hydra.run.dir=runs/$@
 	$(BIN)/python -m sedd_ext.evaluate --teacher '$${idlm_asset:teachers/sedd}' \
-	  --student runs/$@/checkpoints/best.pth $(SAMPLED) --predictor analytic --output runs/$@
+	  --student runs/$@/checkpoints/best.pth $(SAMPLED) --output runs/$@
 
 demo-dcd: install
 	rm -rf runs/$@
