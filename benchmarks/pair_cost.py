@@ -189,10 +189,7 @@ class Pair:
         """(bytes a pair takes at most over what is there before, tensors of (B, L, V) at once)."""
         self.clear()
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.run()
-            return torch.cuda.max_memory_allocated() - before, None
+            return gpu_peak(self.run), None
         changes = allocations(self.run)
         whole = 4 * self.size.tokens * self.size.vocab
         parameters = {4 * p.numel() for p in self.student.parameters()}
@@ -210,6 +207,14 @@ def _network(size, device):
 
 def _minus(a, b):
     return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
+def gpu_peak(run):
+    """Most bytes of a GPU that ``run`` takes at once over what was there."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def allocations(run):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pair_cost import Clock, Size, allocations, hardware, keep_memory, peak
+from benchmarks.pair_cost import Clock, Size, allocations, gpu_peak, hardware, keep_memory, peak
 from duo_ext import evaluate, files, host
 from duo_ext.data import corpus
 from duo_ext.hosting import trees
@@ -44,7 +44,8 @@ def measure(subject, name, sampler, size, steps, device):
     """A row: seconds and memory of one batch."""
     clock = Clock(device)
     with subject.sampler(Setting(steps, sampler), "float64") as (draw, calls):
-        memory = _memory(lambda: draw(size.batch), device)
+        run = lambda: draw(size.batch)  # noqa: E731
+        memory = gpu_peak(run) if device.type == "cuda" else peak(allocations(run))
         calls.clear()
         start = clock()
         draw(size.batch)
@@ -59,15 +60,6 @@ def measure(subject, name, sampler, size, steps, device):
         "seconds_per_text": (wall if device.type == "cuda" else cpu) / size.batch,
         "peak_bytes_over_base": memory,
     }
-
-
-def _memory(run, device):
-    if device.type == "cpu":
-        return peak(allocations(run))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def subject_of(name, size, device):

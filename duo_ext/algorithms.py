@@ -14,7 +14,6 @@ from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.core import samplers
-from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.distiller import World
 from duo_ext.core.networks import Tempered
 from duo_ext.data.texts import Tokenizer
@@ -25,7 +24,7 @@ from duo_ext.training import loaders
 from duo_ext.training.average import average
 from duo_ext.training.looks import Watched, process_of
 from duo_ext.training.opponents import Opponents
-from duo_ext.training.recompute import recompute
+from duo_ext.training.recompute import prepare_blocks
 from duo_ext.training.resuming import Resumed
 from duo_ext.weights import pretrained
 
@@ -48,10 +47,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
         require_whole(config.trainer.get("precision"))
-        if config.algo.compile:
-            compile_blocks(self.backbone)
-        if config.algo.recompute_blocks:
-            recompute(self.backbone)  # the other networks are its copies
+        prepare_blocks(self.backbone, config.algo)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, **inputs(config.algo))
         self.require_looks()

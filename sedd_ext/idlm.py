@@ -5,12 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.distiller import STUDENT, World
 from duo_ext.data.texts import Tokenizer
 from duo_ext.settings import LASTING, check_idlm, chosen, inputs
 from duo_ext.training.opponents import Opponents
-from duo_ext.training.recompute import recompute
+from duo_ext.training.recompute import prepare_blocks
 from sedd_ext import host, looks, runs
 from sedd_ext.parts import Parts
 
@@ -31,10 +30,7 @@ class IDLM:
             looks.noise_removal_of(config)
         self.parts, self.state, self.world = parts, state, world
         self.watch = self.saved_guard = None
-        if config.algo.compile:
-            compile_blocks(parts.model)
-        if config.algo.recompute_blocks:
-            recompute(parts.model)  # the other networks are its copies
+        prepare_blocks(parts.model, config.algo)  # the other networks are its copies
         saved = runs.denoiser(config.teacher, "teacher")
         self.opponents = Opponents.read(saved, parts.model, config, "teacher")
         self.opponents.start(parts.model, parts.model.parameters(), state["ema"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.commands import evaluation, playback
 from duo_ext.commands.line import one_sentence
-from duo_ext.commands.options import divided
+from duo_ext.commands.options import divided, require_numbers
 from duo_ext.commands.student import Student
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
@@ -58,12 +58,7 @@ def parse(side: evaluation.Side, module: str, arguments: list[str]) -> argparse.
     parser.add_argument("--host", metavar="PATH", help=f"the {side.host} tree to sample in")
     words, overrides = divided(arguments, parser)
     options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
-    for name, least in (("samples", 1), ("steps", 1), ("batch_size", 1), ("teacher_steps", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} is {value}; at least {least}")
-    if not options.temperature > 0:
-        raise Refused(f"--temperature is {options.temperature}; above 0")
+    require_numbers(options, samples=1, steps=1, batch_size=1, teacher_steps=1)
     if options.teacher and not options.page:
         raise Refused("--teacher is for --page, beside whose text its own is shown")
     return options
@@ -128,15 +123,12 @@ class Progress:
         )
 
 
-def write(student: Student, options: argparse.Namespace) -> None:
+def write(student: Student, texts: list[dict], options: argparse.Namespace) -> None:
     """Write all texts."""
-    ways = [(given, way(options, options.steps, given)) for given in wanted(options)]
-    for _, told in ways:
-        own = {key: value for key, value in told.items() if key != "seed"}
-        student.require(**own)
     progress, number = Progress(student, options.watch), 0
     with contextlib.closing(progress.bar):
-        for given, told in ways:
+        for given in texts:
+            told = way(options, options.steps, given)
             for text in _texts(student, options, told, progress):
                 progress.texts += 1
                 with progress.bar.external_write_mode(sys.stdout):
@@ -163,9 +155,10 @@ def _say(text, given, options, number):
         print(text if number == 0 else f"\n{text}", flush=True)
 
 
-def make_page(side: evaluation.Side, student: Student, options: argparse.Namespace) -> None:
-    """Write the page: the steps of the first text, a teacher's before them."""
-    given = next(wanted(options))
+def make_page(
+    side: evaluation.Side, student: Student, given: dict, options: argparse.Namespace
+) -> None:
+    """Write the page: the steps of a text, a teacher's before them."""
     shown = []
     if options.teacher:
         teacher = _load(side, options.teacher, options)
@@ -187,6 +180,11 @@ def main(side: evaluation.Side, module: str, arguments: list[str] | None = None)
     with one_sentence():
         options = parse(side, module, sys.argv[1:] if arguments is None else arguments)
         student = _load(side, options.model, options)
+        texts = list(wanted(options))
+        if not texts:
+            raise Refused(f"--prompts is '{options.prompts}'; it has no line with a prompt")
+        for given in texts:
+            student.require(**way(options, options.steps, given))
         if options.page:
-            make_page(side, student, options)
-        write(student, options)
+            make_page(side, student, texts[0], options)
+        write(student, texts, options)

@@ -109,21 +109,31 @@ def _check(options):
         raise Refused("nothing to evaluate: give --teacher or --student checkpoints")
     if options.names and len(options.names) != len(given):
         raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
-    for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
-        values = getattr(options, name)
-        for value in values if isinstance(values, list) else [values]:
-            if value is not None and value < least:
-                raise Refused(f"--{name.replace('_', '-')} is {value}; at least {least}")
-    for name in ("temperature", "nucleus"):
-        for value in getattr(options, name):
-            if not value > 0 or (name == "nucleus" and value > 1):
-                raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
+    require_numbers(options, steps=1, samples=1, batch_size=1, seed=0)
     if options.sampler == ["host"] and options.grid not in (None, ["host"]):
         raise Refused(
             f"--grid is {' '.join(options.grid)}; --sampler host has a grid of its own: host"
         )
     for setting in settings(options, options.sampler or (), options.grid or ["host"]):
         setting.require(options.precision)
+
+
+def require_numbers(options: argparse.Namespace, **least: int) -> None:
+    """Raise Refused for a number below its least one, and for a temperature or a nucleus that is
+    none. An option may have one value, several or none."""
+    for name, bound in least.items():
+        for value in _values(options, name):
+            if value < bound:
+                raise Refused(f"--{name.replace('_', '-')} is {value}; at least {bound}")
+    for name in ("temperature", "nucleus"):
+        for value in _values(options, name):
+            if not value > 0 or (name == "nucleus" and value > 1):
+                raise Refused(f"--{name} is {value}; above 0{', at most 1' * (name == 'nucleus')}")
+
+
+def _values(options, name):
+    found = getattr(options, name, None)
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def settings(

@@ -34,12 +34,12 @@ def states(
 
 def pieces(student: Student, tokens: list[int]) -> dict[int, str]:
     """{token: its text} of different tokens, a mask's a blank."""
-    different = sorted(set(tokens))
-    found = student.tokenizer.batch_decode(
-        [[token] for token in different if token != student.mask]
-    )
-    named = dict(zip((t for t in different if t != student.mask), found, strict=True))
-    return named | ({student.mask: BLANK} if student.mask in different else {})
+    mask, different = student.mask, sorted(set(tokens))
+    found = student.tokenizer.batch_decode([[token] for token in different])
+    return {
+        token: BLANK if token == mask else text
+        for token, text in zip(different, found, strict=True)
+    }
 
 
 def watched(

@@ -59,7 +59,7 @@ class Student:
         process, _ = self._subject.core(Setting(1))
         return getattr(process, "mask_index", None)
 
-    def require(self, steps: int, **way) -> None:
+    def require(self, steps: int = 8, seed: int = 1, **way) -> None:
         """Raise Refused for a way in which no text can be written."""
         self._way(steps, way)
 

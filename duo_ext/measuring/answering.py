@@ -21,7 +21,7 @@ INNER = ("_", "ag_", "co_", "cr_", "f_", "gi_", "tb_")  # of objects, frames and
 LONGEST = 10_000  # characters of a program
 
 
-def harmless(tree):
+def harmless(tree: ast.AST) -> bool:
     """Whether a program has no import and no way to what is inside of objects."""
     for node in ast.walk(tree):
         attribute = getattr(node, "attr", "")
@@ -32,7 +32,7 @@ def harmless(tree):
     return True
 
 
-def number(program, call):
+def number(program: str, call: str | None) -> int | float | None:
     """The program's number, or None."""
     tree = ast.parse(program.strip(), mode="exec" if call else "eval")
     if not harmless(tree):
@@ -48,7 +48,7 @@ def number(program, call):
     return found if math.isfinite(found) and abs(found) < 1e15 else None
 
 
-def limit(seconds, megabytes):
+def limit(seconds: float, megabytes: int) -> None:
     """Of this process: seconds of CPU, memory, no file longer than nothing, no other process."""
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds),) * 2)
     resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20,) * 2)
@@ -57,7 +57,7 @@ def limit(seconds, megabytes):
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # those that are open stay
 
 
-def answer(program, call, seconds, megabytes):
+def answer(program: str, call: str | None, seconds: float, megabytes: int) -> int | float | None:
     """What a fork of this process finds; None if it fails or is not done in time."""
     if len(program) > LONGEST:
         return None
@@ -81,7 +81,7 @@ def answer(program, call, seconds, megabytes):
     return json.loads(found) if found else None
 
 
-def main():
+def main() -> None:
     os.environ.clear()
     sys.setrecursionlimit(1000)
     for line in sys.stdin:

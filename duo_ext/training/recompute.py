@@ -3,7 +3,19 @@
 import functools
 
 import torch
+from omegaconf import DictConfig
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from duo_ext.core.compiling import compile_blocks
+
+
+def prepare_blocks(network: torch.nn.Module, algo: DictConfig) -> None:
+    """What ``algo.compile`` and ``algo.recompute_blocks`` make of a network and of all its copies:
+    what is computed again is compiled."""
+    if algo.compile:
+        compile_blocks(network)
+    if algo.recompute_blocks:
+        recompute(network)
 
 
 def recompute(network: torch.nn.Module) -> None:

@@ -105,6 +105,13 @@ def test_what_cannot_be_written_is_one_sentence(run, words, sentence):
     assert str(caught.value).startswith(sentence)
 
 
+def test_a_file_without_a_prompt_is_one_sentence(run, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n")
+    with pytest.raises(SystemExit, match=r"prompts.jsonl'; it has no line with a prompt"):
+        run("--prompts", str(path))
+
+
 @pytest.mark.parametrize(
     "line", ["{", "[]", "{}", '{"prompt": 1}', '{"prompt": "a", "infill": "b ___"}']
 )
