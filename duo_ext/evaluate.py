@@ -18,7 +18,7 @@ from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
 from duo_ext.core.sampled import Sampled
-from duo_ext.measuring import draws, metrics, subject
+from duo_ext.measuring import draws, held_out, subject
 from duo_ext.weights import checkpoints, pretrained
 
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
@@ -96,11 +96,11 @@ class Subject(subject.Subject):
                 f"{setting.sampler} needs"
             )
 
-    def held_out(self) -> Tensor:
-        """The first blocks (N, L) of the validation text, with which samples are compared."""
+    def held_out(self) -> held_out.HeldOut:
+        """The validation data, with which samples are compared."""
         dataloader = host.active().module("dataloader")
         _, valid = dataloader.get_dataloaders(self.model.config, self.tokenizer, skip_train=True)
-        return metrics.first_blocks(batch["input_ids"] for batch in valid)
+        return held_out.of(valid.dataset, valid, self.tokenizer, self.vocab_size)
 
 
 def load(role: str, given: str, options: argparse.Namespace) -> Subject:

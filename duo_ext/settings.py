@@ -17,7 +17,7 @@ T = TypeVar("T")
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The settings of loss and updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
-LASTING += ("rollout_steps", "sampler", "grid")
+LASTING += ("rollout_steps", "sampler", "grid", "infill")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
@@ -108,8 +108,11 @@ def check(config: DictConfig) -> None:
         raise Refused("trainer.accelerator is 'cuda', but no GPU is visible; use +machine=cpu")
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
     require("trainer.gradient_clip_algorithm", clip_by, ("norm", "value"))
+    own = omegaconf.OmegaConf.select(config, "algo.precision") is not None  # a distillation's
+    modality = omegaconf.OmegaConf.select(config, "data.modality") or "text"
+    if own and modality != "text":
+        raise Refused(f"data.modality is '{modality}'; a distillation takes text")
     if config.mode in ("train", "ppl_eval"):
-        own = omegaconf.OmegaConf.select(config, "algo.precision") is not None  # a distillation's
         key = "algo.precision" if own else "trainer.precision"
         precision = str(omegaconf.OmegaConf.select(config, key))
         machine.warn_of_bf16(config.trainer.accelerator, precision, key)
@@ -142,8 +145,9 @@ def check_idlm(settings: DictConfig, length: int) -> None:
         )
     if settings.fake_lr is not None and settings.fake_lr <= 0:
         raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
-    if not 0 <= settings.on_policy <= 1:
-        raise Refused(f"algo.on_policy is {settings.on_policy}; it must lie between 0 and 1")
+    for key in ("on_policy", "infill"):
+        if not 0 <= settings[key] <= 1:
+            raise Refused(f"algo.{key} is {settings[key]}; it must lie between 0 and 1")
     _check_sampler(settings)
     if not settings.rollout_steps or min(settings.rollout_steps) < 1:
         raise Refused(

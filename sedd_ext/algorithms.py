@@ -29,8 +29,9 @@ class Algorithm(Protocol):
         ``valid`` is the validation text (``data.blocks``).
         """
 
-    def step(self, x_BL: Tensor) -> dict[str, float] | None:
+    def step(self, x_BL: Tensor, given_BL: Tensor | None) -> dict[str, float] | None:
         """Take one micro-batch of tokens; what to plot of the update that it completes, or None.
+        ``given_BL`` marks those that are given, None for whole texts.
 
         Raises Refused, before the update, where a loss or a gradient is not finite.
         """

@@ -1,12 +1,14 @@
 """The tokenizer of a configuration, and its text in blocks by SEDD's own data module."""
 
+from collections.abc import Iterator
+
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from duo_ext import Refused
 from duo_ext.data import texts
-from duo_ext.measuring import metrics
+from duo_ext.data.pairs import Form, Pairs, Source
 from sedd_ext import host
 
 
@@ -39,10 +41,14 @@ class _OneTokenizer:
 def blocks(config: DictConfig, split: str, tokenizer: texts.Tokenizer) -> Dataset:
     """The data set of ``data.train`` (split "train") or ``data.valid`` (split "validation").
 
-    An item is {"input_ids": tokens (L,)}. SEDD's data module makes it. The module names the hub's
-    gpt2 in its source, which is found nowhere offline; for this call the name means ``tokenizer``.
+    An item is {"input_ids": tokens (L,)}; of pairs, it is what ``pairs.Pairs`` says. SEDD's data
+    module makes whole texts. The module names the hub's gpt2 in its source, which is found nowhere
+    offline; for this call the name means ``tokenizer``.
     """
     folder = config.data.train if split == "train" else config.data.valid
+    if form := Form.configured(config.data):
+        source, own = Source(folder, form), (config.model.length, config.data.cache_dir)
+        return Pairs(source, tokenizer, *own, "data.tokenizer")
     data = host.active().module("data")
     own, data.GPT2TokenizerFast = data.GPT2TokenizerFast, _OneTokenizer(tokenizer)
     try:
@@ -60,6 +66,7 @@ def blocks(config: DictConfig, split: str, tokenizer: texts.Tokenizer) -> Datase
         data.GPT2TokenizerFast = own
 
 
-def held_out(blocks: Dataset) -> Tensor:
-    """The first blocks (N, L) of a data set, as many as the statistics of a text need."""
-    return metrics.first_blocks(block["input_ids"][None] for block in blocks)
+def batches(blocks: Dataset) -> Iterator[dict[str, Tensor]]:
+    """A data set's items as batches of one."""
+    for block in blocks:
+        yield {"input_ids": block["input_ids"][None]}

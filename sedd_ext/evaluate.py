@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import omegaconf
 import torch
-from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
 from duo_ext.core.score import ScoreProcess
-from duo_ext.measuring import subject
+from duo_ext.measuring import held_out, subject
 from duo_ext.measuring.draws import Draw
 from duo_ext.weights import checkpoints
 from sedd_ext import data, host, runs
@@ -83,9 +82,10 @@ class Subject(subject.Subject):
         way = Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
         return sampler(self.parts, way)
 
-    def held_out(self) -> Tensor:
-        """Blocks (N, L) of ``data.valid``, with which samples are compared."""
-        return data.held_out(data.blocks(self.parts.config, "validation", self.tokenizer))
+    def held_out(self) -> held_out.HeldOut:
+        """The validation data, with which samples are compared."""
+        valid = data.blocks(self.parts.config, "validation", self.tokenizer)
+        return held_out.of(valid, data.batches(valid), self.tokenizer, self.vocab_size)
 
 
 def load(role: str, path: str, options: argparse.Namespace) -> Subject:

@@ -60,9 +60,9 @@ class IDLM:
             optimizer, lambda step: min((step + 1) / warmup, 1.0) if warmup > 0 else 1.0
         )
 
-    def step(self, x_BL: Tensor) -> dict[str, float] | None:
+    def step(self, x_BL: Tensor, given_BL: Tensor | None) -> dict[str, float] | None:
         """Give the distiller one micro-batch; after a pair, update the student's average."""
-        given_BL = torch.zeros_like(x_BL, dtype=torch.bool)
+        given_BL = torch.zeros_like(x_BL, dtype=torch.bool) if given_BL is None else given_BL
         given_BL[:, : self.parts.config.algo.prompt_length] = True
         update = self.distiller.step(x_BL, given_BL)
         if update is None:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from duo_ext.data.texts import Tokenizer
-from duo_ext.measuring import batches, draws, metrics, words
+from duo_ext.measuring import batches, draws, held_out
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch
 from duo_ext.training.sampler import Sampler
@@ -39,7 +39,6 @@ def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) ->
     ``valid`` is the data set of the validation text (``data.blocks``).
     """
     config, parts, world = idlm.parts.config, idlm.parts, idlm.world
-    held_out_NL = data.held_out(valid)
 
     def network(teacher):
         if teacher:
@@ -61,10 +60,8 @@ def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) ->
             time_conditioning=True,
         ),
         batch_size=batches.of_a_look(config.model.length, config.model.hidden_size),
-        decode=tokenizer.batch_decode,
         judge=parts.judge(),
-        reference=metrics.Reference(held_out_NL, parts.graph.dim),
-        word_length=words.length_held_out(tokenizer, held_out_NL),
+        held_out=held_out.of(valid, data.batches(valid), tokenizer, parts.graph.dim),
         seed=config.seed,
         ranks=Ranks(world.rank, world.size),
     )

@@ -14,7 +14,7 @@ from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.subject import HOST, trained_for
-from sedd_ext import data, host, runs, workers
+from sedd_ext import data, given, host, runs, workers
 from sedd_ext.looks import noise_removal_of
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
@@ -109,16 +109,18 @@ def bound(config: DictConfig, folder: str) -> None:
     ``nll`` is in nats a token, ``bpd`` in bits a token, ``ppl`` the perplexity.
     """
     parts, tokenizer = load(config)
-    loss = host.active().module("losses").get_loss_fn(parts.noise, parts.graph, train=False)
+    graph = given.Given(parts.graph)
+    loss = host.active().module("losses").get_loss_fn(parts.noise, graph, train=False)
     torch.manual_seed(config.seed)
     total, count = 0.0, 0
     blocks = data.blocks(config, "validation", tokenizer)
     loader = torch.utils.data.DataLoader(blocks, parts.at_a_time)
     for batch in loader:
         with torch.no_grad():
-            x_BL = batch["input_ids"].to(parts.device)
+            on_device = {name: x_BL.to(parts.device) for name, x_BL in batch.items()}
+            x_BL, graph.given_BL = given.of(on_device)
             total += loss(parts.model, x_BL).sum().item()
-            count += x_BL.numel()
+            count += x_BL.numel() if graph.given_BL is None else int((~graph.given_BL).sum())
     nats = torch.tensor(total / count, dtype=torch.float64)
     found = {"nll": nats.item(), "bpd": (nats / torch.log(torch.tensor(2.0))).item()}
     found |= {"ppl": nats.exp().item(), "tokens": count}

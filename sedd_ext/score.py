@@ -7,6 +7,7 @@ from duo_ext import Refused
 from duo_ext.core.distiller import World
 from duo_ext.data.texts import Tokenizer
 from sedd_ext import host
+from sedd_ext.given import Given
 from sedd_ext.parts import Parts
 
 SEED_STRIDE = 1_000_003
@@ -28,7 +29,8 @@ class Score:
         losses = host.active().module("losses")
         self.optimize = losses.optimization_manager(parts.config)
         accum = parts.config.training.accum
-        self.train = losses.get_step_fn(parts.noise, parts.graph, True, self._optimize, accum)
+        self.graph = Given(parts.graph)
+        self.train = losses.get_step_fn(parts.noise, self.graph, True, self._optimize, accum)
         self.micro = 0
 
     def _optimize(self, optimizer, scaler, params, step):
@@ -38,8 +40,9 @@ class Score:
         self._require_finite("gradient", self.norm)
         self.optimize(optimizer, scaler, params, step=step)
 
-    def step(self, x_BL: Tensor) -> dict[str, float] | None:
+    def step(self, x_BL: Tensor, given_BL: Tensor | None) -> dict[str, float] | None:
         """Give SEDD's training step one micro-batch; Refused where the result is not finite."""
+        self.graph.given_BL = given_BL
         before, accum = self.state["step"], self.parts.config.training.accum
         place = (before * accum + self.micro) * self.world.size + self.world.rank
         torch.manual_seed(self.parts.config.seed * SEED_STRIDE + place)

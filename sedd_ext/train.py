@@ -21,7 +21,7 @@ from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
-from sedd_ext import data, host, looks, runs, workers
+from sedd_ext import data, given, host, looks, runs, workers
 from sedd_ext.algorithms import ALGORITHMS, Algorithm
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
@@ -173,11 +173,11 @@ class Run:
         would be whole.
         """
         with contextlib.closing(self._progress()) as progress, Interrupt() as interrupt:
-            for x_BL in self._batches():
+            for x_BL, given_BL in self._batches():
                 before, kind = self.state["step"], self.trained.phase
                 progress.begin()
                 with self._precision():
-                    logs = self.trained.step(x_BL)
+                    logs = self.trained.step(x_BL, given_BL)
                 progress.end(kind if logs else None, self.state["step"], logs)
                 if self.state["step"] > before:
                     self._after(logs)
@@ -220,7 +220,7 @@ class Run:
     def _batches(self):
         while self._going:
             for batch in self.loader:
-                yield batch["input_ids"].to(self.parts.device)
+                yield given.of({name: x_BL.to(self.parts.device) for name, x_BL in batch.items()})
                 if not self._going:
                     return
 
@@ -253,9 +253,11 @@ class Run:
         """SEDD's loss of the EMA model on a batch of the validation text; ``number`` picks it."""
         start = number * self.config.eval.batch_size
         places = [n % len(self.valid) for n in range(start, start + self.config.eval.batch_size)]
-        x_BL = torch.stack([self.valid[n]["input_ids"] for n in places]).to(self.parts.device)
+        batch = torch.utils.data.default_collate([self.valid[n] for n in places])
+        graph = given.Given(self.parts.graph)
+        x_BL, graph.given_BL = given.of({n: x.to(self.parts.device) for n, x in batch.items()})
         torch.manual_seed(self.config.seed)
-        loss = host.active().module("losses").get_loss_fn(self.parts.noise, self.parts.graph, False)
+        loss = host.active().module("losses").get_loss_fn(self.parts.noise, graph, False)
         with looks.averaged(self.parts.model, self.state["ema"]), torch.no_grad():
             return loss(self.parts.model, x_BL).mean().item()
 

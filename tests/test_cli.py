@@ -82,6 +82,8 @@ SETTINGS = {
     "algo.compile=maybe": ["algo.compile is 'maybe'", "True, False"],
     "algo.shared_forward=maybe": ["algo.shared_forward is 'maybe'", "True, False"],
     "algo.shared_forward=true": ["algo.shared_forward is true", "algo.noising=gaussian"],
+    "+data.modality=image": ["data.modality is 'image'", "a distillation takes text"],
+    "algo.infill=2": ["algo.infill is 2", "between 0 and 1"],
     "algo.prompt_length=16": ["algo.prompt_length is 16", "less than model.length 16"],
     "algo.guard.samples=0": ["algo.guard.samples is 0", "at least 1"],
     "trainer.devices=two": ["trainer.devices is two", "must be a number, at least 1"],

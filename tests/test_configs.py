@@ -17,8 +17,12 @@ BASES = {"idlm": "duo_base", "idlm_mdlm": "mdlm", "idlm_dcd": "duo_base"}
 OVERLAY = trees.overlays("duo")
 OURS = [*OVERLAY.glob("algo/idlm*.yaml"), *OVERLAY.glob("idlm/*.yaml")]
 READ_BY_HOSTS = {"algo.class_path"}  # by a host's own main.py, with the patch offered to it
+OF_A_USER = ("tokenizer_name_or_path", "train", "valid")
 # assets that are trained: a tree without them composes all the same
-TRAINED = ("judge", "teachers/mdlm.ckpt", "teachers/duo.ckpt")
+TRAINED = (
+    "judge",
+    *(f"teachers/{n}.ckpt" for n in ("mdlm", "duo", "arithmetic_mdlm", "arithmetic_duo")),
+)
 
 
 def names(group):
@@ -42,12 +46,13 @@ def resolved(tiny, tmp_path, monkeypatch):
     def compose(*overrides):
         config = tiny(*overrides, base=())
         missing = OmegaConf.missing_keys(config)
-        assert missing <= {"data.tokenizer_name_or_path", "algo.teacher_path"}
+        assert missing <= {"algo.teacher_path", *(f"data.{key}" for key in OF_A_USER)}
         return OmegaConf.to_container(config, resolve=True)
 
     with monkeypatch.context() as patched:
         patched.setattr(corpus, "asset", asset)
         patched.setattr(corpus, "text_dir", lambda name: tmp_path / name)
+        patched.setattr(corpus.arithmetic, "kept", lambda root: f"{tmp_path}/arithmetic")
         corpus.register_resolvers()
         yield compose
     corpus.register_resolvers()
@@ -61,10 +66,12 @@ def test_every_choice_of_every_group_composes_and_resolves(resolved, choice):
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_composes_and_resolves(resolved, name):
     """Those of OpenWebText on data of the standalone tree, which has no such data."""
-    shipped, bpe = name.startswith("sotu_"), name.startswith("sotu_bpe_")
+    bpe, arithmetic = name.startswith("sotu_bpe_"), name.startswith("arithmetic_")
+    shipped = name.startswith("sotu_") or arithmetic
     config = resolved(f"+experiment={name}", *() if shipped else ("data=sotu",))
-    tokenizer = "sotu_bpe2048" if bpe else "sotu32"
-    assert config["data"]["tokenizer_name_or_path"].endswith(f"tokenizers/{tokenizer}")
+    tokenizer = "tokenizers/sotu_bpe2048" if bpe else "tokenizers/sotu32"
+    tokenizer = "arithmetic/tokenizer" if arithmetic else tokenizer
+    assert config["data"]["tokenizer_name_or_path"].endswith(tokenizer)
     ours = config["algo"]["name"] in ALGORITHMS
     if ours:
         assert config["trainer"]["max_steps"] % config["algo"]["guard"]["every"] == 0
@@ -76,7 +83,7 @@ def test_every_experiment_composes_and_resolves(resolved, name):
         assert config["trainer"]["accelerator"] == ("cuda" if gpu else "cpu")
         assert config["trainer"]["precision"] == ("bf16" if gpu else 32)
         assert config["wandb"] is None
-        assert config["model"]["length"] == (256 if gpu else 128)
+        assert config["model"]["length"] == (256 if gpu else 40 if arithmetic else 128)
     else:
         assert config["mode"] == ("train" if ours else "sample_eval")
         assert "wandb" not in config  # a machine is the user's choice

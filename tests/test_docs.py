@@ -102,6 +102,7 @@ def parses(monkeypatch):
 def composes(standalone, tmp_path, monkeypatch):
     """``composes(program, words)``: Duo's or SEDD's command line, in the standalone tree."""
     monkeypatch.setattr(corpus, "text_dir", lambda name: tmp_path / name)
+    monkeypatch.setattr(corpus.arithmetic, "kept", lambda root: f"{tmp_path}/arithmetic")
     monkeypatch.setattr(corpus, "_integral", lambda vocab_size: "table.pkl")
     monkeypatch.setenv("PWD", "/work")
     corpus.register_resolvers()
@@ -301,6 +302,8 @@ def known(standalone):
     for choice in ("algo=idlm", "algo=distillation"):
         config = standalone.compose(["data=text", "model=sotu", choice])
         found |= keys(OmegaConf.to_container(config))
+    pairs = standalone.compose(["data=pairs", "model=sotu", "algo=mdlm"])
+    found |= keys(OmegaConf.to_container(pairs))
     sedd = sedd_host.find(sedd_host.STANDALONE).compose(["+algo=idlm", "data=sotu"])
     return found | keys(OmegaConf.to_container(sedd))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from duo_ext.data import corpus
+from duo_ext.data import corpus, texts
 
 ASSETS = Path(corpus.asset("."))
 END_OF_TEXT = "<|endoftext|>"
@@ -65,35 +65,17 @@ def byte_tokenizer(vocab_size: int = 2048) -> Tokenizer:
     return tokenizer
 
 
-def write_tokenizer(name: str, tokenizer: Tokenizer, **special: str) -> None:
-    """A directory that `AutoTokenizer.from_pretrained` loads; `special` is its special tokens.
-
-    Merges are written as "a b": tokenizers before 0.20 (Duo pins one) read no other form.
-    """
-    directory = ASSETS / "tokenizers" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": int(1e30),
-        **special,
-    }
-    content = json.loads(tokenizer.to_str())
-    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
-    for file, value in {"tokenizer.json": content, "tokenizer_config.json": config}.items():
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        (directory / file).write_text(text, encoding="utf-8", newline="\n")
-
-
 def main() -> None:
     """Write corpus and tokenizers into ``duo_ext/assets``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package_dir", type=Path, metavar="PACKAGE_DIR")
     write_addresses(parser.parse_args().package_dir)
     newline = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "\n")
-    write_tokenizer("sotu32", character_tokenizer(), **newline, unk_token=" ")
+    folder = ASSETS / "tokenizers"
+    texts.save(character_tokenizer(), folder / "sotu32", **newline, unk_token=" ")
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    write_tokenizer("sotu_bpe2048", byte_tokenizer(), **dict.fromkeys(names, END_OF_TEXT))
+    special = dict.fromkeys(names, END_OF_TEXT)
+    texts.save(byte_tokenizer(), folder / "sotu_bpe2048", **special)
 
 
 if __name__ == "__main__":

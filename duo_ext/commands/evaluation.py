@@ -26,6 +26,7 @@ from duo_ext.hosting import trees
 from duo_ext.machine import hardware
 from duo_ext.measuring import batches, draws, metrics, words
 from duo_ext.measuring.ceiling import Ceiling
+from duo_ext.measuring.held_out import accuracy
 from duo_ext.measuring.judge import Judge, Scores
 from duo_ext.measuring.subject import Setting, Subject
 from duo_ext.ranks import ALONE, Ranks, join
@@ -97,10 +98,13 @@ def batch_size(subject: Subject, setting: Setting, options: argparse.Namespace) 
 
 
 def sample(
-    wanted: list[tuple[Subject, Setting]], options: argparse.Namespace, ranks: Ranks = ALONE
+    wanted: list[tuple[Subject, Setting]],
+    options: argparse.Namespace,
+    ranks: Ranks = ALONE,
+    given: Callable[[Subject], tuple[Tensor, Tensor] | None] = lambda subject: None,
 ) -> list[tuple[Tensor, int, float]]:
     """[(tokens (N, L) on the CPU, network evaluations of a sample, seconds of one device)], one for
-    each (subject, setting) of ``wanted``.
+    each (subject, setting) of ``wanted``. ``given(subject)`` are the prompts of its samples.
 
     The processes share the streams, the longest first. No stream depends on who draws it.
     """
@@ -114,7 +118,7 @@ def sample(
 
     def draw(stream):
         subject, setting = wanted[stream.row]
-        found = stream.draw(subject, setting, options)
+        found = stream.draw(subject, setting, options, given(subject))
         bar.update(min(ranks.world, bar.total - bar.n))
         return found
 
@@ -131,30 +135,34 @@ def _joined(tokens, evaluations, seconds):
     return torch.cat(tokens), round(sum(evaluations) / len(tokens)), sum(seconds)
 
 
-class HeldOut:
+class Own:
     """A model's own data, with which its samples are compared.
 
-    It holds statistics of its validation text, the judge's ``scores`` of ``count`` blocks of it,
-    and the words of its training text.
+    It is its validation text, ``held_out``, the judge's ``scores`` of ``count`` blocks of it, and
+    the words of its training text.
     """
 
     def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
-        tokens_NL = ranks.in_turn(subject.held_out)
-        self.reference = metrics.Reference(tokens_NL, subject.vocab_size)
-        spread = torch.linspace(0, len(tokens_NL) - 1, min(count, len(tokens_NL))).long()
-        self.scores = judge.score(subject.tokenizer.batch_decode(tokens_NL[spread]), ranks)
+        self.held_out = ranks.in_turn(subject.held_out)
+        self.given = self.held_out.given(count)
+        self.scores = judge.score(self.held_out.some(count), ranks)
         self.words = words.known_of(str(subject.data.train))
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
-        self.description = {"blocks": len(tokens_NL), "length": subject.length, "train": train}
+        blocks = len(self.held_out.tokens_NL)
+        self.description = {"blocks": blocks, "length": subject.length, "train": train}
 
     def compare(self, tokens_NL: Tensor, texts: list[str], scores: Scores, seed: int) -> dict:
         """The measured numbers of a row of results.json, from tokens (N, L), texts and scores."""
         features = scores.features_ND, self.scores.features_ND
+        right = self.held_out.right(texts)
         return {
-            **metrics.measure(tokens_NL, scores, self.reference, seed),
+            **metrics.measure(
+                self.held_out.written(tokens_NL), scores, self.held_out.reference, seed
+            ),
             "mauve": metrics.mauve(*features, seed),
             "energy": metrics.energy(*features),
             **words.measure(texts, self.words),
+            **({} if right is None else accuracy(right)),
         }
 
 
@@ -173,9 +181,7 @@ def evaluate(
     path = resolve(options.judge)
     judge = Judge(path, options.device, options.batch_size, key="--judge")
     models = {_data(subject): subject for subject in subjects}
-    held_out = {
-        data: HeldOut(subject, judge, options.samples, ranks) for data, subject in models.items()
-    }
+    own = {data: Own(subject, judge, options.samples, ranks) for data, subject in models.items()}
     if ranks.first:
         _make_folder(options.output)
     parts = [
@@ -189,23 +195,25 @@ def evaluate(
             subject.times(setting)  # some take minutes to find, which are not those of a row
     if options.ceiling:
         parts += _ceiling(judge, subjects[0], options)
-    samples = sample([(subject, setting) for (_, subject), setting in parts], options, ranks)
+    wanted = [(subject, setting) for (_, subject), setting in parts]
+    samples = sample(wanted, options, ranks, lambda subject: own[_data(subject)].given)
     rows, readable = [], {}
     bar = tqdm.tqdm(parts, "judged", unit="row", disable=not ranks.first)
     for ((name, subject), setting), drawn in zip(bar, samples, strict=True):
         tokens_NL, evaluations, seconds = drawn
-        texts = subject.tokenizer.batch_decode(tokens_NL)
+        data = own[_data(subject)]
+        texts = data.held_out.texts(tokens_NL)
         scores = judge.score(texts, ranks)
         if not ranks.first:
             continue
-        measured = held_out[_data(subject)].compare(tokens_NL, texts, scores, options.seed)
+        measured = data.compare(tokens_NL, texts, scores, options.seed)
         sampled = _sampled(subject, setting, options, evaluations, seconds)
         row = Row(name=name, host=tree.name, **sampled, **measured)
         rows.append(asdict(row))
         heading = f"{subject.role} {name} ({row.checkpoint}), {setting.steps} steps"
         heading += "" if setting.by_host else f" by {setting.sampler}"
         readable.setdefault(heading, texts[:READABLE_SAMPLES])
-    first = next(iter(held_out.values()))
+    first = next(iter(own.values()))
     heldout_ppl = metrics.gen_ppl(*first.scores[:2], options.seed).value
     results = {
         "rows": rows,
@@ -220,6 +228,8 @@ def evaluate(
 
 def _ceiling(judge, subject, options):
     """The judge's own rows: one a temperature."""
+    if subject.form:
+        raise Refused("--ceiling is for whole texts; the judge knows no prompts of data.pairs")
     own = judge.name, Ceiling.of(judge, options.judge, subject)
     return [(own, Setting(subject.length, temperature=t)) for t in options.temperature]
 

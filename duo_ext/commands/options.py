@@ -155,9 +155,10 @@ def of_subject(
     it was trained for, a teacher by the host's sampler and by the students'."""
     if options.sampler:
         return list(settings(options, options.sampler, options.grid or ["host"]))
-    own = [subject.trained_for]
+    own = [subject.ways]
     if subject.role == "teacher":
-        own = dict.fromkeys([HOST, *(s.trained_for for s in subjects if s.role == "student")])
+        plain = ("ancestral", "host") if subject.form else HOST
+        own = dict.fromkeys([plain, *(s.ways for s in subjects if s.role == "student")])
     return [
         setting
         for sampler, grid in own

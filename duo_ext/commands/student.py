@@ -104,7 +104,7 @@ class Student:
         if len(wanted) > 1:
             raise Refused("prompt and infill are both given; a text has one of them")
         given_L = next((getattr(self.frame, key)(text, key) for key, text in wanted), None)
-        sampler, grid = self._subject.trained_for
+        sampler, grid = self._subject.ways
         if "sampler" in way:
             sampler, grid = way["sampler"], "host"
         elif wanted and sampler == "host":

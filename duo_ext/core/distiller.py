@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from duo_ext import Refused
-from duo_ext.core import rounding
+from duo_ext.core import holes, rounding
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.process import Process
 
@@ -44,12 +44,13 @@ class Recipe:
     seed: int = 0
     shared_forward: bool = False
     compile: bool = False  # see ``compiling.compiled``
+    infill: float = 0.0  # the share of texts in which a hole alone is written (``holes``)
 
     @classmethod
     def configured(cls, settings: Mapping, **others: int | float | str) -> "Recipe":
         """The recipe of a configuration's section ``algo``; ``others`` are the values that hosts
         keep elsewhere."""
-        keys = ("fake_ratio", "fake_warmup", "shared_forward", "compile")
+        keys = ("fake_ratio", "fake_warmup", "shared_forward", "compile", "infill")
         return cls(**{key: settings[key] for key in keys}, **others)
 
     @property
@@ -152,6 +153,9 @@ class Distiller:
         not finite in one of them.
         """
         phase, accumulate = self.phase, self.recipe.accumulate
+        torch.manual_seed(self._seed())
+        if self.recipe.infill:
+            given_BL = holes.opened(given_BL, self.recipe.infill)
         self.batch = x0_BL, given_BL
         if self.micro == 0:
             for optimizer in self.optimizers.values():  # the other's are of no more use either
@@ -159,7 +163,6 @@ class Distiller:
         for name, network in self.networks.items():
             network.backbone.eval()
             network.backbone.requires_grad_(name in phase)
-        torch.manual_seed(self._seed())
         losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))
         with torch.autocast(x0_BL.device.type, enabled=False):  # products as in the forward pass
             self.backward(sum(losses.values()) / accumulate)

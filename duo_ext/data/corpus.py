@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from duo_ext import Refused
+from duo_ext.data import arithmetic
 
 # The four marks are the most frequent ones of the corpus. The order is the order of the token ids.
 ALPHABET = "\n ,.-'abcdefghijklmnopqrstuvwxyz"
@@ -148,11 +149,11 @@ def asset(relative: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Let config files say `${idlm_text:sotu32}`, `${idlm_asset:tokenizers/sotu32}` and
-    `${idlm_integral:32}`."""
+    """Let config files say `${idlm_text:sotu32}` or `${idlm_text:arithmetic}`,
+    `${idlm_asset:tokenizers/sotu32}` and `${idlm_integral:32}`."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("idlm_text", lambda name: str(text_dir(name)), replace=True)
+    OmegaConf.register_new_resolver("idlm_text", _text, replace=True)
     OmegaConf.register_new_resolver("idlm_asset", asset, replace=True)
     OmegaConf.register_new_resolver("idlm_integral", _integral, replace=True)
 
@@ -163,6 +164,15 @@ def _integral(vocab_size) -> str:
     root = _cache()
     with _writable(root):
         return str(integral.path(root, vocab_size).absolute())
+
+
+def _text(name) -> str:
+    """The folder of a text, or of the word problems."""
+    if name != "arithmetic":
+        return str(text_dir(name))
+    root = _cache()
+    with _writable(root):
+        return arithmetic.kept(root)
 
 
 def _cache() -> Path:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.data import texts
+from duo_ext.data.pairs import Form, padding_of
 from duo_ext.data.texts import Tokenizer
 
 HOLE = "___"
@@ -15,21 +16,25 @@ HOLE = "___"
 @dataclass(frozen=True)
 class Frame:
     """What a model's texts are: ``length`` tokens out of ``vocab_size``, the first ones ``before``
-    (BOS) and the last ones ``after`` (EOS), where its data has them."""
+    (BOS) and the last ones ``after`` (EOS), where its data has them. ``form`` is that of pairs,
+    whose texts end with their first EOS."""
 
     tokenizer: Tokenizer
     length: int
     vocab_size: int
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    form: Form | None = None
 
     def prompt(self, text: str, key: str = "prompt") -> tuple[Tensor, Tensor]:
-        """(tokens (L,), which of them are given (L,)) of a text that begins with ``text``.
+        """(tokens (L,), which of them are given (L,)) of a text that begins with ``text``, or of a
+        pair that has it as its prompt.
 
         ``key`` is how a sentence names it. Raises Refused for what the model has no tokens for, and
         for a prompt that leaves nothing to write.
         """
-        return self._given([[*self.before, *self._ids(text, key)], []], key)
+        given = self.form.given(text) if self.form else text
+        return self._given([[*self.before, *self._ids(given, key)], []], key)
 
     def infill(self, text: str, key: str = "infill") -> tuple[Tensor, Tensor]:
         """The same for a text with holes, ``HOLE``, which share alike what is left of the length.
@@ -47,10 +52,15 @@ class Frame:
         return [self.tokenizer.decode(row[self.inner(row)]) for row in tokens_NL.tolist()]
 
     def inner(self, tokens: list[int]) -> slice:
-        """The positions of a text that are neither BOS nor EOS at its ends."""
+        """The positions of a text that are neither BOS nor EOS at its ends, nor behind its end."""
         start, end = len(self.before), len(tokens) - len(self.after)
         starts, ends = tuple(tokens[:start]) == self.before, tuple(tokens[end:]) == self.after
-        return slice(start if starts else 0, end if ends else len(tokens))
+        start = start if starts else 0
+        if self.form:
+            closing = self.tokenizer.eos_token_id, padding_of(self.tokenizer)
+            found = (n for n in range(start, len(tokens)) if tokens[n] in closing)
+            return slice(start, next(found, len(tokens)))
+        return slice(start, end if ends else len(tokens))
 
     def _ids(self, text, key):
         if not text:

@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy
@@ -87,6 +88,25 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def _is_path(setting):
     return setting == "name_or_path" or setting.endswith("_file")
+
+
+def save(tokenizer: object, folder: str | Path, **special: str) -> None:
+    """Write a tokenizer of the package tokenizers as a folder that AutoTokenizer loads.
+
+    ``special`` are its special tokens. Merges are written as "a b": tokenizers before 0.20 (Duo
+    pins one) read no other form.
+    """
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": int(1e30),
+        **special,
+    }
+    content = json.loads(tokenizer.to_str())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    for name, value in {"tokenizer.json": content, "tokenizer_config.json": config}.items():
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        write_whole(f"{folder}/{name}", text.encode())
 
 
 def encode(tokenizer: Tokenizer, lines: list[str], key: str) -> list[list[int]]:

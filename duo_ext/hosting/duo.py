@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from duo_ext import files
 from duo_ext.hosting.kept_tokens import TokensOfOneTokenizer
+from duo_ext.hosting.pairs import GivenTokensStayClean, PairsAsData
 from duo_ext.hosting.remedies import AnyTree, Remedy
 from duo_ext.measuring.judge import said_context
 from duo_ext.weights import checkpoints, pickles
@@ -169,6 +170,8 @@ class HubModelsOnCPU(Remedy):
 AFTER = (
     ProcessesAsDevices(),
     TokensOfOneTokenizer(),
+    PairsAsData(),
+    GivenTokensStayClean(),
     DeviceOfGenPPL(),
     JudgesOwnContext(),
     KnownTypesInCheckpoints(),

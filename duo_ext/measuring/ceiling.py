@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.data import texts
 from duo_ext.measuring.draws import Draw
+from duo_ext.measuring.held_out import HeldOut
 from duo_ext.measuring.judge import Judge
 from duo_ext.measuring.subject import Setting, Subject
 
@@ -87,6 +87,6 @@ class Ceiling(Subject):
             x = torch.cat([x, last], 1)
         return torch.nn.functional.pad(x, (0, self.length - x.shape[1]), value=config.eos_token_id)
 
-    def held_out(self) -> Tensor:
-        """The validation tokens (N, L) of ``like``."""
+    def held_out(self) -> HeldOut:
+        """The validation data of ``like``."""
         return self.like.held_out()

@@ -41,13 +41,23 @@ def of_texts(seed: int, first: int, count: int) -> Callable[..., Tensor]:
 
 
 @torch.no_grad()
-def shared(batch: Draw, samples: int, batch_size: int, seed: int, ranks: Ranks) -> Tensor:
-    """Tokens (``samples``, L) on the CPU from batch(size, uniforms), the same for batches of any
-    size and any number of processes."""
+def shared(
+    batch: Draw,
+    samples: int,
+    batch_size: int,
+    seed: int,
+    ranks: Ranks,
+    given: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Tokens (``samples``, L) on the CPU from batch(size, uniforms, given), the same for batches of
+    any size and any number of processes. ``given`` is (x0, given), (``samples``, L) each, or None.
+    """
 
     def draw(part):
         place, size = part
-        return batch(size, of_texts(seed, place * batch_size, size)).cpu()
+        first = place * batch_size
+        own = given and tuple(x_NL[first : first + size] for x_NL in given)
+        return batch(size, of_texts(seed, first, size), own).cpu()
 
     return torch.cat(ranks.shared(enumerate(sizes(samples, batch_size)), draw))
 

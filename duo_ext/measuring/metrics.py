@@ -1,13 +1,13 @@
 """Quality of samples, measured in one place for the distillation guard and for evaluation.
 
 Shapes: N samples, L tokens a sample, V token values, K distinct bigrams, R bootstrap resamples.
-Tokens are integer tensors or arrays (N, L); all sums are float64; entropies and divergences are in
-nats.
+Tokens are integer tensors or arrays (N, L), or a list of N tensors where texts differ in length;
+all sums are float64; entropies and divergences are in nats.
 """
 
 import importlib.util
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from duo_ext import Refused
 from duo_ext.measuring.judge import Scores
 
 HELD_OUT = 4_000_000  # tokens
+Tokens: TypeAlias = Tensor | np.ndarray | list[Tensor]
 
 
 class Interval(NamedTuple):
@@ -65,11 +66,11 @@ def energy(features_ND: np.ndarray, reference_MD: np.ndarray) -> float:
     return float((2 * across - sum(inside)) / (2 * across))
 
 
-def sample_entropy(tokens_NL: torch.Tensor | np.ndarray) -> float:
+def sample_entropy(tokens_NL: Tokens) -> float:
     """Mean over the samples of the entropy (nats) of a sample's own token histogram, as in Duo."""
     entropies = []
-    for tokens_L in _array(tokens_NL):
-        p = np.unique(tokens_L, return_counts=True)[1] / len(tokens_L)
+    for tokens_L in _rows(tokens_NL):
+        p = np.unique(tokens_L, return_counts=True)[1] / max(1, len(tokens_L))
         entropies.append(-(p * np.log(p)).sum())
     return float(np.mean(entropies))
 
@@ -84,12 +85,12 @@ class Reference:
     Raises Refused when a token lies outside 0 .. ``vocab_size`` - 1 or L < 2.
     """
 
-    def __init__(self, tokens_NL: Tensor | np.ndarray, vocab_size: int):
-        tokens_NL = _array(tokens_NL, vocab_size, length=2)
-        counts_V = np.bincount(tokens_NL.ravel(), minlength=vocab_size) + 1.0
+    def __init__(self, tokens_NL: Tokens, vocab_size: int):
+        rows = _rows(tokens_NL, vocab_size, length=2)
+        counts_V = np.bincount(np.concatenate(rows), minlength=vocab_size) + 1.0
         self.vocab_size = vocab_size
         self.unigram_V = counts_V / counts_V.sum()
-        self.bigrams = _bigrams(tokens_NL, vocab_size)
+        self.bigrams = _bigrams(rows, vocab_size)
 
 
 def first_blocks(parts: Iterable[Tensor], most: int = HELD_OUT) -> Tensor:
@@ -107,42 +108,41 @@ def first_blocks(parts: Iterable[Tensor], most: int = HELD_OUT) -> Tensor:
     return blocks_NL[: max(1, most // blocks_NL.shape[1])]
 
 
-def unigram_kl(tokens_NL: Tensor | np.ndarray, reference: Reference) -> float:
+def unigram_kl(tokens_NL: Tokens, reference: Reference) -> float:
     """KL(token frequencies of the samples || smoothed frequencies of the reference), in nats.
 
     Raises Refused when a token lies outside the reference's vocabulary.
     """
-    tokens_NL = _array(tokens_NL, reference.vocab_size)
-    p_V = np.bincount(tokens_NL.ravel(), minlength=reference.vocab_size) / tokens_NL.size
+    tokens = np.concatenate(_rows(tokens_NL, reference.vocab_size))
+    p_V = np.bincount(tokens, minlength=reference.vocab_size) / max(1, len(tokens))
     seen = p_V > 0
     return float((p_V[seen] * np.log(p_V[seen] / reference.unigram_V[seen])).sum())
 
 
-def bigram_tv(tokens_NL: Tensor | np.ndarray, reference: Reference) -> float:
+def bigram_tv(tokens_NL: Tokens, reference: Reference) -> float:
     """Total variation, 0 to 1, between the bigrams inside the samples and the reference's.
 
     Raises Refused when a token lies outside the reference's vocabulary or L < 2.
     """
-    tokens_NL = _array(tokens_NL, reference.vocab_size, length=2)
-    codes, p = _bigrams(tokens_NL, reference.vocab_size)
+    codes, p = _bigrams(_rows(tokens_NL, reference.vocab_size, length=2), reference.vocab_size)
     reference_codes, q = reference.bigrams
     _, where = np.unique(np.concatenate([codes, reference_codes]), return_inverse=True)
     return float(np.abs(np.bincount(where, weights=np.concatenate([p, -q]))).sum() / 2)
 
 
-def distinct_n(tokens_NL: Tensor | np.ndarray, n: int) -> float:
+def distinct_n(tokens_NL: Tokens, n: int) -> float:
     """Distinct n-grams / all n-grams over the whole set; no n-gram spans two samples.
 
-    Raises Refused when L < n.
+    Raises Refused when L < n; where texts differ in length it is nan if none has n tokens.
     """
-    tokens_NL = _array(tokens_NL, length=n)
-    grams = np.lib.stride_tricks.sliding_window_view(tokens_NL, n, axis=1).reshape(-1, n)
+    rows = [tokens_L for tokens_L in _rows(tokens_NL, length=n) if len(tokens_L) >= n]
+    if not rows:
+        return np.nan
+    grams = np.concatenate([np.lib.stride_tricks.sliding_window_view(row, n) for row in rows])
     return len(np.unique(grams, axis=0)) / len(grams)
 
 
-def measure(
-    tokens_NL: Tensor | np.ndarray, scores: Scores, reference: Reference, seed: int
-) -> dict[str, float]:
+def measure(tokens_NL: Tokens, scores: Scores, reference: Reference, seed: int) -> dict[str, float]:
     """The numbers of a row of results.json that depend on the samples and the reference alone.
 
     ``scores`` are the judge's of the N samples decoded; ``seed`` is the bootstrap's. Raises
@@ -163,23 +163,30 @@ def measure(
     }
 
 
-def _bigrams(tokens_NL: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _bigrams(rows: list[np.ndarray], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes iV + j of the distinct neighbours (i, j), ascending (K,), and their shares (K,)."""
-    codes, counts = np.unique(tokens_NL[:, :-1] * vocab_size + tokens_NL[:, 1:], return_counts=True)
-    return codes, counts / counts.sum()
+    pairs = np.concatenate([row[:-1] * vocab_size + row[1:] for row in rows])
+    codes, counts = np.unique(pairs, return_counts=True)
+    return codes, counts / max(1, len(pairs))
 
 
-def _array(tokens_NL, vocab_size: int | None = None, length: int = 1) -> np.ndarray:
-    """Tokens as an int64 array (N, L) with L >= ``length`` and, if given, all in the vocabulary."""
-    if isinstance(tokens_NL, Tensor):
-        tokens_NL = tokens_NL.cpu().numpy()
-    tokens_NL = np.asarray(tokens_NL, dtype=np.int64)
-    assert tokens_NL.ndim == 2 and tokens_NL.size, f"tokens of shape {tokens_NL.shape}, not (N, L)"
-    if tokens_NL.shape[1] < length:
-        raise Refused(f"samples have {tokens_NL.shape[1]} tokens; at least {length} are needed")
-    if vocab_size is not None and not 0 <= tokens_NL.min() <= tokens_NL.max() < vocab_size:
-        raise Refused(
-            f"tokens lie between {tokens_NL.min()} and {tokens_NL.max()}; "
-            f"the vocabulary has 0 to {vocab_size - 1}"
-        )
-    return tokens_NL
+def _rows(tokens_NL: Tokens, vocab_size: int | None = None, length: int = 1) -> list[np.ndarray]:
+    """The N texts as int64 arrays, if given all in the vocabulary; of (N, L), L is at least
+    ``length``."""
+    rows = [np.asarray(tokens_L, dtype=np.int64) for tokens_L in _on_cpu(tokens_NL)]
+    assert rows and all(row.ndim == 1 for row in rows), "tokens are no (N, L)"
+    of_one_length = not (isinstance(tokens_NL, list) and isinstance(tokens_NL[0], Tensor))
+    if of_one_length and len(rows[0]) < length:
+        raise Refused(f"samples have {len(rows[0])} tokens; at least {length} are needed")
+    tokens = np.concatenate(rows)
+    if vocab_size is not None and len(tokens):
+        least, most = tokens.min(), tokens.max()
+        if least < 0 or most >= vocab_size:
+            raise Refused(
+                f"tokens lie between {least} and {most}; the vocabulary has 0 to {vocab_size - 1}"
+            )
+    return rows
+
+
+def _on_cpu(tokens_NL):
+    return tokens_NL.cpu().numpy() if isinstance(tokens_NL, Tensor) else tokens_NL

@@ -12,6 +12,7 @@ from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import auto, blank, grids
 from duo_ext.data import prompts
+from duo_ext.data.pairs import Form
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws
@@ -67,7 +68,7 @@ class Subject:
 
     A host's subject adds ``seed(seed)``; ``sampler(setting, precision)``, a context that gives
     (draw(size) -> tokens (size, L), a list that grows with each network evaluation);
-    ``held_out()``, the validation tokens (N, L) of its own data; and ``core(setting)``, the core's
+    ``held_out()``, the validation data of its own (``HeldOut``); and ``core(setting)``, the core's
     process for its family and the network as a ``Tempered``.
     """
 
@@ -87,11 +88,28 @@ class Subject:
     def require(self, setting: Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         setting.require(precision)
+        if setting.by_host and self.form:
+            raise Refused(
+                f"--sampler is host, which knows no prompts, and the data of '{self.path}' has "
+                f"them; it must be one of ours: {samplers.WANTED}"
+            )
+
+    @property
+    def form(self) -> Form | None:
+        """How its data makes texts of pairs; None for whole texts."""
+        return Form.configured(self.data)
+
+    @property
+    def ways(self) -> tuple[str, str]:
+        """(sampler, grid) that it is drawn by unless another is asked for."""
+        plain = self.form and self.trained_for == HOST
+        return ("ancestral", "host") if plain else self.trained_for
 
     @property
     def frame(self) -> prompts.Frame:
         """What its texts are, for prompts."""
-        return prompts.Frame(self.tokenizer, self.length, self.vocab_size, *self.ends)
+        size = self.length, self.vocab_size
+        return prompts.Frame(self.tokenizer, *size, *self.ends, form=self.form)
 
     def by_core(self, setting: Setting) -> tuple[draws.Draw, list]:
         """What ``sampler`` gives, by a sampler of the core. draw takes the random numbers of its

@@ -8,7 +8,6 @@ import posixpath
 import re
 
 import numpy as np
-import torch
 
 from duo_ext import files
 from duo_ext.data import texts
@@ -27,11 +26,6 @@ def length(samples: list[str]) -> float | None:
     """The mean number of letters of the samples' words; None where they have none."""
     counts = [len(word) for text in samples for word in of(text)[1:-1]]
     return float(np.mean(counts)) if counts else None
-
-
-def length_held_out(tokenizer: texts.Tokenizer, tokens_NL: torch.Tensor) -> float | None:
-    """``length`` of the first blocks (N, L) of a held-out text."""
-    return length(tokenizer.batch_decode(tokens_NL[:BLOCKS]))
 
 
 def known_of(folder: str) -> set[str] | None:

@@ -17,6 +17,7 @@ SETTINGS += ("samples", "seed")
 PEERS = ("family", *SAMPLER)  # rows compare only where these agree
 MEASURED = (*METRICS, "seconds")
 OTHERS = ("mauve", "energy", "word_length", "known_words", "known_long_words")  # rows may lack them
+OTHERS += ("accuracy", "accuracy_low", "accuracy_high")
 ROW_KEYS = {"model", "name", "algo", "steps", "evaluations", "seconds", *SETTINGS, *METRICS}
 ROW_KEYS -= {"sampler", "grid"}  # of rows from before there was a choice: the host's
 WORDS = ("name", "algo", "sampler", "grid", "predictor", "noise_removal", "precision")
@@ -66,6 +67,9 @@ class Row:
     word_length: float  # mean, in letters
     known_words: float | None  # share that the training text has; None where it is no folder
     known_long_words: float | None  # of words of four letters and more
+    accuracy: float | None = None  # share of right answers, where the data is pairs with a score
+    accuracy_low: float | None = None  # the ends of its 95 % interval
+    accuracy_high: float | None = None
 
 
 def load(folder: str) -> dict:

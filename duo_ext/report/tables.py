@@ -4,7 +4,7 @@ import math
 import textwrap
 
 from duo_ext.report.compare import matched_entropy, order, step_reduction, told_apart, varying
-from duo_ext.report.results import SETTINGS
+from duo_ext.report.results import SETTINGS, finite
 
 WORDS = (
     "model",
@@ -15,6 +15,7 @@ WORDS = (
     "noise removal",
 )  # columns; the rest is numbers
 NUMBERS = {
+    "accuracy": ("accuracy [95 %]", ".3f"),
     "genppl": ("GenPPL [95 %]", ""),
     "entropy": ("entropy", ".3f"),
     "unigram_kl": ("unigram KL", ".4f"),
@@ -84,7 +85,10 @@ def _cell(row: dict, key: str) -> str:
     if key == "genppl":
         ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
         return f"{ppl} [{low}, {high}]"
-    return number(row.get(key), NUMBERS[key][1])
+    found = number(row.get(key), NUMBERS[key][1])
+    if key == "accuracy" and finite(row, key):
+        found += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+    return found
 
 
 def number(value: float | None, spec: str) -> str:

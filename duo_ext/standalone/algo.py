@@ -261,7 +261,7 @@ class SelfDistilled:
         return min(1.0, 2**doublings / self.T)
 
     @torch.no_grad()
-    def _teach(self, xt, sigma):
+    def _teacher_logits(self, xt, sigma):
         """``forward`` with the teacher for the denoiser."""
         sigma = self._process_sigma(sigma)
         return self._process_model_output(self.teacher(xt, sigma), xt, sigma)
@@ -298,7 +298,7 @@ class Distillation(SelfDistilled, DUO):
         s = t - dt
         xt, xs = self._sample_trajectory(x0, t, s)
         log_student = self.forward(xt, self._gaussian_sigma(t))
-        return self._divergence(log_student, self._teach(xs, self._gaussian_sigma(s)))
+        return self._divergence(log_student, self._teacher_logits(xs, self._gaussian_sigma(s)))
 
     def _gaussian_sigma(self, t):
         alpha, _ = self.gaussian(t)
@@ -318,9 +318,9 @@ class SDTT(SelfDistilled, MDLM):
         A position that the first step leaves masked has that of the second, whose own draw decides
         nothing. Visible tokens are copied. t is (B, 1).
         """
-        first = self._teach(zt, self._sigma(t))
+        first = self._teacher_logits(zt, self._sigma(t))
         _, zs = self._ancestral_update(zt, t, dt, self._sampling_dtype(first).exp())
-        second = self._teach(zs, self._sigma(t - dt))
+        second = self._teacher_logits(zs, self._sigma(t - dt))
         return torch.where((zs == self.mask_index)[..., None], second, first)
 
     def nll(self, x0, output_tokens, current_accumulation_step=None, train_mode=False):

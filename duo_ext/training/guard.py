@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from duo_ext.core.distiller import Distiller
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics, words
+from duo_ext.measuring.held_out import HeldOut, accuracy
 from duo_ext.measuring.judge import Judge
 from duo_ext.ranks import ALONE, Ranks
 from duo_ext.training.progress import Bar
@@ -45,10 +46,10 @@ class Guard:
         """Take in the metrics of the student after ``pair`` pairs: {steps: metrics}.
 
         Returns (best so far, stop). A student is inside the bounds if it is at every number of
-        steps. The best of the students inside has the lowest geometric mean of GenPPL over the
-        numbers of steps.
+        steps. The best of the students inside has the fewest wrong answers or, where the data has
+        none, the lowest geometric mean of GenPPL over the numbers of steps.
         """
-        score = math.exp(sum(math.log(row["genppl"]) for row in rows.values()) / len(rows))
+        score = self._score(list(rows.values()))
         inside = math.isfinite(score) and all(self._inside(row) for row in rows.values())
         best = inside and score < min(
             (e["score"] for e in self.history if e["inside"]), default=1e999
@@ -56,6 +57,11 @@ class Guard:
         entry = {"pair": pair, "score": score, "inside": inside, "best": best}
         self.history.append(entry | {"rows": {str(steps): row for steps, row in rows.items()}})
         return best, self.stops
+
+    def _score(self, rows):
+        if "accuracy" in rows[0]:
+            return 1 - sum(row["accuracy"] for row in rows) / len(rows)
+        return math.exp(sum(math.log(row["genppl"]) for row in rows) / len(rows))
 
     @property
     def stops(self) -> bool:
@@ -99,7 +105,8 @@ class Watch:
     """Samples the student of a running distillation, and asks the guard.
 
     ``settings`` are a configuration's algo.guard; ``sampler(steps, teacher)`` is a context that
-    gives draw(size, uniforms) -> tokens (size, L) of the EMA student, or of the teacher. ``ranks``
+    gives draw(size, uniforms, given) -> tokens (size, L) of the EMA student, or of the teacher.
+    What is given is ``held_out``'s prompts, where it has some. ``ranks``
     are the processes of the run: they share texts and scores, which are the same for any number of
     them, and the first one measures and decides for all. ``took`` are the seconds of the last
     measurement: of a network evaluation, of scoring the texts.
@@ -108,12 +115,10 @@ class Watch:
     settings: DictConfig  # algo.guard
     sampler: Callable
     batch_size: int  # texts drawn at a time
-    decode: Callable  # decode(tokens (N, L)) -> N texts
     judge: Judge
-    reference: metrics.Reference  # the held-out text's statistics
+    held_out: HeldOut
     seed: int
     ranks: Ranks = ALONE
-    word_length: float | None = None  # the held-out text's
     took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
     def begin(self, saved: dict | None = None) -> "Watch":
@@ -123,7 +128,7 @@ class Watch:
             steps = self.settings.teacher_steps
             with self._bar(f"the teacher at {steps} steps", 1) as bar:
                 measured = self._measure(bar, steps, teacher=True)
-            saved = {"teacher": measured | {"held_out_word_length": self.word_length}}
+            saved = {"teacher": measured | {"held_out_word_length": self.held_out.word_length}}
         self.guard = Guard(bounds, **saved)
         return self
 
@@ -176,37 +181,39 @@ class Watch:
         return Bar(desc=name, total=texts, unit="text", leave=False, disable=not self.ranks.first)
 
     def _measure(self, bar, steps, teacher=False):
-        def batch(size, uniforms):
-            tokens_BL = draw(size, uniforms)
+        def batch(size, *numbers):
+            tokens_BL = draw(size, *numbers)
             bar.update(min(size * self.ranks.world, bar.total - bar.n))  # the others draw as well
             return tokens_BL
 
-        start = time.perf_counter()
+        start, count = time.perf_counter(), self.settings.samples
+        given = self.held_out.given(count)
         with self.sampler(steps, teacher) as draw:
-            tokens_NL = draws.shared(
-                batch, self.settings.samples, self.batch_size, self.seed, self.ranks
-            )
+            tokens_NL = draws.shared(batch, count, self.batch_size, self.seed, self.ranks, given)
         drawn = time.perf_counter()
-        texts = self.decode(tokens_NL)
+        texts = self.held_out.texts(tokens_NL)
         scores = self.judge.score(texts, self.ranks)
-        measured = self.ranks.agree(
-            lambda: {
-                **metrics.measure(tokens_NL, scores, self.reference, self.seed),
-                "word_length": words.length(texts),
-            }
-        )
+        measured = self.ranks.agree(lambda: self._numbers(tokens_NL, texts, scores))
         self.took = ((drawn - start) / (steps + 1), time.perf_counter() - drawn)
         return measured
+
+    def _numbers(self, tokens_NL, texts, scores):
+        written, right = self.held_out.written(tokens_NL), self.held_out.right(texts)
+        return {
+            **metrics.measure(written, scores, self.held_out.reference, self.seed),
+            "word_length": words.length(texts),
+            **({} if right is None else accuracy(right)),
+        }
 
 
 def logged(rows: dict[int, dict], distiller: Distiller) -> dict[str, float]:
     """What a person would plot of a look at the student: {"guard/genppl_8": ...}, and how much of
     its gradient rounding leaves (``core.rounding``)."""
-    keys = ("genppl", "entropy", "unigram_kl", "bigram_tv", "word_length")
+    keys = ("genppl", "entropy", "unigram_kl", "bigram_tv", "word_length", "accuracy")
     found = {
         f"guard/{key}_{steps}": row[key]
         for steps, row in rows.items()
         for key in keys
-        if row[key] is not None
+        if row.get(key) is not None
     }
     return found | {"guard/gradient_cosine": distiller.gradient_cosine()}

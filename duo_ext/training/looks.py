@@ -12,7 +12,7 @@ import trainer_base
 
 from duo_ext import Refused
 from duo_ext.core.sampled import Sampled
-from duo_ext.measuring import batches, draws, judge, metrics, words
+from duo_ext.measuring import batches, draws, held_out, judge
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.resuming import BEST, LAST
@@ -44,7 +44,6 @@ def make(model: trainer_base.Diffusion) -> Watch:
     """The ``Watch`` of a running distillation, ready to begin."""
     config, ranks = model.config, Ranks(model.trainer.global_rank, model.trainer.world_size)
     _, valid = dataloader.get_dataloaders(config, model.tokenizer, skip_train=True)
-    held_out_NL = metrics.first_blocks(batch["input_ids"] for batch in valid)
     return Watch(
         settings=config.algo.guard,
         sampler=Sampler(
@@ -59,15 +58,13 @@ def make(model: trainer_base.Diffusion) -> Watch:
             nucleus=config.sampling.p_nucleus,
         ),
         batch_size=batches.of_a_look(model.num_tokens, config.model.hidden_size),
-        decode=model.tokenizer.batch_decode,
         judge=judge.Judge(
             getattr(config.eval, JUDGE.removeprefix("eval.")),
             model.device,
             config.eval.perplexity_batch_size,
             key=JUDGE,
         ),
-        reference=metrics.Reference(held_out_NL, model.vocab_size),
-        word_length=words.length_held_out(model.tokenizer, held_out_NL),
+        held_out=held_out.of(valid.dataset, valid, model.tokenizer, model.vocab_size),
         seed=config.seed,
         ranks=ranks,
     )

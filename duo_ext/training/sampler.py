@@ -15,7 +15,7 @@ from duo_ext.measuring.draws import Draw
 @dataclass(frozen=True)
 class Sampler:
     """The ``sampler`` of a ``guard.Watch``: called with (steps, whether the teacher draws), it is a
-    context that gives draw(size, uniforms) -> tokens (size, L), of ``draws.of_texts``.
+    context that gives draw(size, uniforms, given) -> tokens (size, L) (``samplers.drawing``).
 
     A host's own sampler has the same law, and forms several float64 (B, L, V) where this one forms
     none.

@@ -56,6 +56,21 @@ def test_order_of_updates_with_a_shared_forward(toy):
     assert machine.pairs == 2
 
 
+def test_holes_are_opened_by_the_place_of_a_micro_batch(toy):
+    """A resumed run opens the same ones, and by default there are none."""
+    for infill in (1.0, 0.0):
+        machines = [make(toy, infill=infill) for _ in range(2)]
+        seen = [[], []]
+        for machine, own in zip(machines, seen, strict=True):
+            for x in batches(3):
+                torch.rand(len(own) * 7)  # other numbers were drawn in between
+                machine.step(x, GIVEN)
+                own.append(machine.batch[1])
+        assert all(map(torch.equal, *seen))
+        assert (sum(given.sum() for given in seen[0]) > 0) == bool(infill)
+        assert all(map(torch.equal, weights(machines[0]), weights(machines[1])))
+
+
 def test_losses_are_compiled_on_request(toy, monkeypatch):
     asked = []
     monkeypatch.setattr(compiling, "compiled", lambda form: asked.append(form) or form)

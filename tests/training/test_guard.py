@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import metrics
+from duo_ext.measuring.held_out import HeldOut
 from duo_ext.measuring.judge import Scores
 from duo_ext.ranks import ALONE, join
 from duo_ext.training.guard import Bounds, Guard, Watch
@@ -46,6 +47,17 @@ def test_the_lowest_genppl_inside_is_kept(guard):
     best = [True, True, False, False, True, False, False]
     assert found == [(is_best, False) for is_best in best]
     assert guard.kept == 4
+
+
+def test_where_there_are_answers_the_most_right_ones_inside_are_kept(guard):
+    """Of two numbers of steps together, whatever the GenPPL; the first of equals."""
+    looks = [(20, 0.5, 0.5), (30, 0.5, 0.75), (9, 0.5, 0.5), (9, 0.75, 0.5), (9, 1.0, 0.9)]
+    for pair, (genppl, *shares) in enumerate(looks):
+        unigram_kl = 0.01 if pair < 4 else 9
+        rows = [row(genppl, unigram_kl=unigram_kl) | {"accuracy": share} for share in shares]
+        guard.judge(pair, dict(enumerate(rows)))
+    assert [entry["best"] for entry in guard.history] == [True, True, False, False, False]
+    assert guard.history[1]["score"] == pytest.approx(1 - 0.625) and guard.kept == 1
 
 
 def test_what_is_kept_is_the_minimum_of_any_history():
@@ -213,7 +225,7 @@ def watch(toy):
     def drawing(steps, teacher):
         times_K = grids.times("host", steps)
 
-        def draw(size, uniforms):
+        def draw(size, uniforms, given):
             own, start = replace(process, uniforms=uniforms), blank(network, (size, L))
             return ancestral.sample(own, network, *start, times_K)
 
@@ -222,12 +234,19 @@ def watch(toy):
     def make(ranks=ALONE):
         seen = []
 
-        def decode(tokens_NL):
-            seen.append(tokens_NL.tolist())
-            return ["".join(map(str, row)) for row in tokens_NL.tolist()]
+        class Numbers:
+            """A tokenizer whose texts are the tokens' numbers."""
 
-        reference = metrics.Reference(torch.arange(V - 1).repeat(3, 2), V)
-        return Watch(SETTINGS, drawing, 2, decode, Length(), reference, seed=3, ranks=ranks), seen
+            def batch_decode(self, rows):
+                return ["".join(map(str, row)) for row in torch.stack(rows).tolist()]
+
+        class Seen(HeldOut):
+            def texts(self, tokens_NL):
+                seen.append(tokens_NL.tolist())
+                return super().texts(tokens_NL)
+
+        data = Seen(torch.arange(V - 1).repeat(3, 2), Numbers(), V)
+        return Watch(SETTINGS, drawing, 2, Length(), data, seed=3, ranks=ranks), seen
 
     return make
 

@@ -70,6 +70,7 @@ def test_the_teacher_runs_in_the_precision_of_comparison(precision):
     student = Network(0.0)
     opponents = Opponents.read(saved(), student, CONFIG, "teacher")
     settings = {"fake_ratio": 3, "fake_warmup": 1, "shared_forward": False, "compile": False}
+    settings |= {"infill": 0.0}
     optimizers = [
         (torch.optim.AdamW(network.parameters()), None) for network in (student, opponents.fake)
     ]

@@ -149,7 +149,7 @@ def test_the_tokens_of_two_tokenizers_are_each_ones_own(
         assert text(own, sedd_data.blocks(config, "train", own)) == "we the people"[:12]
         parts = types.SimpleNamespace(config=config)
         subject = evaluate.Subject("", "", "", "", own, 32, 6, data, parts)
-        assert "".join(own.batch_decode(subject.held_out())) == "of the union"
+        assert "".join(own.batch_decode(subject.held_out().tokens_NL)) == "of the union"
     assert sedd.data.GPT2TokenizerFast is before
 
 
