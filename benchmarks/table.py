@@ -100,6 +100,8 @@ class Benchmark:
 class Table:
     """Runs what is missing and puts the rows together."""
 
+    passes = PASSES
+
     def __init__(self, benchmark, options):
         self.benchmark, self.options = benchmark, options
         self.runs = Path(options.runs).absolute()
@@ -120,6 +122,10 @@ class Table:
             self.work()
         results = self.collect()
         save(results, self.options.output)
+        self.render(results)
+
+    def render(self, results):
+        """Write the page of what was put together."""
         pages.render(self.options.output)
 
     def work(self):
@@ -129,7 +135,7 @@ class Table:
             self.train_once(self.judge, "duo_ext.assets.make_judge", lambda: arguments)
         work = [
             (method, seed, parts)
-            for parts in PASSES
+            for parts in self.passes
             for seed in self.options.seeds
             for method in self.methods
             if seed in self.seeds(method)
@@ -304,12 +310,12 @@ class Table:
         return steps or config.training.n_iters
 
 
-def main(benchmark, description, arguments=None):
+def main(benchmark, description, arguments=None, made_by=Table, samples=512):
     """The command line of a benchmark; ``description`` is what --help says first."""
     parser = argparse.ArgumentParser(description=description)
     name = benchmark.module.rpartition(".")[2]
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--steps", nargs="+", type=int, default=benchmark.steps)
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="these and what they need")
     jobs_help = "programs at a time, one thread each"
@@ -321,6 +327,6 @@ def main(benchmark, description, arguments=None):
         store = {"dest": "sizes", "action": "append_const", "const": option, "default": []}
         parser.add_argument(f"--{option}", help=size.help, **store)
     try:
-        Table(benchmark, parser.parse_args(arguments)).make()
+        made_by(benchmark, parser.parse_args(arguments)).make()
     except Refused as error:
         sys.exit(f"error: {error}")
