@@ -15,6 +15,8 @@ import pytest
 from hydra._internal.utils import get_args
 from omegaconf import OmegaConf
 
+from benchmarks.follow_docs import blocks
+from benchmarks.follow_docs.blocks import PAGES, README, ROOT
 from duo_ext import host, settings
 from duo_ext.commands import line
 from duo_ext.data import corpus
@@ -23,34 +25,16 @@ from sedd_ext import host as sedd_host
 from sedd_ext import settings as sedd_settings
 from sedd_ext.__main__ import hydra_arguments
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
 STANDALONE = {"duo": host.STANDALONE, "sedd": sedd_host.STANDALONE}
 # Programs of others, whose options are not ours to check.
 OTHERS = ("pip", "sbatch", "import-linter", "lint-imports")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?:    .*\n|\n(?=    ))+)")
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def blocks(page):
-    """[(language, text)] of a page's blocks of code; one that is indented is a shell's."""
-    text = page.read_text()
-    fenced = FENCE.findall(text)
-    indented = INDENTED.findall(FENCE.sub("", text))
-    return [*fenced, *(("bash", re.sub("^    ", "", t, flags=re.MULTILINE)) for t in indented)]
-
-
-def prose(page):
-    """A page without its blocks of code."""
-    return INDENTED.sub("", FENCE.sub("", page.read_text()))
-
-
 def of_language(*languages):
     """A parameter for each block of these languages, named by its page."""
-    found = [(p, text) for p in PAGES for name, text in blocks(p) if name in languages]
+    found = [(p, text) for p in PAGES for name, text in blocks.blocks(p) if name in languages]
     return [pytest.param(text, id=f"{p.name}-{n}") for n, (p, text) in enumerate(found)]
 
 
@@ -58,13 +42,13 @@ def commands():
     """A parameter for each command of a shell block: its words, without leading NAME=value."""
     found = []
     for page in PAGES:
-        for name, text in blocks(page):
-            for command in text.replace("\\\n", " ").splitlines() if name == "bash" else ():
-                words = shlex.split(command, comments=True)
+        for name, text in blocks.blocks(page):
+            for command in blocks.commands(text) if name == "bash" else ():
+                words = shlex.split(command)
                 while words and re.match(r"[A-Z_]+=", words[0]):
                     words.pop(0)
                 if words:
-                    found.append(pytest.param(words, id=f"{page.name}: {command.strip()[:60]}"))
+                    found.append(pytest.param(words, id=f"{page.name}: {command[:60]}"))
     return found
 
 
@@ -221,7 +205,7 @@ def test_python_compiles_and_its_imports_resolve(text):
 
 def test_every_block_has_a_language_that_is_checked():
     for page in PAGES:
-        for name, _ in blocks(page):
+        for name, _ in blocks.blocks(page):
             assert name in ("bash", "python", "text", "mermaid"), page
 
 
@@ -230,12 +214,12 @@ def test_every_block_has_a_language_that_is_checked():
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
-    text = FENCE.sub("", page.read_text())
+    text = blocks.FENCE.sub("", page.read_text())
     heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-LINKS = [(page, link) for page in PAGES for link in LINK.findall(prose(page))]
+LINKS = [(page, link) for page in PAGES for link in LINK.findall(blocks.prose(page))]
 RELATIVE = sorted({(page, link) for page, link in LINKS if "://" not in link})
 
 
@@ -285,7 +269,7 @@ OF_LIGHTNING = {"trainer.deterministic"}  # given with a +
 
 def named(page):
     """The settings that a page's sentences name, such as algo.guard.every."""
-    spans = (SETTING.fullmatch(span) for span in CODE.findall(prose(page)))
+    spans = (SETTING.fullmatch(span) for span in CODE.findall(blocks.prose(page)))
     return {span[1] for span in spans if span and not span[1].endswith(FILES)}
 
 
@@ -327,7 +311,7 @@ def test_readme_shows_lines_that_make_demo_has_printed():
     """Of a few columns."""
     table = (ROOT / "results/demo/duo/table.md").read_text().splitlines()
     head, _, *printed = [cells(row) for row in table if row.startswith("|")]
-    [text] = [text for name, text in blocks(README) if name == "text"]
+    [text] = [text for name, text in blocks.blocks(README) if name == "text"]
     columns, *shown = map(cells, text.splitlines())
     places = [head.index(column) for column in columns]
     assert len(shown) > 2
@@ -340,7 +324,7 @@ def cells(row):
 
 def test_readme_has_the_numbers_of_the_results():
     """Each number of its table at equal entropy stands in the sentences of results/README.md."""
-    table = re.search(r"^\| student \|.*?\n\n", prose(README), re.MULTILINE | re.DOTALL)[0]
+    table = re.search(r"^\| student \|.*?\n\n", blocks.prose(README), re.MULTILINE | re.DOTALL)[0]
     shown = re.findall(r"[\d.]+ \[[\d., ]+\]", table)
     sentences = " ".join((ROOT / "results" / "README.md").read_text().split())
     assert len(shown) == 10
