@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.follow_docs import rules, scratch
 from benchmarks.follow_docs.blocks import PAGES, ROOT, blocks, commands
-from duo_ext import Refused, host
+from duo_ext import host
 from duo_ext.commands.line import one_sentence
 from duo_ext.files import write_whole
 from duo_ext.hosting import trees
@@ -232,7 +232,7 @@ class Follower:
         write_whole(self.path.with_name("table.md"), page(self.results()).encode())
 
     def results(self):
-        words = [word for word in sys.argv[1:] if word not in self.options.host]
+        words = ["PATH" if word in self.options.host else word for word in sys.argv[1:]]
         return {
             "rows": [row for row in map(self.row, self.all) if row],
             "trees": {name: trees.commit(root) for name, root in self.hosts.items()},

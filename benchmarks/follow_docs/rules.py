@@ -26,14 +26,8 @@ MEANINGS = {
 }
 _LOOK = "samples=4 steps=[2] teacher_steps=2 entropy=1 unigram_kl=9 word_length=9 every=2"
 _LOOK = " ".join(f"algo.guard.{setting}" for setting in _LOOK.split())
-WORDS = {  # variables that stand for words
-    "TWO_PAIRS": f"trainer.max_steps=2 algo.fake_warmup=1 {_LOOK}",
-    "SEDD_TWO_PAIRS": f"training.n_iters=2 algo.fake_warmup=1 {_LOOK}",
-    "TWO_STEPS": "trainer.max_steps=2 trainer.limit_val_batches=1",
-    "SEDD_TWO_STEPS": "training.n_iters=2",
-}
-_PLACES = {"text": "$STANDINS/text", "folder": "$STANDINS", "tokenizer": "$STANDINS/tokenizer"}
-_PLACES |= {"judge": "$STANDINS/judge"}
+_PLACES = {name: f"$STANDINS/{name}" for name in ("text", "tokenizer", "judge")}
+_PLACES["folder"] = "$STANDINS"
 
 
 def _published(paths, teacher, *words):
@@ -42,14 +36,18 @@ def _published(paths, teacher, *words):
     return " ".join([*filled, *published.SMALL.words, "+machine=cpu", *words])
 
 
-OWT = _published(
-    published.DUO_PATHS, "mdlm-owt-32", "loader.global_batch_size=2", "loader.batch_size=2"
-)
-OWT_SEDD = _published(published.SEDD_PATHS, "sedd-small-32", "training.batch_size=2")
-OWT_EVALUATION = [path for path in published.DUO_PATHS if "teacher" not in path]
-OWT_EVALUATION = _published(
-    OWT_EVALUATION, "", "sampling.num_sample_batches=1", "loader.eval_batch_size=2"
-)
+_PAIR_OF_TWO = ("loader.global_batch_size=2", "loader.batch_size=2")
+_TWO_TEXTS = ("sampling.num_sample_batches=1", "loader.eval_batch_size=2")
+_UNTAUGHT = tuple(path for path in published.DUO_PATHS if "teacher" not in path)
+WORDS = {  # variables that stand for words
+    "TWO_PAIRS": f"trainer.max_steps=2 algo.fake_warmup=1 {_LOOK}",
+    "SEDD_TWO_PAIRS": f"training.n_iters=2 algo.fake_warmup=1 {_LOOK}",
+    "TWO_STEPS": "trainer.max_steps=2 trainer.limit_val_batches=1",
+    "SEDD_TWO_STEPS": "training.n_iters=2",
+    "OWT": _published(published.DUO_PATHS, "mdlm-owt-32", *_PAIR_OF_TWO),
+    "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32", "training.batch_size=2"),
+    "OWT_SAMPLED": _published(_UNTAUGHT, "", *_TWO_TEXTS),
+}
 SMOKE = "--smoke --only MDLM --seeds 1 --samples 2 --steps 1"
 
 
@@ -82,6 +80,7 @@ class Rule:
 
 
 AS_WRITTEN = Rule("")
+EXAMPLES = ("docs/extending", "$REPOSITORY/docs/extending")
 COMPAT = "cp $BLOCK $TREE/block.py && python -m duo_ext.compat $TREE/block.py"
 
 # The first whose pattern is found counts.
@@ -120,17 +119,14 @@ RULES = (
         replaced=(("python", "PYTHONPATH=$REPOSITORY/docs/extending:$PYTHONPATH python"),),
     ),
     # published settings
-    Rule(r"owt_eval", added=OWT_EVALUATION),
-    Rule(r"sedd_ext.*owt_idlm", added=f"{OWT_SEDD} $SEDD_TWO_PAIRS"),
-    Rule(r"owt_idlm", added=f"{OWT} $TWO_PAIRS"),
+    Rule(r"owt_eval", added="$OWT_SAMPLED"),
+    Rule(r"sedd_ext.*owt_idlm", added="$OWT_SEDD $SEDD_TWO_PAIRS"),
+    Rule(r"owt_idlm", added="$OWT $TWO_PAIRS"),
     # distillations, trainings, evaluations
     Rule(
         r"family\.py",
         added="+machine=cpu loader.global_batch_size=4 $TWO_PAIRS",
-        replaced=(
-            ("DUO_ROOT=PATH", "DUO_ROOT=$TREE"),
-            ("docs/extending", "$REPOSITORY/docs/extending"),
-        ),
+        replaced=(("DUO_ROOT=PATH", "DUO_ROOT=$TREE"), EXAMPLES),
     ),
     Rule(r"-m sedd_ext .*(sotu_idlm|algo=idlm)", added="$SEDD_TWO_PAIRS"),
     Rule(r"-m duo_ext .*(sotu_idlm|algo=idlm)", added="$TWO_PAIRS"),
@@ -141,7 +137,7 @@ RULES = (
     Rule(
         r"sampler\.py",
         added="--samples 4",
-        replaced=(("docs/extending", "$REPOSITORY/docs/extending"),),
+        replaced=(EXAMPLES,),
     ),
     Rule(
         r"torchrun.*\.evaluate",

@@ -7,7 +7,6 @@ import signal
 import string
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from benchmarks import published
@@ -111,12 +110,12 @@ class Scratch:
             variable = {rules.CH1: "DUO", rules.MAIN: "DUO_MAIN", rules.SEDD: "SEDD"}[name]
             places[variable] = self.place(name, page, side)
         inherited = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
-        return (
-            {"OMP_NUM_THREADS": "1"}
-            | inherited
-            | {name: str(value) for name, value in places.items()}
-            | rules.WORDS
-        )
+        words = {
+            name: string.Template(text).safe_substitute(places)
+            for name, text in rules.WORDS.items()
+        }
+        places = {name: str(value) for name, value in places.items()}
+        return {"OMP_NUM_THREADS": "1"} | inherited | places | words
 
     def masked(self, text):
         """A text without this machine's paths."""
