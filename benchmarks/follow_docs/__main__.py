@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -143,6 +144,7 @@ class Follower:
 
 
 def main(arguments=None):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # what it has started ends too
     follower = Follower(parse(arguments))
     held = follower.follow()
     print(f"written: {follower.path}", file=sys.stderr)

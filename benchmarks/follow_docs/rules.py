@@ -125,7 +125,7 @@ RULES = (
     # distillations, trainings, evaluations
     Rule(
         r"family\.py",
-        added="+machine=cpu loader.global_batch_size=4 $TWO_PAIRS",
+        added="loader.global_batch_size=4 $TWO_PAIRS",
         replaced=(("DUO_ROOT=PATH", "DUO_ROOT=$TREE"), EXAMPLES),
     ),
     Rule(r"-m sedd_ext .*(sotu_idlm|algo=idlm)", added="$SEDD_TWO_PAIRS"),
