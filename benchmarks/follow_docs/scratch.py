@@ -39,18 +39,22 @@ class Scratch:
         page = page.removesuffix(".md").replace("/", "-")
         return self.folder / tree.replace(" ", "-") / page / side
 
+    def checkout(self, tree):
+        """A clone for commands that name a checkout instead of running in it."""
+        return self.folder / "checkouts" / tree.replace(" ", "-")
+
     def open(self):
         """What every page needs."""
         clone(ROOT, self.repository)
+        for name, root in self.hosts.items():
+            clone(root, self.checkout(name))
         self._pretend_installed(self.folder / "small", SMALL_PYTHON)
 
     def ready(self, tree, page, side):
         """The working folder with what a reader has there, made where it is not."""
-        for name, root in self.hosts.items():
-            clone(root, self.place(name, page, side))
         place = self.place(tree, page, side)
+        clone(self.hosts.get(tree, ROOT), place)
         if tree == rules.STANDALONE:
-            clone(ROOT, place)
             self._pretend_installed(place / ".venv" / "bin", "#!/bin/sh\n")
         for name, source in rules.BOUND.get(page, {}).items():
             if not (place / name).exists():
@@ -108,8 +112,8 @@ class Scratch:
         }
         for name in self.hosts:
             variable = {rules.CH1: "DUO", rules.MAIN: "DUO_MAIN", rules.SEDD: "SEDD"}[name]
-            places[variable] = self.place(name, page, side)
-        inherited = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
+            places[variable] = self.checkout(name)
+        inherited = {name: v for name, v in os.environ.items() if name not in LEFT_OUT}
         words = {
             name: string.Template(text).safe_substitute(places)
             for name, text in rules.WORDS.items()
@@ -120,23 +124,25 @@ class Scratch:
     def masked(self, text):
         """A text without this machine's paths."""
         names = {self.folder: "$SCRATCH", ROOT: "$REPOSITORY", Path(sys.prefix): "$VENV"}
-        names |= {Path(root): f"${tree}" for tree, root in self.hosts.items()} | {Path.home(): "~"}
+        names |= dict.fromkeys(self.hosts.values(), "$CHECKOUT") | {Path.home(): "~"}
         for path, name in names.items():
             text = text.replace(str(path), name)
         return text
 
 
 def clone(source, place):
-    """A clone of a repository's commit, clean; what git ignores in it is kept."""
-    commands = (
-        [] if place.exists() else [["git", "clone", "--quiet", "--shared", source, place]],
-        [["git", "-C", place, "fetch", "--quiet", source, "HEAD"]],
-        [["git", "-C", place, "reset", "--quiet", "--hard", "FETCH_HEAD"]],
-    )
-    for command in (word for part in commands for word in part):
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-        if done.returncode:
-            raise Refused(f"'{source}' cannot be cloned: {done.stderr.strip()}")
+    """A clone of a repository's commit; what it does not hold is kept in the folder."""
+    if not place.exists():
+        _git("clone", "--quiet", "--shared", source, place)
+    _git("-C", place, "fetch", "--quiet", source, "HEAD")
+    _git("-C", place, "reset", "--quiet", "--hard", "FETCH_HEAD")
+
+
+def _git(*words):
+    command = ["git", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(f"'{' '.join(command)}' failed: {done.stderr.strip()}")
 
 
 def copy(source, target):
