@@ -37,6 +37,7 @@ def _published(paths, teacher, *words):
 
 
 _PAIR_OF_TWO = ("loader.global_batch_size=2", "loader.batch_size=2")
+_TWO_OF_SEDD = ("training.batch_size=2", "training.micro_batch=2")
 _TWO_TEXTS = ("sampling.num_sample_batches=1", "loader.eval_batch_size=2")
 _UNTAUGHT = tuple(path for path in published.DUO_PATHS if "teacher" not in path)
 WORDS = {  # variables that stand for words
@@ -45,7 +46,7 @@ WORDS = {  # variables that stand for words
     "TWO_STEPS": "trainer.max_steps=2 trainer.limit_val_batches=1",
     "SEDD_TWO_STEPS": "training.n_iters=2",
     "OWT": _published(published.DUO_PATHS, "mdlm-owt-32", *_PAIR_OF_TWO),
-    "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32", "training.batch_size=2"),
+    "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32", *_TWO_OF_SEDD),
     "OWT_SAMPLED": _published(_UNTAUGHT, "", *_TWO_TEXTS),
 }
 SMOKE = "--smoke --only MDLM --seeds 1 --samples 2 --steps 1"
