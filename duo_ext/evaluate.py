@@ -115,13 +115,12 @@ def load(role: str, given: str, options: argparse.Namespace) -> Subject:
     config = _config(tree, saved, options, f"{key} is '{given}'")
     tokenizer = tree.module("dataloader").get_tokenizer(config)
     torch.manual_seed(options.seed)
-    kind, family = families.of(config.algo.name, f"'{given}' is")
-    masked = kind == "absorbing"
-    config.sampling.predictor = tree.predictor(masked, config.algo.time_conditioning)
+    _, family = families.of(config.algo.name, f"'{given}' is")
+    config.sampling.predictor = tree.predictor(family.masked, config.algo.time_conditioning)
     with tree.refusing():
         model = family.host_class(config, tokenizer)
     constructed = options.seed, torch.get_rng_state()
-    if masked and tree.samples_masked_in_float64 and options.precision == "float32":
+    if family.masked and tree.samples_masked_in_float64 and options.precision == "float32":
         raise Refused("--precision is 'float32'; Duo's main samples masked tokens in float64")
     checkpoints.fill(model.backbone, saved, config, key)
     model.ema = None

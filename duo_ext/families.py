@@ -31,6 +31,11 @@ class Family:
         """The class of the host that is active in this process."""
         return getattr(importlib.import_module("algo"), self.host_name)
 
+    @property
+    def masked(self) -> bool:
+        """Whether the host samples it by filling masks: as its MDLM, whose noise is of masks."""
+        return issubclass(self.host_class, importlib.import_module("algo").MDLM)
+
 
 def _absorbing(model, **inputs):
     return AbsorbingProcess(model.vocab_size, model.mask_index, **inputs)

@@ -41,7 +41,7 @@ def write(options: argparse.Namespace) -> None:
     config = tree.compose()
     line.as_trained(config, saved.config, (*SECTIONS, "eval"), [])
     config.algo.name, config.algo.loss_type = NAMES[kind], "elbo"
-    config.sampling.predictor = tree.predictor(kind == "absorbing", config.algo.time_conditioning)
+    config.sampling.predictor = tree.predictor(family.masked, config.algo.time_conditioning)
     model = family.host_class(config, tree.module("dataloader").get_tokenizer(config))
     checkpoints.fill(model.backbone, saved, config, KEY, average=not options.raw)
     plain = omegaconf.OmegaConf.to_container(config, resolve=True)

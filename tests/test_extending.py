@@ -17,6 +17,7 @@ import family
 from duo_ext import load_student
 student = load_student(sys.argv[1], device="cpu")
 print(len(student.sample(3, steps=2, sampler="spread")), student.length)
+print(student._subject.plain_predictor)  # Duo's MDLM takes no other
 """
 
 
@@ -36,7 +37,7 @@ def test_a_family_of_ones_own_is_trained_and_sampled(arguments, teacher, tmp_pat
     last = f"{tmp_path}/run/checkpoints/last.ckpt"
     student, before = (checkpoints.read(p, "path")["state_dict"] for p in (last, path))
     assert not all(torch.equal(student[name], before[name]) for name in before)
-    assert run("-c", SAMPLED, last, cwd=tmp_path) == "3 16\n"
+    assert run("-c", SAMPLED, last, cwd=tmp_path) == "3 16\nancestral_cache\n"
 
 
 def test_a_sampler_of_ones_own_is_evaluated(teacher, text_folder, tmp_path):
