@@ -88,7 +88,11 @@ class Student:
         told = argparse.Namespace(**vars(self._options) | own)
         given = given_L and tuple(x_L.expand(count, -1) for x_L in given_L)
         _, network = self._subject.core(Setting(steps))
-        hook = network.backbone.register_forward_pre_hook(lambda module, inputs: see(inputs[0]))
+
+        def shown(module, inputs, named):  # a host gives its network the texts in either way
+            see(next(iter((*inputs, *named.values()))))
+
+        hook = network.backbone.register_forward_pre_hook(shown, with_kwargs=True)
         try:
             for stream in evaluation.Stream.of_row(0, self._subject, setting, told):
                 found, _, _ = stream.draw(self._subject, setting, told, given)

@@ -33,6 +33,20 @@ def test_texts_are_those_of_evaluate(student, sampler):
     assert texts != found.sample(5, steps=4, seed=4, sampler=sampler, temperature=0.9)
 
 
+def test_a_host_may_call_its_network_by_name(student, monkeypatch):
+    """As Duo's main does."""
+    _, found = student
+    network, seen = type(found._subject.model.backbone), []
+
+    def named(self, x, sigma=None):
+        return torch.nn.Module.__call__(self, x=x, sigma=sigma)
+
+    monkeypatch.setattr(network, "__call__", named)
+    [tokens] = found.batches(3, steps=2, sampler="host", see=seen.append)
+    assert tokens.shape == (3, found.length)
+    assert len(seen) == 3 and all(z_BL.shape == tokens.shape for z_BL in seen)
+
+
 def test_warnings_of_a_checkouts_modules_are_left_out(standalone, teacher, monkeypatch):
     monkeypatch.setattr(sys, "warnoptions", [])
     with warnings.catch_warnings(record=True) as caught:
