@@ -27,6 +27,7 @@ from duo_ext.machine import hardware
 from sedd_ext import host as sedd_host
 
 TAIL = 2000  # characters of what a failed command printed
+LANGUAGES = ("bash", "python")
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "datasets")
 
 
@@ -69,10 +70,11 @@ class Follower:
         self.rows = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
 
     def row(self, step):
-        """The row of a step that ran before, or None."""
+        """The row of a step, as it ran before if it did."""
         same = step.identity.items()
         found = next((row for row in self.rows if same <= row.items()), None)
-        return found and found | step.row
+        ended = ("commit", "seconds", "error")
+        return step.row | {key: found[key] for key in ended if found and key in found}
 
     def follow(self):
         """Run what has not run; whether nothing failed."""
@@ -86,7 +88,7 @@ class Follower:
 
     def follow_page(self, where, group):
         """Run those of a page's steps in one folder; all of them, if the folder is lost."""
-        missing = [s for s in group if (self.row(s) or {"error": "not run"})["error"]]
+        missing = [step for step in group if self.row(step)["error"]]
         if missing and where[0] and not self.place.place(*where).exists():
             missing = group
         if missing and where[0]:
@@ -101,10 +103,8 @@ class Follower:
 
     def run(self, step):
         """The row of a step, with an error where it failed."""
-        row = step.row | {"commit": trees.own_commit(), "seconds": None, "error": None}
-        if step.reason:
-            return row
-        if step.language not in ("bash", "python"):
+        row = step.row | {"commit": trees.own_commit(), "error": None}
+        if step.language not in LANGUAGES:
             return row | {"error": f"a block of {step.language} is neither run nor in the table"}
         if "$OWT" in step.ran:
             self.place.stand_ins()
@@ -133,7 +133,7 @@ class Follower:
     def results(self):
         words = ["PATH" if word in self.options.host else word for word in sys.argv[1:]]
         return {
-            "rows": [row for row in map(self.row, self.all) if row],
+            "rows": [self.row(step) for step in self.all],
             "trees": {name: trees.commit(root) for name, root in self.hosts.items()},
             "commit": trees.own_commit(),
             "hardware": hardware("cpu"),

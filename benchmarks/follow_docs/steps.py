@@ -7,6 +7,7 @@ from benchmarks.follow_docs import rules
 from benchmarks.follow_docs.blocks import ROOT, blocks, commands
 
 AS_WRITTEN, SMALL, NOT_RUN = "as written", "small", "not run"
+NOT_REACHED = "not reached"  # the error of a step that is still to be done
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Step:
     def row(self):
         told = {"how": self.how, "changed": self.rule.told, "reason": self.reason}
         place = {"block": self.block, "number": self.number, "language": self.language}
-        return self.identity | place | told
+        ended = {"seconds": None, "error": None if self.reason else NOT_REACHED}
+        return self.identity | place | told | ended
 
 
 def texts(page):

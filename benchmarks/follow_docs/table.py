@@ -2,7 +2,7 @@
 
 from benchmarks.follow_docs import rules
 from benchmarks.follow_docs.blocks import PAGES
-from benchmarks.follow_docs.steps import AS_WRITTEN, NOT_RUN, SMALL, name_of
+from benchmarks.follow_docs.steps import AS_WRITTEN, NOT_REACHED, NOT_RUN, SMALL, name_of
 from duo_ext.report.tables import markdown
 
 HEAD = """# README and docs, followed
@@ -10,7 +10,8 @@ HEAD = """# README and docs, followed
 `{command}`
 
 Every block of code in README, docs and results/README.md, run page by page in fresh clones: {ran}
-commands in {trees}; {failed} failed. {hardware}, Python {python}, {versions}, commit {commit}.
+commands in {trees}; {failed} failed, {left} are still to be run. {hardware},
+Python {python}, {versions}, commit {commit}.
 
 Seconds on the wall, beside other work. A command runs in the trees of its program.
 
@@ -25,13 +26,15 @@ def page(results):
         line[row["tree"]] = row
     columns = [rules.STANDALONE, *results["trees"]]
     body = [_line(line, columns) for _, line in sorted(lines.items(), key=_order)]
-    ran = [row for row in results["rows"] if row["how"] != NOT_RUN]
+    told = [row["error"] for row in results["rows"] if row["how"] != NOT_RUN]
+    left = told.count(NOT_REACHED)
     commits = [f"{name} {(at or '')[:7]}".strip() for name, at in results["trees"].items()]
     head = HEAD.format(
         **results
         | {
-            "ran": len(ran),
-            "failed": sum(bool(row["error"]) for row in results["rows"]),
+            "ran": len(told) - left,
+            "failed": sum(bool(error) for error in told) - left,
+            "left": left,
             "trees": ", ".join([rules.STANDALONE, *commits]),
             "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
             "commit": results["commit"][:7],
@@ -58,7 +61,9 @@ def _line(line, columns):
 def _cell(row):
     if row is None:
         return ""
-    return "FAILED" if row["error"] else f"{row['seconds']:.0f}"
+    if row["error"]:
+        return "still to run" if row["error"] == NOT_REACHED else "FAILED"
+    return f"{row['seconds']:.0f}"
 
 
 def _escaped(text):
