@@ -79,6 +79,7 @@ class Follower:
     def follow(self):
         """Run what has not run; whether nothing failed."""
         self.place.open()
+        self.write()
         groups = {}
         for step in self.steps:
             groups.setdefault((step.tree, step.page, step.side), []).append(step)
@@ -97,7 +98,7 @@ class Follower:
             at = f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.tree or '-'} {step.page}"
             print(f"{at}: {table.short(step.text)}", file=sys.stderr, flush=True)
             row = self.run(step)
-            end = row["error"] or step.reason or f"{row['seconds']} s"
+            end = row["error"] or f"{row['seconds']} s"
             print(f"  {step.how}: {end}", file=sys.stderr, flush=True)
             self.keep(step, row)
 
@@ -124,14 +125,19 @@ class Follower:
         return row
 
     def keep(self, step, row):
-        """Put a row in the place of its like, and write table and JSON."""
+        """Put a row in the place of its like."""
         same = step.identity.items()
         self.rows = [other for other in self.rows if not same <= other.items()] + [row]
+        self.write()
+
+    def write(self):
+        """Write table and JSON, with what is still to be run."""
         write_whole(self.path, (json.dumps(self.results(), indent=1) + "\n").encode())
         write_whole(self.path.with_name("table.md"), table.page(self.results()).encode())
 
     def results(self):
-        words = ["PATH" if word in self.options.host else word for word in sys.argv[1:]]
+        words = ["--host", *["PATH"] * len(self.hosts)] if self.hosts else []
+        words += ["--whole", self.options.whole] if self.options.whole else []
         return {
             "rows": [self.row(step) for step in self.all],
             "trees": {name: trees.commit(root) for name, root in self.hosts.items()},

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import pytest
 
@@ -43,7 +42,6 @@ def follow(tmp_path, monkeypatch):
     def call(text):
         (tmp_path / "page.md").write_text(text)
         arguments = [*words, f"{tmp_path}/page.md"]
-        monkeypatch.setattr(sys, "argv", ["follow_docs", *arguments])
         code = follow_docs.main(arguments)
         return code, json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
 
