@@ -109,6 +109,20 @@ def make_judge(folder, tokenizer, sizes):
     transformers.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 
+def make_problems(folder, count=16):
+    """Questions in the forms of TinyGSM, with programs, and of GSM8K, with answers: tinygsm.jsonl
+    and gsm8k.jsonl in ``folder``."""
+    asked = [f"Tom has {n} eggs and finds {n} more. How many has he?" for n in range(count)]
+    code = "def simple_math_problem() -> int:\n    eggs = {n}\n    return eggs + {n}\n"
+    parts = {
+        "tinygsm": [{"code": code.format(n=n)} for n in range(count)],
+        "gsm8k": [{"answer": f"He has {n} + {n}.\n#### {2 * n}"} for n in range(count)],
+    }
+    for name, answers in parts.items():
+        rows = [{"question": q} | own for q, own in zip(asked, answers, strict=True)]
+        (Path(folder) / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
 # teachers --------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ MEANINGS = {
     "$TREE": "the tree that the command runs in, for the standalone one its folder here",
     "$STUDENTS": "students of two pairs of the shipped teachers: duo, mdlm, sedd",
     "$TEXT": "the shipped text, as `${idlm_text:sotu32}` has it",
+    "$ARITHMETIC": "the word problems, as `${idlm_text:arithmetic}` has them",
     "$STANDINS": "what the hub would give, at width 32 (benchmarks/published.py)",
     "$DUO, $DUO_MAIN, $SEDD": "clones of the checkouts",
     "$SMALL_BIN": "a folder whose `python` adds `$TWO_PAIRS` or the like to a training",
@@ -39,6 +40,7 @@ def _published(paths, teacher, *words):
 _PAIR_OF_TWO = ("loader.global_batch_size=2", "loader.batch_size=2")
 _TWO_OF_SEDD = ("training.batch_size=2", "training.micro_batch=2")
 _TWO_TEXTS = ("sampling.num_sample_batches=1", "loader.eval_batch_size=2")
+_OF_PAIRS = ("data.tokenizer_name_or_path={tokenizer}", published.DUO_PATHS[-1])
 _UNTAUGHT = tuple(path for path in published.DUO_PATHS if "teacher" not in path)
 WORDS = {  # variables that stand for words
     "TWO_PAIRS": f"trainer.max_steps=2 algo.fake_warmup=1 {_LOOK}",
@@ -47,6 +49,7 @@ WORDS = {  # variables that stand for words
     "SEDD_TWO_STEPS": "training.n_iters=2",
     "OWT": _published(published.DUO_PATHS, "mdlm-owt-32", *_PAIR_OF_TWO),
     "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32", *_TWO_OF_SEDD),
+    "TINYGSM": _published(_OF_PAIRS, "", *_PAIR_OF_TWO),
     "OWT_SAMPLED": _published(_UNTAUGHT, "", *_TWO_TEXTS),
 }
 SMOKE = "--smoke --only MDLM --seeds 1 --samples 2 --steps 1"
@@ -92,6 +95,7 @@ RULES = (
     Rule(r"discrete_diffusion_harness", reason="needs lm-eval and a task of the hub"),
     Rule(r"^sbatch", reason="needs SLURM and a job of the reader's"),
     Rule(r"^pip wheel", reason="downloads packages"),
+    Rule(r"kekchpek/", reason="needs models of the hub"),
     # installing and whole programs
     Rule(r"^pip install", added="--dry-run --no-deps --no-build-isolation"),
     Rule(r"^make demo", added="BIN=$SMALL_BIN SAMPLED='--steps 2 --samples 4'"),
@@ -123,6 +127,7 @@ RULES = (
     Rule(r"owt_eval", added="$OWT_SAMPLED"),
     Rule(r"sedd_ext.*owt_idlm", added="$OWT_SEDD $SEDD_TWO_PAIRS"),
     Rule(r"owt_idlm", added="$OWT $TWO_PAIRS"),
+    Rule(r"tinygsm_idlm", added="$TINYGSM $TWO_PAIRS"),
     # distillations, trainings, evaluations
     Rule(
         r"family\.py",
@@ -130,7 +135,7 @@ RULES = (
         replaced=(("DUO_ROOT=PATH", "DUO_ROOT=$TREE"), EXAMPLES),
     ),
     Rule(r"-m sedd_ext .*(sotu_idlm|algo=idlm)", added="$SEDD_TWO_PAIRS"),
-    Rule(r"-m duo_ext .*(sotu_idlm|algo=idlm)", added="$TWO_PAIRS"),
+    Rule(r"-m duo_ext .*(sotu_idlm|arithmetic_idlm|algo=idlm)", added="$TWO_PAIRS"),
     Rule(r"-m sedd_ext .*(mode=|--check)"),
     Rule(r"-m sedd_ext ", added="$SEDD_TWO_STEPS"),
     Rule(r"compat main\.py", added="$TWO_STEPS", trees=(CH1, MAIN)),
@@ -161,6 +166,14 @@ BOUND = {
         "STUDENT.ckpt": "$STUDENTS/mdlm/checkpoints/best.ckpt",
     },
     "docs/generate.md": {"runs/demo-mdlm": "$STUDENTS/mdlm"},
+    "docs/pairs.md": {
+        "train.jsonl": "$ARITHMETIC/train.jsonl",
+        "valid.jsonl": "$ARITHMETIC/validation.jsonl",
+        "TEACHER": "$STANDINS/mdlm-owt-32",
+        "tinygsm.jsonl": "$STANDINS/tinygsm.jsonl",
+        "tinygsm-held-out.jsonl": "$STANDINS/tinygsm.jsonl",
+        "gsm8k-test.jsonl": "$STANDINS/gsm8k.jsonl",
+    },
     "docs/settings.md": {"TEACHER.ckpt": f"{_TEACHERS}/duo.ckpt", "TEACHER": f"{_TEACHERS}/sedd"},
 }
 STUDENTS = {  # what makes them

@@ -13,6 +13,7 @@ from benchmarks import published
 from benchmarks.follow_docs import rules
 from benchmarks.follow_docs.blocks import ROOT
 from duo_ext import Refused, host
+from duo_ext.commands import line
 from duo_ext.data import corpus
 
 LEFT_OUT = ("DUO_ROOT", "DUO_MAIN_ROOT", "SEDD_ROOT", "OUT", "HYDRA_FULL_ERROR", "BLOCK")
@@ -92,6 +93,7 @@ class Scratch:
         host.find(host.STANDALONE).activate()  # its DIT has the published layout
         corpus.register_resolvers()
         published.make_common(self.folder / "stand-ins")
+        published.make_problems(self.folder / "stand-ins")
         for kind in ("mdlm-owt", "sedd-small"):
             published.make_teacher(self.folder / "stand-ins", kind, published.SMALL)
 
@@ -105,7 +107,8 @@ class Scratch:
             "STUDENTS": self.folder / "students",
             "STANDINS": self.folder / "stand-ins",
             "SMALL_BIN": self.folder / "small",
-            "TEXT": corpus.text_dir("sotu32"),
+            "TEXT": line.resolve("${idlm_text:sotu32}"),
+            "ARITHMETIC": line.resolve("${idlm_text:arithmetic}"),
             "PYTHONPATH": repository,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HF_HUB_OFFLINE": 1,
