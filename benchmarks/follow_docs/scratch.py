@@ -46,6 +46,7 @@ class Scratch:
 
     def open(self):
         """What every page needs."""
+        corpus.register_resolvers()
         clone(ROOT, self.repository)
         for name, root in self.hosts.items():
             clone(root, self.checkout(name))
@@ -71,9 +72,11 @@ class Scratch:
         (folder / ".installed").touch()
 
     def _made(self, source, tree, page, side):
-        """The path of what a page is given, made first if it is a student."""
+        """The path of what a page is given, made first if it is made here."""
         if source.startswith("$STUDENTS/"):
             self.student(source.split("/")[1])
+        if source.startswith("$STANDINS/"):
+            self.stand_ins()
         return string.Template(source).substitute(self.environment(tree, page, side))
 
     def student(self, name):
@@ -91,7 +94,6 @@ class Scratch:
     def stand_ins(self):
         """What the published settings take from the hub."""
         host.find(host.STANDALONE).activate()  # its DIT has the published layout
-        corpus.register_resolvers()
         published.make_common(self.folder / "stand-ins")
         published.make_problems(self.folder / "stand-ins")
         for kind in ("mdlm-owt", "sedd-small"):
