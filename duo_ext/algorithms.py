@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from duo_ext import Refused
-from duo_ext.core import samplers
+from duo_ext.core import adapters, samplers
 from duo_ext.core.distiller import World
 from duo_ext.core.networks import Tempered
 from duo_ext.data.texts import Tokenizer
@@ -61,12 +61,13 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
     # set-up ----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Load the teacher; student and fake start as its copies."""
+        """Load the teacher; student, its average and fake start as its copies."""
         if stage != "fit":
             return
         self.sweep()
         self.opponents = self._read_opponents()
-        self.opponents.start(self.backbone, self._get_parameters(), self.ema)
+        if self.ema:
+            self.ema.shadow_params = [p.detach().clone() for p in self._get_parameters()]
         loaders.order_blocks(self.trainer, self.config)
 
     def _read_opponents(self):
@@ -80,6 +81,10 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
                 f"algo={settings.name} takes {', '.join(teachers)}"
             )
         return Opponents.read(saved, self.backbone, self.config, key, settings.teacher_ema)
+
+    def _get_parameters(self):
+        """What the host's optimizer and average are of: of the student what is trained."""
+        return (p for p in super()._get_parameters() if p.requires_grad)
 
     def on_train_start(self) -> None:
         """Make the distiller and the guard, and go on where a resumed run was."""
@@ -98,7 +103,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
     def _make_distiller(self):
         settings, optim = self.config.algo, self.config.optim
         fake_optimizer = torch.optim.AdamW(
-            self.opponents.fake.parameters(),
+            adapters.trained(self.opponents.fake),
             lr=settings.fake_lr or optim.lr,
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,

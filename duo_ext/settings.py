@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
-from duo_ext.core import samplers
+from duo_ext.core import adapters, samplers
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import grids
 
@@ -18,12 +18,12 @@ POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_siz
 # The settings of loss and updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
 LASTING += ("rollout_steps", "sampler", "grid", "infill")
-LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision")
+LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision", "adapter")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
 # Keys whose values are whole numbers. The global batch comes first: others are computed from it.
 ALGO = ("fake_ratio", "fake_warmup", "prompt_length", "guard.every", "guard.steps")
-ALGO += ("rollout_steps", "guard.samples", "guard.teacher_steps", "guard.patience")
+ALGO += ("adapter.rank", "rollout_steps", "guard.samples", "guard.teacher_steps", "guard.patience")
 MODEL = ("length", "hidden_size", "cond_dim", "n_blocks", "n_heads")
 COUNTS = ("seed", *(f"algo.{key}" for key in ALGO), *(f"model.{key}" for key in MODEL))
 COUNTS += ("sampling.steps", "eval.perplexity_batch_size")
@@ -156,7 +156,27 @@ def check_idlm(settings: DictConfig, length: int) -> None:
     for key in ("shared_forward", "recompute_blocks", "compile"):
         require(f"algo.{key}", settings[key], (True, False))
     require("algo.precision", settings.precision, PRECISIONS)
+    _check_adapter(settings.adapter)
     _check_guard(settings.guard)
+
+
+def _check_adapter(adapter):
+    """Raise Refused for values of ``algo.adapter`` that no network can have, or without peft."""
+    key = "algo.adapter"
+    if type(adapter.rank) is not int or adapter.rank < 0:
+        raise Refused(
+            f"{key}.rank is {adapter.rank}; it must be a whole number, 0 for full networks"
+        )
+    alpha = adapter.alpha
+    if alpha is not None and not (isinstance(alpha, int | float) and alpha > 0):
+        raise Refused(f"{key}.alpha is {alpha}; it must be a positive number, or null for the rank")
+    for name, least in (("targets", 1), ("whole", 0)):
+        patterns = adapter[name]
+        listed = omegaconf.OmegaConf.is_list(patterns) and len(patterns) >= least
+        if not listed or not all(isinstance(pattern, str) for pattern in patterns):
+            raise Refused(f"{key}.{name} is {patterns}; it must be a list of patterns of names")
+    if adapter.rank:
+        adapters.library()
 
 
 def _check_sampler(settings):

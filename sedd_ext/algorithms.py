@@ -15,7 +15,7 @@ from sedd_ext.score import Score
 
 
 class Algorithm(Protocol):
-    """What an algorithm owes a run. It is made of (parts, state, world)."""
+    """What an algorithm owes a run. It is made of (parts, world)."""
 
     parts: Parts
     state: dict  # SEDD's training state (``runs.new_state``); its "step" counts what a run limits

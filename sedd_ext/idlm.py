@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from duo_ext.core import adapters
 from duo_ext.core.distiller import STUDENT, World
 from duo_ext.data.texts import Tokenizer
 from duo_ext.settings import LASTING, check_idlm, chosen, inputs
@@ -23,22 +24,22 @@ class IDLM:
 
     counts = "pair"
 
-    def __init__(self, parts: Parts, state: dict, world: World):
+    def __init__(self, parts: Parts, world: World):
         config = parts.config
         check_idlm(config.algo, config.model.length)
         if config.algo.guard.every:
             looks.noise_removal_of(config)
-        self.parts, self.state, self.world = parts, state, world
+        self.parts, self.world = parts, world
         self.watch = self.saved_guard = None
         prepare_blocks(parts.model, config.algo)  # the other networks are its copies
         saved = runs.denoiser(config.teacher, "teacher")
         self.opponents = Opponents.read(saved, parts.model, config, "teacher")
-        self.opponents.start(parts.model, parts.model.parameters(), state["ema"])
+        self.state = runs.new_state(parts)
         self.distiller = self._make_distiller()
 
     def _make_distiller(self):
-        config, fake = self.parts.config, self.opponents.fake
-        fake_optimizer = host.active().module("losses").get_optimizer(config, fake.parameters())
+        config, fake = self.parts.config, adapters.trained(self.opponents.fake)
+        fake_optimizer = host.active().module("losses").get_optimizer(config, fake)
         for group in fake_optimizer.param_groups:
             group["lr"] = config.algo.fake_lr or config.optim.lr
         return self.opponents.distiller(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
+from duo_ext.core import adapters
 from duo_ext.data.texts import Tokenizer
 from duo_ext.measuring import batches, draws, held_out
 from duo_ext.ranks import Ranks
@@ -69,13 +70,16 @@ def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) ->
 
 @contextlib.contextmanager
 def averaged(model: torch.nn.Module, ema: object) -> Iterator[torch.nn.Module]:
-    """The model in evaluation with its EMA weights, for the length of a with block."""
-    parameters, training = list(model.parameters()), model.training
+    """The model in evaluation with its EMA weights, for the length of a with block.
+
+    Adapters are merged into it.
+    """
+    parameters, training = adapters.trained(model), model.training
     ema.store(parameters)
     ema.copy_to(parameters)
     model.eval()
     try:
-        yield model
+        yield adapters.merged(model)
     finally:
         ema.restore(parameters)
         ema.collected_params = []  # SEDD's average keeps a copy of the weights here

@@ -18,6 +18,7 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from duo_ext import Refused, files
+from duo_ext.core import adapters
 from duo_ext.weights import checkpoints, pickles, pretrained, saves
 from duo_ext.weights.checkpoints import Saved
 from sedd_ext import host
@@ -42,7 +43,7 @@ NUMPY_TYPES = [
 def new_state(parts: Parts) -> dict:
     """The training state of ``parts`` before its first step."""
     config, tree = parts.config, host.active()
-    parameters = itertools.chain(parts.model.parameters(), parts.noise.parameters())
+    parameters = itertools.chain(adapters.trained(parts.model), parts.noise.parameters())
     average = tree.module("model.ema").ExponentialMovingAverage
     return {
         "optimizer": tree.module("losses").get_optimizer(config, parameters),
@@ -62,10 +63,16 @@ def save(path: str, state: dict, extra: dict | None = None) -> None:
     optimizer = state["optimizer"].state_dict()
     for group in optimizer["param_groups"]:
         group["lr"] = float(group["lr"])
+    model, ema = state["model"], state["ema"].state_dict()
+    weights, average = model.state_dict(), ema["shadow_params"]
+    if adapters.adapted(model):
+        own = {"weights": adapters.own_state(model), "average": average}
+        weights, average = adapters.plain(model, average)
+        extra = extra | {"adapter": own}
     content = {
         "optimizer": optimizer,
-        "model": state["model"].state_dict(),
-        "ema": state["ema"].state_dict(),
+        "model": weights,
+        "ema": ema | {"shadow_params": average},
         "step": state["step"],
     }
     saves.write(path, content | ({"idlm": extra} if extra else {}))
@@ -98,14 +105,19 @@ def _is_sedds(checkpoint):
 def load(checkpoint: dict, state: dict, key: str) -> None:
     """Load SEDD's part of a checkpoint (``read``) into a training state.
 
-    Raises Refused, which names ``key``, where the state's model has another shape.
+    Adapters are loaded from ours. Raises Refused, which names ``key``, where the state's model has
+    another shape.
     """
-    saved = Saved(checkpoint["model"], checkpoint["ema"]["shadow_params"])
-    checkpoints.check(saved, state["model"], key)
+    model, ema = state["model"], checkpoint["ema"]
+    if own := checkpoint.get("idlm", {}).get("adapter"):
+        adapters.load_own_state(model, own["weights"])
+        ema = ema | {"shadow_params": own["average"]}
+    else:
+        checkpoints.check(Saved(checkpoint["model"], ema["shadow_params"]), model, key)
+        model.load_state_dict(checkpoint["model"])
     state["optimizer"].load_state_dict(checkpoint["optimizer"])
-    state["model"].load_state_dict(checkpoint["model"])
-    state["ema"].load_state_dict(checkpoint["ema"])
-    device = next(state["model"].parameters()).device  # SEDD reads its files to where its model is
+    state["ema"].load_state_dict(ema)
+    device = next(model.parameters()).device  # SEDD reads its files to where its model is
     state["ema"].shadow_params = [s.to(device) for s in state["ema"].shadow_params]
     state["step"] = checkpoint["step"]
 

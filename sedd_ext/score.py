@@ -6,7 +6,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core.distiller import World
 from duo_ext.data.texts import Tokenizer
-from sedd_ext import host
+from sedd_ext import host, runs
 from sedd_ext.given import Given
 from sedd_ext.parts import Parts
 
@@ -24,8 +24,8 @@ class Score:
     counts = phase = "step"
     watch = None
 
-    def __init__(self, parts: Parts, state: dict, world: World):
-        self.parts, self.state, self.world = parts, state, world
+    def __init__(self, parts: Parts, world: World):
+        self.parts, self.state, self.world = parts, runs.new_state(parts), world
         losses = host.active().module("losses")
         self.optimize = losses.optimization_manager(parts.config)
         accum = parts.config.training.accum

@@ -46,7 +46,7 @@ def train(config: DictConfig, folder: str) -> None:
     torch.use_deterministic_algorithms(config.deterministic)
     torch.manual_seed(config.seed)
     parts = Parts.build(config, device)
-    trained = ALGORITHMS[config.algo.name](parts, runs.new_state(parts), world)
+    trained = ALGORITHMS[config.algo.name](parts, world)
 
     def blocks(split):
         return ranks.in_turn(lambda: data.blocks(config, split, tokenizer))

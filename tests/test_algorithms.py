@@ -339,12 +339,12 @@ def test_no_copy_of_the_weights_stays_behind_a_look(standalone):
     """The hosts' averages keep what they have stored."""
     from duo_ext.training import looks
 
-    ema = types.SimpleNamespace(collected_params=["weights"])
+    ema, student = types.SimpleNamespace(collected_params=["weights"]), torch.nn.Module()
     model = types.SimpleNamespace(
-        ema=ema, backbone="student", _eval_mode=lambda: None, _train_mode=lambda: None
+        ema=ema, backbone=student, _eval_mode=lambda: None, _train_mode=lambda: None
     )
     with looks._network(model, teacher=False) as network:
-        assert network == "student"
+        assert network is student
     assert ema.collected_params == []
 
 

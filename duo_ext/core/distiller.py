@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from duo_ext import Refused
-from duo_ext.core import holes, rounding
+from duo_ext.core import adapters, holes, rounding
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.process import Process
 
@@ -97,6 +97,8 @@ class World:
 class Distiller:
     """Student, fake and frozen teacher with the state of their alternation.
 
+    Of student and fake what requires a gradient is trained.
+
     ``student`` and ``fake`` are (network, optimizer, scheduler), each network a ``Denoiser``. The
     student is the caller's model, and the caller saves it. In the student's update the fake runs in
     the precision of ``teacher``, with which it is compared. ``backward(loss)`` runs the backward
@@ -125,6 +127,7 @@ class Distiller:
         self.loss_sums = {}
         self.compared = copy.copy(self.networks[FAKE])
         self.compared.precision = teacher.precision
+        self.trained = {name: adapters.trained(n.backbone) for name, n in self.networks.items()}
         teacher.backbone.eval().requires_grad_(False)
         torch.set_float32_matmul_precision("high")  # products in float32 are TF32's on a GPU
         for optimizer in self.optimizers.values():
@@ -162,12 +165,12 @@ class Distiller:
                 optimizer.zero_grad(set_to_none=True)
         for name, network in self.networks.items():
             network.backbone.eval()
-            network.backbone.requires_grad_(name in phase)
+            self._require_gradients(name, name in phase)
         losses = dict(zip(phase, self._losses(phase, x0_BL, given_BL), strict=True))
         with torch.autocast(x0_BL.device.type, enabled=False):  # products as in the forward pass
             self.backward(sum(losses.values()) / accumulate)
-        for network in self.networks.values():  # a host's average passes over frozen parameters
-            network.backbone.requires_grad_(True)
+        for name in self.networks:  # a host's average passes over frozen parameters
+            self._require_gradients(name, True)
         for name, loss in losses.items():
             self.loss_sums[name] = (
                 self.loss_sums.get(name, 0.0) + loss.detach().double() / accumulate
@@ -218,9 +221,12 @@ class Distiller:
         elif limit > 0:
             torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
 
+    def _require_gradients(self, name, required):
+        for parameter in self.trained[name]:
+            parameter.requires_grad_(required)
+
     def _gradients(self, name):
-        parameters = self.networks[name].backbone.parameters()
-        return [p.grad for p in parameters if p.grad is not None]
+        return [p.grad for p in self.trained[name] if p.grad is not None]
 
     def _require_finite(self, name, what, value):
         if not math.isfinite(value):
@@ -238,7 +244,7 @@ class Distiller:
             "gradients": {
                 name: [g.clone() for g in self._gradients(name)] for name in self.loss_sums
             },
-            "fake": self.networks[FAKE].backbone.state_dict(),
+            "fake": adapters.own_state(self.networks[FAKE].backbone),
             "fake_optimizer": self.optimizers[FAKE].state_dict(),
             "fake_scheduler": self.schedulers[FAKE].state_dict(),
         }
@@ -253,7 +259,7 @@ class Distiller:
                 "the checkpoint was saved amid an update by one process; go on with one process "
                 "until a checkpoint at the end of an update"
             )
-        self.networks[FAKE].backbone.load_state_dict(state["fake"])
+        adapters.load_own_state(self.networks[FAKE].backbone, state["fake"])
         self.optimizers[FAKE].load_state_dict(state["fake_optimizer"])
         self.schedulers[FAKE].load_state_dict(state["fake_scheduler"])
         self.updates, self.micro = state["updates"], state["micro"]
@@ -262,8 +268,7 @@ class Distiller:
             for name, loss in state["loss_sums"].items()
         }
         for name, gradients in state["gradients"].items():
-            parameters = self.networks[name].backbone.parameters()
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+            for parameter, gradient in zip(self.trained[name], gradients, strict=True):
                 parameter.grad = gradient.to(parameter.device)
 
 

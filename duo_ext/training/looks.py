@@ -11,6 +11,7 @@ import dataloader
 import trainer_base
 
 from duo_ext import Refused
+from duo_ext.core import adapters
 from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import batches, draws, held_out, judge
 from duo_ext.ranks import Ranks
@@ -78,7 +79,7 @@ def _network(model, teacher):
         return
     model._eval_mode()
     try:
-        yield model.backbone
+        yield adapters.merged(model.backbone)
     finally:
         model._train_mode()
         if model.ema:

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from duo_ext.core import adapters
 from duo_ext.core.distiller import Distiller, Recipe, World
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.precision import PRECISIONS
@@ -36,26 +37,19 @@ class Opponents:
         key: str,
         average: bool = True,
     ) -> "Opponents":
-        """Make a teacher of a file's weights (``Saved``), and a fake that starts as its copy.
+        """Let ``student``, teacher and fake start as a file's weights (``Saved``).
 
-        Both have the shape of ``student``, the network of ``config``. ``average`` asks for the EMA
-        weights, ``key`` is the setting that named the file. Raises Refused where the weights do not
-        fit.
+        All have the shape of ``student``, the network of ``config``. Where ``algo.adapter`` says
+        so, student and fake become adapters on the teacher's weights (``core.adapters``).
+        ``average`` asks for the EMA weights, ``key`` is the setting that named the file. Raises
+        Refused where the weights do not fit.
         """
-        teacher = copy.deepcopy(student)
-        checkpoints.fill(teacher, saved, config, key, average)
-        return cls(teacher, copy.deepcopy(teacher), checkpoints.fingerprint(teacher))
-
-    def start(
-        self, student: torch.nn.Module, parameters: Iterable[Tensor], average: object
-    ) -> None:
-        """Let the student, and its average if it has one, start as the teacher.
-
-        ``average`` is a host's EMA of ``parameters``, or None.
-        """
-        student.load_state_dict(self.teacher.state_dict())
-        if average:
-            average.shadow_params = [p.detach().clone() for p in parameters]
+        checkpoints.fill(student, saved, config, key, average)
+        if config.algo.adapter.rank:
+            teacher = adapters.adapt(student, config.algo.adapter, config.seed)
+        else:
+            teacher = copy.deepcopy(student)
+        return cls(teacher, adapters.twin(student), checkpoints.fingerprint(teacher))
 
     def distiller(
         self,

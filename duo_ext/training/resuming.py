@@ -6,9 +6,11 @@ import os
 import omegaconf
 
 from duo_ext import Refused
+from duo_ext.core import adapters
 from duo_ext.files import sweep
 from duo_ext.settings import LASTING, chosen
 from duo_ext.weights import checkpoints
+from duo_ext.weights.checkpoints import PLACE
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -48,12 +50,26 @@ class Resumed:
             "distiller": self.distiller.state_dict(),
             "guard": self.watch.guard.state_dict() if self.watch else None,
         }
+        if adapters.adapted(self.backbone):
+            self._merge(checkpoint)
+
+    def _merge(self, checkpoint):
+        """Put merged weights in the place of the adapters, which go under our key."""
+        average = self.ema.shadow_params if self.ema else None
+        weights, merged = adapters.plain(self.backbone, average)
+        checkpoint["state_dict"] = {PLACE + name: value for name, value in weights.items()}
+        if self.ema:
+            checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": merged}
+        own = {"weights": adapters.own_state(self.backbone), "average": average}
+        checkpoint["idlm"]["adapter"] = own
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Keep our part of the checkpoint, in training; Refused if it is another run's."""
+        if self.opponents is not None:
+            self._go_on(checkpoint)
         super().on_load_checkpoint(checkpoint)
-        if self.opponents is None:
-            return
+
+    def _go_on(self, checkpoint):
         saved = checkpoints.ours(checkpoint, "checkpointing.resume_ckpt_path")
         if differing := checkpoints.differing(saved and saved["run"], self._identity()):
             raise Refused(
@@ -61,6 +77,11 @@ class Resumed:
                 f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
             )
         self.resumed = saved
+        if own := saved.get("adapter"):
+            adapters.load_own_state(self.backbone, own["weights"])
+            checkpoint["state_dict"] = self.state_dict()
+            if self.ema:
+                checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": own["average"]}
 
     def _identity(self):
         """What must be the same for a checkpoint to be this run's."""

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from duo_ext import Refused, files
+from duo_ext.core import adapters
 from duo_ext.weights import pickles
 
 T = TypeVar("T")
@@ -90,15 +91,19 @@ def ours(checkpoint: dict, key: str) -> dict | None:
     return saved
 
 
+UNTOLD = {"algo.adapter.rank": 0}  # what earlier versions had and did not tell
+
+
 def differing(theirs: dict | None, ours: dict) -> str:
     """In words, where a checkpoint's identity (``theirs``) and a run's (``ours``) differ; "" if
     nowhere.
 
     An identity is {name: value} of what no run changes when it goes on. A checkpoint of an earlier
-    version tells less; what it does not tell is not compared.
+    version tells less; what it does not tell is not compared, or is as UNTOLD says.
     """
     if theirs is None:
         return "it holds nothing of ours to go on from"
+    theirs = {name: value for name, value in UNTOLD.items() if name in ours} | theirs
     now = {name: str(ours.get(name, "unknown")) for name in theirs}
     return "; ".join(
         f"its {name} is {value!s:.12}, this run's {now[name]:.12}"
@@ -174,7 +179,7 @@ def check(saved: Saved, backbone: torch.nn.Module, key: str) -> None:
     _compare(key, _shapes(weights), _shapes(state))
     if saved.average is not None:
         shadow = [tuple(average.shape) for average in saved.average]
-        if shadow != [tuple(parameter.shape) for parameter in backbone.parameters()]:
+        if shadow != [tuple(parameter.shape) for parameter in adapters.trained(backbone)]:
             raise Refused(f"{key}: the checkpoint's EMA has other shapes than its weights")
 
 
