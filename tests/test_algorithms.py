@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from duo_ext import ALGORITHMS, Refused
+from duo_ext.core import adapters
 from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import ancestral, blank, grids, spread
 from duo_ext.measuring import draws
@@ -31,6 +32,7 @@ RECIPE = (
 )
 MICRO_BATCHES = 14  # of two pairs
 SHARED = "algo.shared_forward=true"
+ADAPTED = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
 
 
 @pytest.fixture
@@ -103,7 +105,10 @@ def test_both_noisings_train(distil, noising):
     assert model.distiller.pairs == 2
 
 
-@pytest.mark.parametrize("recipe", [("idlm",), ("idlm_mdlm",), ("idlm", SHARED)], ids="-".join)
+RECIPES = (("idlm",), ("idlm_mdlm",), ("idlm", SHARED), ("idlm", *ADAPTED))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids="-".join)
 @pytest.mark.parametrize("after", [1, 2, 5, 7, 8, 9])
 def test_resume_is_exact_in_every_phase(distil, recipe, after):
     """1, 2: fake warm-up; 5: amid a fake update; 7: amid the student's; 8, 9: around a pair."""
@@ -354,3 +359,89 @@ def test_a_class_refuses_the_process_of_another(tiny, tokenizer, standalone):
     config = tiny("algo=idlm_mdlm", "algo.teacher_path=none")
     with pytest.raises(Refused, match=r"^algo.process is 'absorbing'; IDLM distils 'uniform'$"):
         algorithms.IDLM(config, tokenizer)
+
+
+@pytest.fixture
+def adapted(distil):
+    pytest.importorskip("peft")
+    return lambda *overrides, **more: distil("idlm_mdlm", *ADAPTED, *overrides, **more)
+
+
+def test_adapters_alone_are_trained_averaged_and_kept(adapted):
+    model = adapted(save_after=MICRO_BATCHES)
+    given = checkpoints.read(model.config.algo.teacher_path, "path")["ema"]["shadow_params"]
+    assert all(map(torch.equal, model.opponents.teacher.parameters(), given))
+    trained = [name for name, p in model.backbone.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name or name.endswith(".bias") for name in trained)
+    saved = checkpoints.read("middle.ckpt", "path")
+    own, moments = saved["idlm"]["adapter"], saved["optimizer_states"][0]["state"]
+    assert own["weights"].keys() - {"rotary_emb.inv_freq"} == set(trained)
+    assert len(own["average"]) == len(moments) == len(trained) == len(model.ema.shadow_params)
+    assert own["weights"].keys() == saved["idlm"]["distiller"]["fake"].keys()
+
+
+def test_an_adapted_student_is_saved_as_a_plain_one_of_the_host(adapted, standalone, tokenizer):
+    model = adapted(save_after=MICRO_BATCHES)
+    host = standalone.module("algo").MDLM(model.config, tokenizer)
+    saved = checkpoints.denoiser(checkpoints.read("middle.ckpt", "path"))
+    assert list(saved.weights) == list(host.backbone.state_dict())
+    checkpoints.fill(host.backbone, saved, model.config, "path")
+    merged = adapters.merged(model.backbone, model.ema.shadow_params)
+    assert all(map(torch.equal, host.backbone.parameters(), merged.parameters()))
+    assert not all(
+        map(torch.equal, host.backbone.parameters(), model.opponents.teacher.parameters())
+    )
+    checkpoints.load(host.backbone, saved, average=False)
+    merged = adapters.merged(model.backbone)
+    assert all(map(torch.equal, host.backbone.parameters(), merged.parameters()))
+
+
+def test_the_guard_draws_what_the_hosts_network_draws(adapted, standalone, tokenizer, monkeypatch):
+    """To the last bit, from the weights of the checkpoint that it keeps."""
+    from duo_ext.measuring import judge, metrics
+
+    seen = []
+    row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 0.0, "bigram_tv": 0.0}
+    monkeypatch.setattr(metrics, "measure", lambda tokens_NL, *_: seen.append(tokens_NL) or row)
+    monkeypatch.setattr(judge, "Judge", NoJudge)
+    model = adapted(*LOOKS, "algo.guard.samples=20", save_after=MICRO_BATCHES)
+    host = standalone.module("algo").MDLM(model.config, tokenizer).eval()
+    saved = checkpoints.denoiser(checkpoints.read("middle.ckpt", "path"))
+    checkpoints.fill(host.backbone, saved, model.config, "path")
+    process = model.family.noisings["categorical"](model)
+    process.uniforms = draws.of_texts(model.config.seed, 0, 20)
+    student = Tempered(host.backbone, model.time_conditioning)
+    start = blank(student, (20, 16))
+    found = ancestral.sample(process, student, *start, grids.times("host", 2), "ancestral")
+    assert torch.equal(found, seen[-1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("algo.adapter.rank=3", "algo.adapter.rank=4", "its algo.adapter.rank is 3, this run's 4"),
+        ("algo.adapter.rank=0", "algo.adapter.rank=3", "its algo.adapter.rank is 0, this run's 3"),
+        ("algo.adapter.rank=3", "algo.adapter.rank=0", "its algo.adapter.rank is 3, this run's 0"),
+        (
+            "algo.adapter.alpha=1",
+            "algo.adapter.alpha=2",
+            "its algo.adapter.alpha is 1, this run's 2",
+        ),
+    ],
+)
+def test_a_run_goes_on_with_its_own_adapters_alone(adapted, before, after, told):
+    adapted(before, save_after=2)
+    with pytest.raises(Refused, match=f"another run .{told}"):
+        adapted(after, resume="middle.ckpt")
+
+
+def test_an_earlier_versions_run_had_full_networks(adapted):
+    adapted("algo.adapter.rank=0", save_after=2)
+    saved = torch.load("middle.ckpt", weights_only=False)
+    for key in list(saved["idlm"]["run"]):
+        if key.startswith("algo.adapter"):
+            del saved["idlm"]["run"][key]
+    torch.save(saved, "middle.ckpt")
+    with pytest.raises(Refused, match=r"its algo.adapter.rank is 0, this run's 3"):
+        adapted(resume="middle.ckpt")
+    adapted("algo.adapter.rank=0", resume="middle.ckpt")
