@@ -4,8 +4,10 @@ from setuptools import find_namespace_packages, setup
 
 CONFIGS = {"duo_ext.configs": "configs/duo", "sedd_ext.configs": "configs/sedd"}
 EVAL = ["matplotlib>=3.8"]
+ADAPTERS = ["peft>=0.21"]
 TEST = ["pytest>=8", "pytest-xdist", "import-linter", "hypothesis>=6", "ruff==0.17.6"]
 TEST += ["datasets", "setuptools>=70.1"]  # a remedy wraps the one, a wheel is built with the other
+TEST += ADAPTERS
 
 setup(
     name="idlm",
@@ -41,6 +43,7 @@ setup(
         "sedd": ["datasets", "einops", "requests"],
         "flash": ["flash-attn"],
         "eval": ["mauve-text"],
+        "adapters": ADAPTERS,
         "test": TEST,
     },
 )

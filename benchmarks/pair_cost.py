@@ -4,7 +4,9 @@ A pair is one fake and one student update with AdamW and EMA, through the Distil
 forward pass of the whole backbone on tokens without gradient. Beside the core's losses stands the
 textbook form of dense.py, with AdamW and EMA as loops over the tensors; it draws tokens as the core
 does. "Core, shared forward" is the core with algo.shared_forward. In each repeat F and the pair of
-each form follow each other, so that what disturbs the machine disturbs all.
+each form follow each other, so that what disturbs the machine disturbs all. "Core, adapters" is the
+core with algo.adapter.rank=16 (the library peft). State: bytes that networks, EMA, moments and
+gradients hold after a pair, shared ones once, over the parameters of one network.
 
 On a CPU: float32, one thread, CPU seconds of the process; results.json has wall-clock times as
 well. glibc's malloc keeps the memory that it has (mallopt: no mmap, no trimming): page faults of
@@ -30,7 +32,7 @@ import torch
 
 from benchmarks import dense, published
 from duo_ext import files, host
-from duo_ext.core import distiller, gaussian, schedules
+from duo_ext.core import adapters, distiller, gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.networks import Denoiser
@@ -65,7 +67,11 @@ def _gaussian(cls, **settings):
     return make
 
 
-FORMS = CORE, SHARED, TEXTBOOK = "core", "core, shared forward", "textbook"
+FORMS = CORE, SHARED, TEXTBOOK, ADAPTED = (
+    *("core", "core, shared forward", "textbook", "core, adapters"),
+)
+ADAPTER = {"rank": 16, "alpha": None, "whole": []}
+ADAPTER |= {"targets": ["blocks.*", "sigma_map.*", "*.adaLN_modulation"]}  # the default
 COMPILED = "core, compiled"  # with algo.compile; of gpu_check alone
 
 
@@ -74,7 +80,7 @@ def _masked(cls):
 
 
 def _forms(core, textbook):
-    return {CORE: core, COMPILED: core, SHARED: core, TEXTBOOK: textbook}
+    return {CORE: core, COMPILED: core, SHARED: core, TEXTBOOK: textbook, ADAPTED: core}
 
 
 # name: {form: process made of a vocabulary}; a mask is its last token
@@ -86,6 +92,7 @@ CASES = {
         CORE: _gaussian(gaussian.GaussianUniformProcess),
         COMPILED: _gaussian(gaussian.GaussianUniformProcess),
         TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
+        ADAPTED: _gaussian(gaussian.GaussianUniformProcess),
     },
     # on a host whose network takes no mixtures; the textbook has no other inputs
     "gaussian, dense inputs": {CORE: _gaussian(gaussian.GaussianUniformProcess, mixtures=False)},
@@ -123,12 +130,12 @@ class Pair:
     def __init__(self, case, form, size, device):
         torch.manual_seed(0)
         self.size, self.device, self.plain = size, device, form == TEXTBOOK
-        networks = [_network(size, device) for _ in range(3)]
+        networks = _networks(size, device, adapted=form == ADAPTED)
         if form == COMPILED:
             for network in networks:
                 compile_blocks(network)
         self.student, self.teacher = networks[0], networks[2]
-        optimizers = [torch.optim.AdamW(n.parameters(), lr=1e-6) for n in networks[:2]]
+        optimizers = [torch.optim.AdamW(adapters.trained(n), lr=1e-6) for n in networks[:2]]
         scheduled = [(o, torch.optim.lr_scheduler.ConstantLR(o, 1.0)) for o in optimizers]
         student, fake, teacher = (Denoiser(n, True) for n in networks)
         self.machine = Timed(
@@ -180,6 +187,16 @@ class Pair:
             self.teacher(self.x0_BL, sigma_B)
         return self.clock.since(start)
 
+    def state(self):
+        """Bytes a parameter of one network: all that lasts from pair to pair, and gradients."""
+        backbones = [n.backbone for n in (*self.machine.networks.values(), self.machine.teacher)]
+        parameters = [p for network in backbones for p in network.parameters()]
+        moments = [m for o in self.machine.optimizers.values() for m in o.state.values()]
+        tensors = [*parameters, *(p.grad for p in parameters), *self.ema.shadow_params]
+        tensors += [value for moment in moments for value in moment.values()]
+        sizes = {t.data_ptr(): t.nbytes for t in tensors if isinstance(t, torch.Tensor)}
+        return sum(sizes.values()) / sum(p.numel() for p in self.teacher.parameters())
+
     def clear(self):
         """Drop the gradients, which an update would only drop when the next one begins."""
         for optimizer in self.machine.optimizers.values():
@@ -194,6 +211,15 @@ class Pair:
         whole = 4 * self.size.tokens * self.size.vocab
         parameters = {4 * p.numel() for p in self.student.parameters()}
         return peak(changes), most_tensors(changes, whole, parameters)
+
+
+def _networks(size, device, adapted):
+    """Student, fake and teacher."""
+    if not adapted:
+        return [_network(size, device) for _ in range(3)]
+    student = _network(size, device)
+    teacher = adapters.adapt(student, ADAPTER, seed=0)
+    return [student, adapters.twin(student), teacher]
 
 
 def _network(size, device):
@@ -261,16 +287,16 @@ def measure(case, size, device, repeats, wanted=FORMS):
     peaks = []
     for *_, pair in forms:
         pair.run()  # AdamW's moments and the allocator's memory are there after this
-        peaks.append(pair.memory())
+        peaks.append((pair.state(), *pair.memory()))
     seen = {name: [] for name, *_ in forms}
     for _ in range(repeats):
         for name, _, pair in forms:
             seen[name].append({"F": pair.forward(), **pair.run()})
     return [
         {"case": case, "form": name, **dataclasses.asdict(fitted), **_summary(seen[name], fitted)}
-        | {"peak_bytes": peak, "tensors_BLV": tensors}
+        | {"state_bytes": state, "peak_bytes": peak, "tensors_BLV": tensors}
         | {"repeats": seen[name]}
-        for (name, fitted, _), (peak, tensors) in zip(forms, peaks, strict=True)
+        for (name, fitted, _), (state, peak, tensors) in zip(forms, peaks, strict=True)
     ]
 
 
@@ -335,8 +361,8 @@ def as_markdown(found):
     rows, growths = found["pairs"], found["growth"]
     lines = [
         "| size | process | form | F, s | fake step | student step | optimizer, EMA | pair / F "
-        "(range) | tokens/s | GiB over base | (B, L, V) at once |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "(range) | tokens/s | state, bytes a parameter | GiB over base | (B, L, V) at once |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         s, low_high = row["seconds"], row["pair_over_F_range"]
@@ -354,6 +380,7 @@ def as_markdown(found):
             f"{rest / s['F']:.1f} F",
             f"{row['pair_over_F']:.1f} ({low_high[0]:.1f} to {low_high[1]:.1f})",
             f"{row['tokens_per_second']:.0f}",
+            f"{row['state_bytes']:.1f}" if "state_bytes" in row else "",
             f"{row['peak_bytes'] / GIB:.2f}",
             "" if row["tensors_BLV"] is None else str(row["tensors_BLV"]),
         ]

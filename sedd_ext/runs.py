@@ -66,9 +66,8 @@ def save(path: str, state: dict, extra: dict | None = None) -> None:
     model, ema = state["model"], state["ema"].state_dict()
     weights, average = model.state_dict(), ema["shadow_params"]
     if adapters.adapted(model):
-        own = {"weights": adapters.own_state(model), "average": average}
-        weights, average = adapters.plain(model, average)
-        extra = extra | {"adapter": own}
+        weights, average, ours = adapters.plain(model, average)
+        extra = extra | {"adapter": ours}
     content = {
         "optimizer": optimizer,
         "model": weights,
@@ -109,9 +108,8 @@ def load(checkpoint: dict, state: dict, key: str) -> None:
     another shape.
     """
     model, ema = state["model"], checkpoint["ema"]
-    if own := checkpoint.get("idlm", {}).get("adapter"):
-        adapters.load_own_state(model, own["weights"])
-        ema = ema | {"shadow_params": own["average"]}
+    if adapters.adapted(model):
+        ema = ema | {"shadow_params": adapters.go_on(model, checkpoint["idlm"]["adapter"])}
     else:
         checkpoints.check(Saved(checkpoint["model"], ema["shadow_params"]), model, key)
         model.load_state_dict(checkpoint["model"])
@@ -141,7 +139,8 @@ def denoiser(path: str | None, key: str, trust: bool | None = None) -> Saved:
         weights = checkpoints.dit(checkpoint["model"])
     except Refused as error:
         raise Refused(f"{key} is '{path}'; {error}") from error
-    return Saved(weights, checkpoint["ema"]["shadow_params"], _settings(f"{run}/{CONFIG}", key))
+    average, config = checkpoint["ema"]["shadow_params"], _settings(f"{run}/{CONFIG}", key)
+    return Saved(weights, average, config, checkpoints.adapter(checkpoint))
 
 
 def _settings(path, key):

@@ -249,3 +249,11 @@ def test_for_the_harness_it_takes_duos_main(teacher):
     """tests/upstream has it there."""
     message = error_of(teacher("mdlm"), "--for", "harness")
     assert "--for is harness; --host must be Duo's main" in message and "standalone" in message
+
+
+def test_adapters_of_a_student_that_has_none(teacher):
+    path = teacher("mdlm")
+    told = f"CHECKPOINT is '{path}'; it holds no adapters: its student is a full network"
+    assert error_of(path, "--adapter") == told
+    for other in (["--for", "harness"], ["--results", "results.json"]):
+        assert error_of(path, "--adapter", *other).startswith("--adapter goes with neither --resu")

@@ -21,10 +21,11 @@ from duo_ext.commands.line import one_sentence, resolve
 from duo_ext.data import corpus
 from duo_ext.report import tables
 from duo_ext.report.results import load
-from duo_ext.weights import checkpoints, pretrained
+from duo_ext.weights import adapter_folder, checkpoints, pretrained
 
 KEY = "CHECKPOINT"
-OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard")  # not about the model
+# What a configuration says that is not about the model.
+OF_THE_RUN = ("teacher_path", "trust_checkpoint", "class_path", "guard", "adapter")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ def parse(side: Side, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--for", dest="format", choices=("hub", *side.formats), default="hub", help="who reads it"
     )
+    parser.add_argument(
+        "--adapter", action="store_true", help="the adapters alone, as peft's own folder"
+    )
     parser.add_argument("--results", metavar="results.json", help="of evaluate, for the model card")
     parser.add_argument("--raw", action="store_true", help="the raw weights instead of their EMA")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load any types")
@@ -69,6 +73,9 @@ def export(side: Side, options: argparse.Namespace) -> None:
     """
     path = resolve(options.checkpoint)
     saved = side.read(path, KEY, options.trust_checkpoint)
+    if options.adapter:
+        adapter_folder.write(options.output, saved, options.raw, f"{KEY} is '{options.checkpoint}'")
+        return
     config = published_config(side, saved.config, options.checkpoint)
     process = side.process(config, options.checkpoint)
     if pretrained.EMBEDDING not in saved.weights:
@@ -165,6 +172,8 @@ def main(side: Side, arguments: list[str] | None = None) -> None:
     """The command, with the words of the command line unless others are given."""
     with one_sentence():
         options = parse(side, sys.argv[1:] if arguments is None else arguments)
+        if options.adapter and (options.results or options.format != "hub"):
+            raise Refused("--adapter goes with neither --results nor --for: it is a folder of peft")
         side.activate(options.host)
         corpus.register_resolvers()
         side.formats.get(options.format, functools.partial(export, side))(options)

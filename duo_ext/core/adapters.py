@@ -45,20 +45,21 @@ def twin(network: torch.nn.Module) -> torch.nn.Module:
 def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Module:
     """Freeze a network and put adapters on it, as the section ``algo.adapter`` says, in place.
 
-    Gives the frozen network without adapters. A is drawn by ``seed``. Raises Refused where a
-    pattern matches nothing, or the last layer.
+    Gives the frozen network without adapters. A weight that is trained whole has none. A is drawn
+    by ``seed``. Raises Refused where a pattern matches nothing, or ``targets`` the last layer.
     """
     peft = library()
     frozen = twin(network.requires_grad_(False))
-    layers = [name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)]
-    targets = _matching("targets", settings["targets"], layers, "linear layers")
-    if HEAD in targets:
-        raise Refused(
-            f"{KEY}.targets is {list(settings['targets'])}, which matches the last layer, {HEAD}; "
-            f"it takes no low rank, but {KEY}.whole can name it, to train it whole"
-        )
     names = [name for name, _ in network.named_parameters()]
     names = _matching("whole", settings["whole"], names, "parameters")
+    layers = [name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)]
+    targets = _matching("targets", settings["targets"], layers, "linear layers")
+    targets = [name for name in targets if f"{name}.weight" not in names]
+    if HEAD in targets:
+        raise Refused(
+            f"{KEY}.targets is {list(settings['targets'])}, which matches the last layer; it has "
+            f"no adapters, but can be trained whole: {KEY}.whole=['{HEAD}.*']"
+        )
     whole = [_own(network, name) for name in names]
     rank = settings["rank"]
     holder = torch.nn.ModuleDict({"network": network})  # peft looks into a network's config
@@ -145,13 +146,21 @@ def merged(network: torch.nn.Module, values: Iterable[Tensor] = ()) -> torch.nn.
 
 def plain(
     network: torch.nn.Module, average: list[Tensor] | None
-) -> tuple[dict[str, Tensor], list[Tensor] | None]:
-    """The state_dict and the average that a host's checkpoint holds of an adapted network.
+) -> tuple[dict[str, Tensor], list[Tensor] | None, dict]:
+    """(state_dict, average, ours) that a host's checkpoint holds of an adapted network.
 
-    ``average`` is a host's of what is trained, or None. The tensors are on the CPU, so that a
-    device holds one merged network at a time.
+    The first two are merged, and on the CPU, so that a device holds one merged network at a time.
+    ``ours`` is what ``go_on`` takes. ``average`` is a host's of what is trained, or None.
     """
+    own = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+    ours = {"weights": own, "average": average and dict(zip(own, average, strict=True))}
     weights = {name: value.cpu() for name, value in merged(network).state_dict().items()}
-    if average is None:
-        return weights, None
-    return weights, [p.detach().cpu() for p in merged(network, average).parameters()]
+    if average is not None:
+        average = [p.detach().cpu() for p in merged(network, average).parameters()]
+    return weights, average, ours
+
+
+def go_on(network: torch.nn.Module, ours: Mapping) -> list[Tensor] | None:
+    """Load what ``plain`` gave as ours into an adapted network; the average of what is trained."""
+    load_own_state(network, own_state(network) | ours["weights"])
+    return ours["average"] and list(ours["average"].values())

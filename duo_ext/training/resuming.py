@@ -56,12 +56,11 @@ class Resumed:
     def _merge(self, checkpoint):
         """Put merged weights in the place of the adapters, which go under our key."""
         average = self.ema.shadow_params if self.ema else None
-        weights, merged = adapters.plain(self.backbone, average)
+        weights, average, ours = adapters.plain(self.backbone, average)
         checkpoint["state_dict"] = {PLACE + name: value for name, value in weights.items()}
         if self.ema:
-            checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": merged}
-        own = {"weights": adapters.own_state(self.backbone), "average": average}
-        checkpoint["idlm"]["adapter"] = own
+            checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": average}
+        checkpoint["idlm"]["adapter"] = ours
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Keep our part of the checkpoint, in training; Refused if it is another run's."""
@@ -77,11 +76,11 @@ class Resumed:
                 f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
             )
         self.resumed = saved
-        if own := saved.get("adapter"):
-            adapters.load_own_state(self.backbone, own["weights"])
+        if adapters.adapted(self.backbone):
+            average = adapters.go_on(self.backbone, saved["adapter"])
             checkpoint["state_dict"] = self.state_dict()
             if self.ema:
-                checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": own["average"]}
+                checkpoint["ema"] = checkpoint["ema"] | {"shadow_params": average}
 
     def _identity(self):
         """What must be the same for a checkpoint to be this run's."""

@@ -49,6 +49,7 @@ class Saved:
     weights: dict  # {name in the DIT: tensor}, the raw weights
     average: list | None = None  # their EMA, in the order of the DIT's parameters
     config: dict = field(default_factory=dict)  # the host's, as far as the file carries it
+    adapter: dict | None = None  # of which the weights are merged: see ``adapter``
 
     def __post_init__(self):
         object.__setattr__(self, "config", inert(self.config))
@@ -151,7 +152,18 @@ def denoiser(checkpoint: dict) -> Saved:
     config = hyper.get("config") if isinstance(hyper, dict) else None
     if omegaconf.OmegaConf.is_config(config):
         config = omegaconf.OmegaConf.to_container(config, resolve=False)
-    return Saved(weights, average, config if isinstance(config, dict) else {})
+    config = config if isinstance(config, dict) else {}
+    return Saved(weights, average, config, adapter(checkpoint))
+
+
+def adapter(checkpoint: dict) -> dict | None:
+    """The adapters of a checkpoint's student, {rank, alpha, weights, average}; None where it is a
+    full network. The last two are {name: tensor} in the adapted network (``core.adapters``)."""
+    saved = checkpoint.get("idlm")
+    if not isinstance(saved, dict) or not isinstance(saved.get("adapter"), dict):
+        return None
+    told = {key: saved["run"][f"{adapters.KEY}.{key}"] for key in ("rank", "alpha")}
+    return told | saved["adapter"]
 
 
 def dimensions(weights: dict[str, Tensor]) -> dict[str, int]:

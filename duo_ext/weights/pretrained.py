@@ -192,17 +192,27 @@ def write_folder(
     folder: str | Path, weights: dict[str, Tensor], described: dict, card: str
 ) -> None:
     """Write a DIT's ``weights`` in float32, its arguments ``described`` as config.json and a model
-    card as a new folder.
-
-    The folder appears whole or not at all. Raises Refused, which names --output, where it cannot
-    be written or already holds something.
-    """
-    weights = {name: w.detach().cpu().float().contiguous() for name, w in weights.items()}
+    card as a new folder (``write_new``)."""
     content = {
-        SAFETENSORS: safetensors.torch.save(weights, metadata={"format": "pt"}),
+        SAFETENSORS: as_safetensors(weights),
         CONFIG: json.dumps(described, indent=2).encode(),
         CARD: card.encode(),
     }
+    write_new(folder, content)
+
+
+def as_safetensors(weights: dict[str, Tensor]) -> bytes:
+    """The bytes of a file of weights in float32."""
+    weights = {name: w.detach().cpu().float().contiguous() for name, w in weights.items()}
+    return safetensors.torch.save(weights, metadata={"format": "pt"})
+
+
+def write_new(folder: str | Path, content: dict[str, bytes]) -> None:
+    """Write a new folder of these files.
+
+    It appears whole or not at all. Raises Refused, which names --output, where it cannot be written
+    or already holds something.
+    """
     if files.is_url(folder):
         raise Refused(f"--output is '{folder}'; it must be a local folder")
     target = Path(folder).resolve()

@@ -9,6 +9,8 @@ import torch
 from benchmarks import pair_cost
 from duo_ext.core import rows
 
+pytest.importorskip("peft")
+
 TINY = pair_cost.Size(vocab=40, length=8, batch=2, blocks=1, width=32)
 
 
@@ -48,7 +50,8 @@ def test_the_core_keeps_no_tensor_of_batch_length_and_vocabulary(device, monkeyp
     size = pair_cost.Size(vocab=1000, length=32, batch=4, blocks=1, width=32)
     monkeypatch.setitem(rows.CHUNK, "cpu", size.tokens * size.vocab // 8)
     for case in ("mdlm", "sedd", "categorical"):
-        *cores, textbook = pair_cost.measure(case, size, device, repeats=1)
+        forms = (pair_cost.CORE, pair_cost.SHARED, pair_cost.TEXTBOOK)
+        *cores, textbook = pair_cost.measure(case, size, device, 1, forms)
         for core in cores:
             assert core["tensors_BLV"] == 0 < textbook["tensors_BLV"]
             assert core["peak_bytes"] < textbook["peak_bytes"]
@@ -70,3 +73,16 @@ def test_growth_and_files(monkeypatch, tmp_path):
 
 def test_exponents_of_powers():
     assert pair_cost._slope([3 * 2.0**-1.5, 3.0, 3 * 2.0**1.5]) == pytest.approx(1.5)
+
+
+def test_adapters_take_at_most_six_bytes_a_parameter(device):
+    """Of rank 16 and width 768, in float32, where blocks are all but a twentieth: all that lasts
+    from pair to pair, and gradients. Full networks take 32, and gradients of one at a time."""
+    size = pair_cost.Size(vocab=512, length=4, batch=1, blocks=2, width=768)
+    found = {}
+    for form in (pair_cost.ADAPTED, pair_cost.CORE):
+        pair = pair_cost.Pair("mdlm", form, size, device)
+        pair.run()
+        found[form] = pair.state()
+    assert found[pair_cost.CORE] == pytest.approx(36, abs=0.1)
+    assert 4 < found[pair_cost.ADAPTED] <= 6

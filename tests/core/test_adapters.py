@@ -197,6 +197,15 @@ def test_recomputed_and_compiled_it_is_the_same(network):
         torch.testing.assert_close(made[key], plain[key])
 
 
+def test_a_weight_that_is_trained_whole_has_no_adapters(network):
+    student = network()
+    teacher = adapters.adapt(student, DEFAULTS | {"targets": ["*"], "whole": ["output_*"]}, seed=1)
+    head = student.output_layer.linear
+    assert type(head) is torch.nn.Linear and head.weight.requires_grad
+    assert head.weight.data_ptr() != teacher.output_layer.linear.weight.data_ptr()
+    assert "blocks.0.attn_qkv" in adapters.adapted(student)
+
+
 def test_state_goes_to_another_network_on_the_same_weights(network):
     student, fake, _ = three(network(), **WHOLE)
     state = {name: value.clone() for name, value in adapters.own_state(student).items()}
@@ -224,7 +233,10 @@ def test_adapters_are_drawn_by_the_seed_and_nothing_else(network):
     ("settings", "told"),
     [
         ({"targets": ["layers.*"]}, r"algo.adapter.targets has 'layers.\*', which matches no name"),
-        ({"targets": ["*"]}, r"algo.adapter.targets is \['\*'\], which matches the last layer"),
+        (
+            {"targets": ["*"]},
+            r"algo.adapter.targets is \['\*'\], which matches the last layer; it ",
+        ),
         ({"whole": ["*.bais"]}, r"algo.adapter.whole has '\*.bais', which matches no name of .*"),
     ],
 )

@@ -58,6 +58,43 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
         assert f"holds a checkpoint of another run ({told})" in message
 
 
+ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
+
+
+def test_an_adapted_student_is_saved_merged_and_resumed_from_its_adapters(
+    run, teacher, student, idlm, tmp_path
+):
+    """Bit for bit; moments and average are those of the adapters."""
+    idlm += ADAPTERS
+    run(tmp_path / "straight", *idlm)
+    run(tmp_path / "stopped", *idlm, "training.n_iters=2")
+    run(tmp_path / "stopped", *idlm)
+    found = {
+        name: runs.read(f"{tmp_path}/{name}/{runs.LAST}", "last")
+        for name in ("stopped", "straight")
+    }
+    for saved in found.values():
+        del saved["idlm"]["run"]
+    same(found["stopped"], found["straight"])
+    saved, full = found["straight"], runs.read(f"{student}/{runs.LAST}", "last")
+    own = saved["idlm"]["adapter"]
+    assert len(own["average"]) == len(saved["optimizer"]["state"]) <= len(own["weights"])
+    assert _shapes(saved["model"]) == _shapes(full["model"])
+    averages = (dict(enumerate(s["ema"]["shadow_params"])) for s in (saved, full))
+    assert len(set(map(str, map(_shapes, averages)))) == 1
+    taught = runs.read(f"{teacher}/{runs.LAST}", "last")["ema"]["shadow_params"]
+    moved = [
+        not torch.equal(*pair) for pair in zip(saved["ema"]["shadow_params"], taught, strict=True)
+    ]
+    assert 20 < sum(moved) < len(moved)
+    message = run(tmp_path / "straight", *idlm, "algo.adapter.rank=4", code=1)
+    assert "another run (its algo.adapter.rank is 3, this run's 4)" in message
+
+
+def _shapes(weights):
+    return {name: value.shape for name, value in weights.items()}
+
+
 def test_a_run_keeps_its_last_two_and_writes_a_step_once(run, student, idlm, tmp_path):
     """Its numbered checkpoints are other names of the last; and blocks that are computed again
     train the same student."""
@@ -104,7 +141,10 @@ def test_an_ended_run_is_saved_and_goes_on_where_it_was(run, teacher, idlm, tmp_
 def test_two_processes_are_one_with_accumulation(run, teacher, student, idlm, tmp_path):
     shared, sharing = tmp_path / "one", (*idlm, "algo.shared_forward=true")
     run(shared, *sharing)
-    for one, own in ((teacher, ()), (student, idlm), (shared, sharing)):
+    adapted, adapting = tmp_path / "adapted", (*idlm, *ADAPTERS)
+    run(adapted, *adapting)
+    runs_of_one = (teacher, ()), (student, idlm), (shared, sharing), (adapted, adapting)
+    for one, own in runs_of_one:
         two = tmp_path / f"{one.name}-two"
         run(two, *own, "training.accum=1", processes=2)
         same(run.weights(two), run.weights(one), tolerance=1e-6)

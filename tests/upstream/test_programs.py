@@ -96,6 +96,15 @@ def algorithm(request):
     return request.param
 
 
+ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
+
+
+@pytest.fixture(params=[(), ADAPTERS], ids=["full", "adapted"])
+def kind(request):
+    """Overrides of a distillation: of full networks, or of adapters on one."""
+    return request.param
+
+
 def test_the_host_and_its_remedies_are_listed(run, checkout):
     listed = run(f"-m duo_ext --host {checkout.root} --check")
     assert listed.startswith(f"host: {checkout.name} in {checkout.root}, commit {checkout.commit}")
@@ -103,10 +112,13 @@ def test_the_host_and_its_remedies_are_listed(run, checkout):
 
 
 def test_a_student_is_trained_resumed_and_sampled_by_the_hosts_own_program(
-    run, checkout, weights, algorithm, tmp_path
+    run, checkout, weights, algorithm, kind, tmp_path
 ):
     """Resumed = straight, bit for bit; main.py and evaluate draw the same samples from one seed."""
-    program, own = f"-m duo_ext --host {checkout.root}", (f"algo={algorithm}", weights(algorithm))
+    program, own = (
+        f"-m duo_ext --host {checkout.root}",
+        (f"algo={algorithm}", weights(algorithm), *kind),
+    )
     assert f"host: {checkout}" in run(program, *own, "trainer.max_steps=4", out="straight")
     run(program, *own)
     assert "updates, pair 4 [" in run(program, *own, "trainer.max_steps=4")
@@ -350,6 +362,45 @@ def test_an_exported_student_is_read_by_duos_dit_as_a_teacher_and_by_evaluate(
     run(program, "algo=idlm", f"algo.teacher_path={folder}", out="again")
 
 
+def test_exported_adapters_are_put_on_the_teacher_by_peft(run, checkout, weights, tmp_path):
+    """They give what the merged student gives, in the host's network."""
+    pytest.importorskip("peft")
+    teacher = weights("idlm")
+    run(f"-m duo_ext --host {checkout.root}", "algo=idlm", teacher, *ADAPTERS)
+    last, folder = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "adapters"
+    export = f"-m duo_ext.export {last} --adapter --output {folder} --host {checkout.root}"
+    subprocess.run([sys.executable, *export.split()], check=True, capture_output=True)
+    script = """if True:
+        import sys, peft, torch
+        from duo_ext import host
+        from duo_ext.weights import checkpoints
+        root, teacher, student, folder = sys.argv[1:]
+        models, found = host.find(root).activate().module("models"), []
+        for path in (student, teacher):
+            saved = checkpoints.denoiser(checkpoints.read(path, "path"))
+            config = checkpoints.denoiser(checkpoints.read(student, "path")).config
+            config["model"]["scale_by_sigma"] = True
+            network = models.dit.DIT(config, 32).eval()
+            checkpoints.load(network, saved)
+            del network.config
+            found.append(network)
+        x_BL, sigma_B = torch.arange(32).view(2, 16), torch.tensor([0.5, 2.0])
+        with torch.no_grad():
+            before = found[1](x_BL, sigma_B)
+            student, adapted = found[0], peft.PeftModel.from_pretrained(found[1], folder)
+            found = [network(x_BL, sigma_B) for network in (student, adapted)]
+        print((found[0] - found[1]).abs().max().item(), (found[0] - before).abs().max().item())
+    """
+    path = teacher.partition("=")[2]
+    arguments = [str(checkout.root), path, str(last), str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    error, moved = map(float, done.stdout.split())
+    assert error < 1e-5 < 1e-3 < moved
+
+
 def test_what_duo_asserts_is_a_sentence(run, checkout):
     overrides = ("algo=mdlm", "sampling.predictor=ancestral")
     message = run(f"-m duo_ext --host {checkout.root}", *overrides, code=1)
@@ -390,9 +441,9 @@ def test_the_published_evaluation_composes(run, checkout, experiment):
     assert "sampling.steps: 4,8,16,32" in shown and "mode: sample_eval" in shown
 
 
-def test_two_processes_are_one_with_accumulation(run, checkout, weights, algorithm, tmp_path):
+def test_two_processes_are_one_with_accumulation(run, checkout, weights, algorithm, kind, tmp_path):
     program = f"-m duo_ext --host {checkout.root}"
-    check_two_processes(run, program, (f"algo={algorithm}", weights(algorithm)), tmp_path)
+    check_two_processes(run, program, (f"algo={algorithm}", weights(algorithm), *kind), tmp_path)
 
 
 def test_two_processes_in_the_standalone_tree(run, weights, algorithm, tmp_path):

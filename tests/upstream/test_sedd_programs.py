@@ -24,7 +24,9 @@ from sedd_ext import host as sedd_host
 from sedd_ext import runs
 
 TREES = ("standalone", "sedd")
-KINDS = ("teacher", "student")
+ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
+STUDENTS = {"student": (), "adapted": ADAPTERS}
+KINDS = ("teacher", *STUDENTS)
 PREDICTORS = ("analytic", "euler")
 MODELS = {"scaled": True, "unscaled": False}
 NOISES = {
@@ -202,7 +204,7 @@ def work(programs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(programs, work):
-    """{(tree, kind): the folder of a run}; both students have SEDD's teacher."""
+    """{(tree, kind): the folder of a run}; all students have SEDD's teacher."""
     found = {(tree, kind): work / tree / kind for kind in KINDS for tree in TREES}
     for tree, kind in found:
         (work / tree).mkdir(exist_ok=True)
@@ -214,7 +216,7 @@ def own(kind, work):
     """The overrides of a run."""
     if kind == "teacher":
         return ()
-    return "algo=idlm", f"teacher={work}/sedd/teacher", "algo.fake_warmup=1"
+    return "algo=idlm", f"teacher={work}/sedd/teacher", "algo.fake_warmup=1", *STUDENTS[kind]
 
 
 def close(found, wanted, rtol=0.0, atol=0.0):
@@ -279,15 +281,16 @@ def test_two_processes_look_as_one_does(programs, work, trained, tmp_path):
     close(one["teacher"]["entropy"], standalone["teacher"]["entropy"], rtol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def sampled(programs, trained, work):
-    """{(tree, predictor): the texts that mode=sample draws from SEDD's student}."""
+@pytest.fixture(scope="module", params=STUDENTS)
+def sampled(request, programs, trained, work):
+    """{(tree, predictor): the texts that mode=sample draws from SEDD's student}; its folder."""
     ends = ("sampling.samples=8", "sampling.prefix=we", "sampling.suffix=end")
-    student = ("mode=sample", f"checkpoint={trained['sedd', 'student']}", "sampling.steps=3")
-    found = {}
+    run = trained["sedd", request.param]
+    student = ("mode=sample", f"checkpoint={run}", "sampling.steps=3")
+    found = {"run": run}
     for tree in TREES:
         for predictor in PREDICTORS:
-            folder = work / tree / predictor
+            folder = work / tree / request.param / predictor
             programs[tree](folder, *student, *ends, f"sampling.predictor={predictor}")
             content = (folder / "samples" / "samples.json").read_text()
             found[tree, predictor] = json.loads(content)["texts"]
@@ -302,9 +305,9 @@ def test_both_trees_draw_the_same_texts(sampled, predictor):
 
 
 def test_sedds_own_load_model_and_sampler_draw_the_same_tokens(
-    sampled, trained, sedd_root, tokenizer, tmp_path
+    sampled, sedd_root, tokenizer, tmp_path
 ):
-    student = trained["sedd", "student"]
+    student = sampled["run"]
     we, end = (tokenizer(text, add_special_tokens=False).input_ids for text in ("we", "end"))
     prompt = {"places": [0, 1, 13, 14, 15], "tokens": we + end}
     (student / "prompt.json").write_text(json.dumps(prompt))
