@@ -101,6 +101,7 @@ def parse(arguments):
     parser.add_argument("--runs", default="runs/full_size", help="teachers and run folders")
     parser.add_argument("--keep", action="store_true", help="keep teachers and checkpoints")
     parser.add_argument("--again", action="store_true", help="measure also what is there")
+    parser.add_argument("--rank", type=int, default=0, help="of adapters; 0: full networks")
     parser.add_argument("--small", action="store_true", help="a network of width 32, to try it")
     parser.add_argument("--output", default="results/full_size", metavar="FOLDER")
     return parser.parse_args(arguments)
@@ -117,12 +118,14 @@ class Runner:
 
     def done(self, name):
         """Whether this commit has measured it, at this size."""
-        made = self._identity(name) | {"commit": trees.own_commit()}
-        return any(made.items() <= row.items() and not row["error"] for row in self.rows)
+        made = self._identity(name) | {"commit": trees.own_commit(), "error": None}
+        alike = (row for row in self.rows if row.get("rank") == made.get("rank"))
+        return any(made.items() <= row.items() for row in alike)
 
     def _identity(self, name):
         tree = self._tree(RECIPES[name]).name
-        return {"recipe": name, "host": tree, "small": self.options.small}
+        of_adapters = {"rank": self.options.rank} if self.options.rank else {}
+        return {"recipe": name, "host": tree, "small": self.options.small} | of_adapters
 
     def _tree(self, recipe):
         """The tree in which a recipe runs."""
@@ -158,6 +161,7 @@ class Runner:
         words = [f"+experiment={name}", *recipe.common, f"{recipe.pairs}={{pairs}}"]
         words = [word.format(pairs=PAIRS if "every" in word else pairs, **paths) for word in words]
         words += self.shape.words if self.options.small else []
+        words += [f"algo.adapter.rank={self.options.rank}"] if self.options.rank else []
         watched, printed = paths["folder"] / f"{part}.jsonl", paths["folder"] / f"{part}.printed"
         command = ["-m", "benchmarks.stopwatch", str(watched), recipe.program]
         command += ["--host", str(self._tree(recipe).root)]
@@ -173,8 +177,9 @@ class Runner:
 
     def keep(self, row):
         """Put a row in the place of its like, and write table and JSON."""
-        alike = ("recipe", "host", "small")
-        self.rows = [r for r in self.rows if any(r[key] != row[key] for key in alike)] + [row]
+        alike = ("recipe", "host", "small", "rank")
+        others = [r for r in self.rows if any(r.get(key) != row.get(key) for key in alike)]
+        self.rows = [*others, row]
         self.rows.sort(key=lambda r: (r["small"], r["host"] != "standalone", r["host"]))
         made = {"rows": self.rows, "command": "python -m benchmarks.full_size"}
         write_whole(str(self.path), (json.dumps(made, indent=1) + "\n").encode())
@@ -227,7 +232,8 @@ FULL = "12 blocks of width 768, V = 50258, L = 1024: 170 million parameters"
 
 
 def _line(row):
-    cells = [row["recipe"], row["host"], row["commit"][:7]]
+    name = f"{row['recipe']}, rank {row['rank']}" if row.get("rank") else row["recipe"]
+    cells = [name, row["host"], row["commit"][:7]]
     if row["error"]:
         told = row["error"].strip().splitlines()
         return f"| {' | '.join([*cells, f'{told[0]}: {told[-1][:150]}'])} |\n"

@@ -37,9 +37,13 @@ BLOCKS = {
 }
 # bytes of a parameter: its gradient, the buckets of DDP, in which Lightning wraps the student on
 # one GPU too, and autocast's copies of weights in bf16. What is sent goes through 64 MB.
-GRADIENT, BUCKETS, COPIES = 4, 4, 2
+GRADIENT, BUCKETS, COPIES, WEIGHT = 4, 4, 2, 4
 # bytes a token, block and unit of width that algo.recompute_blocks keeps: a block's input
 INPUT = 4
+# Of adapters (algo.adapter): their rank; bytes of the core's chunk of the last layer; what a GPU
+# has besides, in bytes, and the texts at once that are tried.
+RANK, CHUNK = 16, 3e9
+GPUS, BESIDE, TEXTS = (16e9, 24e9, 80e9), 1e9, (64, 32, 16, 8, 4, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +158,25 @@ class Model:
         bandwidth = NVLINK if gpus <= 8 else NETWORK
         return 2 * 2 * GRADIENT * self.parameters / bandwidth * (gpus - 1) / gpus
 
-    def activations(self, precision, recomputed=False):
+    @property
+    def adapters(self):
+        """Parameters of one network's adapters, at the default targets."""
+        block = 22 * self.width + self.conditioning  # inputs and outputs of its five layers
+        time = 256 + 3 * self.conditioning
+        return RANK * (self.blocks * block + time + self.conditioning + 2 * self.width)
+
+    def adapted_state(self):
+        """Bytes with student and fake as adapters on the teacher's weights."""
+        trained = state_of_a_parameter() - WEIGHT
+        return WEIGHT * self.parameters + trained * self.adapters
+
+    def texts(self, state, memory):
+        """How many texts at once fit a GPU with blocks recomputed in bf16; 0 where none does."""
+        left = memory - BESIDE - CHUNK - state
+        fitting = (n for n in TEXTS if self.activations("bf16", True, n) <= left)
+        return next(fitting, 0)
+
+    def activations(self, precision, recomputed=False, texts=PER_DEVICE):
         """Bytes kept for a backward pass of one network, in the DIT that keeps most; recomputed:
         all blocks' inputs, and what one block keeps."""
         kept = max(
@@ -164,7 +186,7 @@ class Model:
         )
         blocks = kept * self.blocks if not recomputed else INPUT * self.blocks + kept
         copies = COPIES * self.parameters if precision == "bf16" else 0
-        return blocks * self.width * PER_DEVICE * LENGTH + copies
+        return blocks * self.width * texts * LENGTH + copies
 
     def state(self, gpus=1):
         """Bytes on each GPU, where teacher, fake and its moments lie on so many of them."""
@@ -227,6 +249,26 @@ def sizes():
     return table(SIZE, lines)
 
 
+ADAPTED = "| model | student and fake | trained | state | 8 texts at once "
+ADAPTED += "| 16 GB holds | 24 GB | 80 GB |"
+
+
+def adapted():
+    lines = []
+    for name, model in MODELS.items():
+        kinds = {
+            "full networks": (2 * model.parameters, model.state()),
+            f"adapters of rank {RANK}": (2 * model.adapters, model.adapted_state()),
+        }
+        for kind, (trained, state) in kinds.items():
+            whole = state + CHUNK + model.activations("bf16", recomputed=True)
+            held = [model.texts(state, memory) for memory in GPUS]
+            cells = [name, kind, f"{trained / 1e6:.0f}M", f"{state / GB:.1f} GB"]
+            cells += [f"{whole / GB:.1f} GB", *(str(n) if n else "none" for n in held)]
+            lines.append(cells)
+    return table(ADAPTED, lines)
+
+
 def sentences():
     logits = 4 * PER_DEVICE * LENGTH * VOCAB
     state = state_of_a_parameter()
@@ -240,7 +282,7 @@ def sentences():
 
 def page(text):
     """The page with the tables of today."""
-    for head, new in ((TIME, times()), (SIZE, sizes())):
+    for head, new in ((TIME, times()), (SIZE, sizes()), (ADAPTED, adapted())):
         text = re.sub(rf"{re.escape(head)}\n(\|.*\n)*", lambda _, new=new: new, text)
     return text
 
@@ -250,7 +292,7 @@ def main(given=None):
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
     if parser.parse_args(given).write:
         files.write_whole(str(PAGE), page(PAGE.read_text()).encode())
-    print(times(), sizes(), sentences(), sep="\n")
+    print(times(), sizes(), adapted(), sentences(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks import pair_cost, scale
+from duo_ext.core import adapters
 
 
 def test_the_page_has_the_tables_of_today(monkeypatch):
@@ -66,3 +67,20 @@ def test_seconds_are_bytes_and_operations_over_rates(monkeypatch):
     assert model.product_seconds(process, "mixed") == pytest.approx(products)
     blocks = 3 * 10 + 2 * 100 + 2 * 1000 + 2 * 10000
     assert model.elementwise_seconds(process, "mixed") == [7 * 2.0, blocks]
+
+
+def test_adapters_are_counted_as_they_are(standalone, tiny):
+    pytest.importorskip("peft")
+    config = tiny("algo=mdlm")
+    network = standalone.module("models").dit.DIT(config, 33)
+    adapters.adapt(network, pair_cost.ADAPTER | {"rank": scale.RANK}, seed=1)
+    model = scale.Model(config.model.hidden_size, config.model.n_blocks, config.model.cond_dim)
+    trained = [p.numel() for p in adapters.trained(network)]
+    assert model.adapters == sum(trained) > 10_000
+
+
+def test_what_a_gpu_holds_is_what_is_left_for_activations():
+    model = scale.MODELS["863M"]
+    held = [model.texts(model.adapted_state(), memory) for memory in scale.GPUS]
+    assert held == sorted(held) and held[1] >= 8  # of 24 GB
+    assert model.texts(model.adapted_state(), scale.CHUNK) == 0

@@ -1,0 +1,61 @@
+"""Adapters beside full networks on data=sotu: python -m benchmarks.adapters [--help]
+
+Distils the shipped MDLM and Duo teachers with full networks and with adapters of rank 4, 16 and 64
+(algo.adapter.rank), with each seed, at equal pairs; samples teachers and students, and writes
+results.json, table.md and figure.png to --output. The seconds of each distillation are in
+results.json, so that equal seconds can be compared by --only and trainer.max_steps. What a run has
+finished is not done again.
+"""
+
+from benchmarks import sotu32, table
+from benchmarks.sotu32 import COLD, HOT, duo, mdlm
+from benchmarks.table import experiment
+
+RANKS = (4, 16, 64)
+# Learning rates over those of full networks, to be tuned once: adapters take larger ones.
+RATES = {"MDLM": 4.0, "Duo": 4.0}
+FULL = {  # family: (optim.lr, algo.fake_lr) of its experiment
+    "MDLM": (8e-5, 1e-3),
+    "Duo": (1e-4, 5e-4),
+}
+
+
+def adapted(family, rank, whole=()):
+    """Overrides of a distillation with adapters."""
+    rates = [RATES[family] * rate for rate in FULL[family]]
+    settings = (f"algo.adapter.rank={rank}", f"algo.adapter.whole=[{','.join(whole)}]")
+    return (*settings, *map("{}={:g}".format, ("optim.lr", "algo.fake_lr"), rates))
+
+
+def of_ranks(make, family, recipe, reach):
+    """The methods of a family: full networks, each rank, and one with biases and norms whole."""
+    name = f"IDLM-{family}"
+    yield make(name, *experiment(recipe), reach=reach)
+    for rank in RANKS:
+        words = adapted(family, rank)
+        yield make(f"{name}, rank {rank}", *experiment(recipe, *words), reach=reach)
+    words = adapted(family, RANKS[1], ("'*.bias'", "'*norm*'"))
+    yield make(f"{name}, rank {RANKS[1]}, biases", *experiment(recipe, *words), reach=reach)
+
+
+METHODS = (
+    mdlm("MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}"),
+    *of_ranks(mdlm, "MDLM", "sotu_idlm_mdlm", HOT),
+    duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
+    *of_ranks(duo, "Duo", "sotu_idlm_duo", COLD),
+)
+BENCHMARK = table.Benchmark(
+    module="benchmarks.adapters",
+    methods=METHODS,
+    steps=(4, 8, 16),
+    jobs=2,
+    sizes=sotu32.BENCHMARK.sizes,
+)
+
+
+def main(arguments=None):
+    table.main(BENCHMARK, __doc__.split("\n\n")[1], arguments)
+
+
+if __name__ == "__main__":
+    main()

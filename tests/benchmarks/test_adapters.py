@@ -1,0 +1,27 @@
+"""benchmarks.adapters: what each method trains. (benchmarks.sotu32 is run at its smallest.)"""
+
+import omegaconf
+import pytest
+
+from benchmarks import adapters
+
+pytest.importorskip("peft")
+
+
+@pytest.mark.parametrize(("family", "name"), [("MDLM", "mdlm"), ("Duo", "duo")])
+def test_learning_rates_are_over_those_of_the_experiments(standalone, family, name):
+    config = standalone.compose([f"+experiment=sotu_idlm_{name}"])
+    assert adapters.FULL[family] == (config.optim.lr, config.algo.fake_lr)
+
+
+def test_methods_differ_in_the_rank_and_the_rates_alone(standalone):
+    full, *ranks = (m for m in adapters.METHODS if m.family == "Duo" and m.train)
+    plain = standalone.compose(list(full.train))
+    found = []
+    for method in ranks:
+        config = standalone.compose(list(method.train))
+        found.append((config.algo.adapter.rank, list(config.algo.adapter.whole)))
+        config.algo.adapter = plain.algo.adapter
+        config.algo.fake_lr, config.optim.lr = plain.algo.fake_lr, plain.optim.lr
+        assert omegaconf.OmegaConf.to_yaml(config) == omegaconf.OmegaConf.to_yaml(plain)
+    assert found == [(4, []), (16, []), (64, []), (16, ["*.bias", "*norm*"])]
