@@ -380,6 +380,13 @@ def test_adapters_alone_are_trained_averaged_and_kept(adapted):
     assert saved["idlm"]["distiller"]["fake"].keys() == {*trained, "rotary_emb.inv_freq"}
 
 
+@pytest.mark.parametrize("precision", ["mixed", "bf16"])
+def test_adapters_train_in_each_precision_and_the_way_to_less_memory(adapted, precision):
+    model = adapted(f"algo.precision={precision}", "algo.recompute_blocks=true")
+    assert model.distiller.pairs == 2
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.backbone.parameters())
+
+
 def test_an_adapted_student_is_saved_as_a_plain_one_of_the_host(adapted, standalone, tokenizer):
     model = adapted(save_after=MICRO_BATCHES)
     host = standalone.module("algo").MDLM(model.config, tokenizer)

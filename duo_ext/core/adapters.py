@@ -81,7 +81,7 @@ def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Mo
 def _matching(key, patterns, names, of):
     """The names that one of the patterns matches; Refused where a pattern matches none."""
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise Refused(
                 f"{KEY}.{key} has '{pattern}', which matches no name of the network's {of}; "
                 f"they are named as {', '.join(names[:3])}, ..., {names[-1]}"

@@ -1,14 +1,14 @@
 """core.adapters: adapters on a shared network, against the formula of each layer."""
 
 import copy
+import functools
 
 import pytest
 import torch
 
 from duo_ext import Refused
-from duo_ext.core import adapters, gaussian, schedules
+from duo_ext.core import adapters, compiling, gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.compiling import compile_blocks
 from duo_ext.core.distiller import Distiller, Recipe
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.uniform import UniformProcess
@@ -109,6 +109,17 @@ def test_frozen_weights_are_the_same_tensors_and_nothing_else_is(network):
     assert not adapters.trained(teacher)
 
 
+def test_frozen_weights_stay_shared_where_they_are_moved_to(network):
+    """As to a device; each network is moved by itself."""
+    student, fake, teacher = three(network())
+    student.float()
+    for other in (fake, teacher):
+        assert other.vocab_embed.embedding.dtype == torch.float32
+        other.float()
+    places = [n.vocab_embed.embedding.data_ptr() for n in (student, fake, teacher)]
+    assert len(set(places)) == 1
+
+
 @pytest.mark.parametrize("settings", [{}, WHOLE], ids=["low rank", "and whole"])
 def test_merged_it_is_a_network_of_the_host(network, settings):
     plain = network()
@@ -184,9 +195,18 @@ def test_gradients_are_those_of_merged_weights(network, name, prepare):
     assert len(found) == trained > 60
 
 
-def test_compiled_blocks_see_their_own_adapters_when_they_are_computed_again(network):
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile traces as it does, and writes no C++, which would take half a minute."""
+    compiling._forward_of.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    yield
+    compiling._forward_of.cache_clear()
+
+
+def test_compiled_blocks_see_their_own_adapters_when_they_are_computed_again(network, traced):
     def both(made):
-        compile_blocks(made)
+        compiling.compile_blocks(made)
         recompute(made)
 
     found = []
