@@ -406,6 +406,7 @@ def test_an_adapted_student_is_saved_as_a_plain_one_of_the_host(adapted, standal
 def test_the_guard_draws_what_the_hosts_network_draws(adapted, standalone, tokenizer, monkeypatch):
     """To the last bit, from the weights of the checkpoint that it keeps."""
     from duo_ext.measuring import judge, metrics
+    from duo_ext.training import looks
 
     seen = []
     row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 0.0, "bigram_tv": 0.0}
@@ -415,6 +416,8 @@ def test_the_guard_draws_what_the_hosts_network_draws(adapted, standalone, token
     host = standalone.module("algo").MDLM(model.config, tokenizer).eval()
     saved = checkpoints.denoiser(checkpoints.read("middle.ckpt", "path"))
     checkpoints.fill(host.backbone, saved, model.config, "path")
+    with looks._network(model, teacher=False) as network:
+        assert all(map(torch.equal, network.parameters(), host.backbone.parameters()))
     process = model.family.noisings["categorical"](model)
     process.uniforms = draws.of_texts(model.config.seed, 0, 20)
     student = Tempered(host.backbone, model.time_conditioning)
