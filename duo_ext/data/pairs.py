@@ -87,9 +87,12 @@ class Source:
         return "" if answered else self.field(number, fields, self.form.completion)
 
     def answers(self, places: Iterable[int]) -> list[str]:
-        """The right answers of lines, in ascending order of their numbers."""
-        key = self.form.answer or self.form.completion
-        return [self.field(number, fields, key) for number, fields in self.lines(places)]
+        """The right answers of lines, in ascending order of their numbers: the field for them, or
+        the completion of a line that lacks it."""
+        found, key = self.lines(places), self.form.answer
+        return [
+            self.field(*line, key if key in line[1] else self.form.completion) for line in found
+        ]
 
     @property
     def sha256(self) -> str:

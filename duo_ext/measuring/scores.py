@@ -17,8 +17,8 @@ def find(name: str) -> Callable[[list[str], list[str]], list[bool]]:
     its answer.
 
     exact: the same text. expression: an expression with the answer's value. program:FUNCTION: a
-    program whose function, called without arguments, gives the answer's value. Raises Refused for
-    another name.
+    program whose function, called without arguments, gives the answer's value. The answer may be a
+    number, or itself an expression or a program. Raises Refused for another name.
     """
     kind, _, function = name.partition(":")
     if name == "exact":
@@ -39,20 +39,32 @@ def exact(completions: list[str], wanted: list[str]) -> list[bool]:
 def valued(completions: list[str], wanted: list[str], function: str | None = None) -> list[bool]:
     """Whether the value of each expression, or program, is the wanted number."""
     numbers = [number(answer) for answer in wanted]
-    programs = [code(text) for text in completions] if function else completions
-    values = answers.values(programs, function)
+    unsaid = [place for place, found in enumerate(numbers) if found is None]
+    for place, found in zip(unsaid, _values([wanted[n] for n in unsaid], function), strict=True):
+        if found is None:
+            raise Refused(
+                f"data.pairs.answer: '{wanted[place]}' neither is a number nor gives one, which "
+                "the score needs"
+            )
+        numbers[place] = found
+    values = _values(completions, function)
     return [answers.right(*pair) for pair in zip(values, numbers, strict=True)]
 
 
-def number(answer: str) -> int | float:
-    """The number that an answer says: all of it, or what stands behind its last ####."""
+def _values(texts, function):
+    return answers.values([code(text) for text in texts] if function else texts, function)
+
+
+def number(answer: str) -> int | float | None:
+    """The number that an answer says: all of it, or what stands behind its last ####; None for an
+    answer that says none."""
     text = answer.rpartition("####")[2].strip().replace(",", "")
     try:
         found = float(text)
     except ValueError:
-        found = math.nan
+        return None
     if not math.isfinite(found):
-        raise Refused(f"data.pairs.answer: '{answer}' is no number, which the score needs")
+        return None
     return int(found) if found.is_integer() else found
 
 

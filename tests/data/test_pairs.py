@@ -70,6 +70,8 @@ def test_a_line_may_have_its_answer_alone(made):
     pairs = made(form, [{"q": "of", "number": 5}])
     assert pairs[0]["input_ids"][: 1 + len(ids("of"))].tolist() == [BOS, *ids("of")]
     assert pairs.source.answers([0]) == ["5"]
+    both = made(form, [{"q": "of", "number": 5}, {"q": "we", "a": "us"}])
+    assert both.source.answers([0, 1]) == ["5", "us"]
 
 
 def test_tokens_are_kept_by_all_that_they_are_made_of(made, monkeypatch):
