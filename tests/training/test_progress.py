@@ -80,7 +80,7 @@ def test_micro_batches_make_one_update_together(clock):
 
 def test_a_look_costs_what_the_last_measurement_took():
     every = types.SimpleNamespace(every=40, steps=[4, 8], samples=8, teacher_steps=32)
-    watch = guard.Watch(every, None, 4, None, None, None, 1, took=(0.5, 3.0))
+    watch = guard.Watch(every, None, 4, None, None, 1, took=(0.5, 3.0))
     assert watch.seconds_to_come(10, 160) == 4 * (5 * 0.5 + 3 + 9 * 0.5 + 3)
     assert watch.seconds_to_come(40, 160) == 3 * (5 * 0.5 + 3 + 9 * 0.5 + 3)
     assert watch.seconds_to_come(160, 160) == 0
