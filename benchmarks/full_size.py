@@ -1,13 +1,14 @@
 """The published recipes at full size on a CPU: python -m benchmarks.full_size --help
 
-Each experiment owt_idlm_* goes through the user's command line with 170 million parameters, V =
-50258, L = 1024, a batch of one text, in float32: the teacher sampled, two pairs, a look at the
-student, a save; then, by the same command, resumed for a third pair. A phase's seconds and peak
-memory are in OUTPUT/results.json and table.md after each recipe. What the commit at hand has
-measured is not measured again.
+Each experiment owt_idlm_* and tinygsm_idlm_* goes through the user's command line with 170 million
+parameters, V = 50258, L = 1024 or 512, a batch of one text, in float32: the teacher sampled, two
+pairs, a look at the student, a save; then, by the same command, resumed for a third pair. A phase's
+seconds and peak memory are in OUTPUT/results.json and table.md after each recipe. What the commit
+at hand has measured is not measured again.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -34,12 +35,14 @@ PAIRS = 2  # of the first command; the second does one more
 @dataclass(frozen=True)
 class Recipe:
     """A program and its teacher. ``common`` are overrides in which {text}, {tokenizer}, {judge},
-    {teacher}, {folder} stand for paths; ``pairs`` is the key of how many."""
+    {teacher}, {folder} and others stand for paths; ``pairs`` is the key of how many, ``length`` is
+    that of its texts."""
 
     program: str
     teacher: str
     common: tuple
     pairs: str
+    length: int = 1024
 
 
 LOOK = ("every={pairs}", "samples=4", "steps=[1]", "teacher_steps=2")
@@ -49,6 +52,8 @@ DUO = (
     *("loader.global_batch_size=1", "loader.batch_size=1", "loader.eval_batch_size=1"),
     "eval.perplexity_batch_size=1",
 )
+PAIRED = tuple(word for word in DUO if not word.startswith(("data=", "data.train=")))
+PAIRED += ("data.train={tinygsm}", "data.valid={tinygsm}")
 SEDD = (
     *(*published.SEDD_PATHS, "hydra.run.dir={folder}/run", "+machine=cpu", *LOOK),
     *("training.batch_size=1", "++training.micro_batch=1", "eval.batch_size=1"),
@@ -59,6 +64,8 @@ RECIPES = {
     "owt_idlm_duo": Recipe("duo_ext", "duo.ckpt", DUO, "trainer.max_steps"),
     "owt_idlm_dcd": Recipe("duo_ext", "duo-dcd.ckpt", DUO, "trainer.max_steps"),
     "owt_idlm_sedd": Recipe("sedd_ext", "sedd-small", SEDD, "training.n_iters"),
+    "tinygsm_idlm_mdlm": Recipe("duo_ext", "mdlm-owt", PAIRED, "trainer.max_steps", 512),
+    "tinygsm_idlm_duo": Recipe("duo_ext", "duo.ckpt", PAIRED, "trainer.max_steps", 512),
 }
 PAIR = ("fake update", "student update")
 EXPECTED = {
@@ -138,7 +145,10 @@ class Runner:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         paths = published.make_common(self.folder) | {"folder": place}
-        paths["teacher"] = published.make_teacher(self.folder, recipe.teacher, self.shape)
+        paths["tinygsm"] = published.make_problems(self.folder) / "tinygsm.jsonl"
+        length = {} if self.options.small else {"length": recipe.length}
+        shape = dataclasses.replace(self.shape, **length)
+        paths["teacher"] = published.make_teacher(self.folder, recipe.teacher, shape)
         row = self._identity(name) | self._made() | {"error": None}
         for part, pairs in (("first", PAIRS), ("resumed", PAIRS + 1)):
             if not row["error"]:

@@ -111,7 +111,7 @@ def make_judge(folder, tokenizer, sizes):
 
 def make_problems(folder, count=16):
     """Questions in the forms of TinyGSM, with programs, and of GSM8K, with answers: tinygsm.jsonl
-    and gsm8k.jsonl in ``folder``."""
+    and gsm8k.jsonl in ``folder``, which is given back as a path."""
     asked = [f"Tom has {n} eggs and finds {n} more. How many has he?" for n in range(count)]
     code = "def simple_math_problem() -> int:\n    eggs = {n}\n    return eggs + {n}\n"
     parts = {
@@ -121,6 +121,7 @@ def make_problems(folder, count=16):
     for name, answers in parts.items():
         rows = [{"question": q} | own for q, own in zip(asked, answers, strict=True)]
         (Path(folder) / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return Path(folder)
 
 
 # teachers --------------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ def make_problems(folder, count=16):
 
 def make_teacher(folder, kind, shape):
     """The path of a teacher of random weights in ``folder``; not made again where it is."""
-    path = Path(folder).absolute() / f"{kind.removesuffix('.ckpt')}-{shape.hidden_size}"
+    name = f"{kind.removesuffix('.ckpt')}-{shape.hidden_size}-{shape.length}"
+    path = Path(folder).absolute() / name
     path = path.with_suffix(".ckpt") if kind.endswith(".ckpt") else path
     if not path.exists():
         network = random_network(shape)

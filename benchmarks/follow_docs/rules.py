@@ -47,8 +47,8 @@ WORDS = {  # variables that stand for words
     "SEDD_TWO_PAIRS": f"training.n_iters=2 algo.fake_warmup=1 {_LOOK}",
     "TWO_STEPS": "trainer.max_steps=2 trainer.limit_val_batches=1",
     "SEDD_TWO_STEPS": "training.n_iters=2",
-    "OWT": _published(published.DUO_PATHS, "mdlm-owt-32", *_PAIR_OF_TWO),
-    "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32", *_TWO_OF_SEDD),
+    "OWT": _published(published.DUO_PATHS, "mdlm-owt-32-64", *_PAIR_OF_TWO),
+    "OWT_SEDD": _published(published.SEDD_PATHS, "sedd-small-32-64", *_TWO_OF_SEDD),
     "TINYGSM": _published(_OF_PAIRS, "", *_PAIR_OF_TWO),
     "OWT_SAMPLED": _published(_UNTAUGHT, "", *_TWO_TEXTS),
 }
@@ -169,7 +169,7 @@ BOUND = {
     "docs/pairs.md": {
         "train.jsonl": "$ARITHMETIC/train.jsonl",
         "valid.jsonl": "$ARITHMETIC/validation.jsonl",
-        "TEACHER": "$STANDINS/mdlm-owt-32",
+        "TEACHER": "$STANDINS/mdlm-owt-32-64",
         "tinygsm.jsonl": "$STANDINS/tinygsm.jsonl",
         "tinygsm-held-out.jsonl": "$STANDINS/tinygsm.jsonl",
         "gsm8k-test.jsonl": "$STANDINS/gsm8k.jsonl",
