@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
+from duo_ext.weights import adapter_folder
 from sedd_ext import runs
 from sedd_ext.__main__ import hydra_arguments
 
@@ -87,6 +88,9 @@ def test_an_adapted_student_is_saved_merged_and_resumed_from_its_adapters(
         not torch.equal(*pair) for pair in zip(saved["ema"]["shadow_params"], taught, strict=True)
     ]
     assert 20 < sum(moved) < len(moved)
+    adapter_folder.write(tmp_path / "out", runs.denoiser(f"{tmp_path}/straight", ""), False, "")
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["bias"]) == (3, 3, "all")
     message = run(tmp_path / "straight", *idlm, "algo.adapter.rank=4", code=1)
     assert "another run (its algo.adapter.rank is 3, this run's 4)" in message
 

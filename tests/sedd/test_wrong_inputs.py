@@ -62,6 +62,8 @@ WRONG = {
     "algo=idlm teacher={foreign}": ".mkdir', which could run code: only tensors and plain values",
     f"{IDLM} algo.fake_ratio=0": "algo.fake_ratio is 0; it must be at least 1",
     f"{IDLM} algo.infill=-1": "algo.infill is -1; it must lie between 0 and 1",
+    f"{IDLM} algo.adapter.rank=-1": "algo.adapter.rank is -1; it must be a whole number",
+    f"{IDLM} algo.adapter.rank=2 algo.adapter.targets=[x]": "algo.adapter.targets has 'x', which",
     f"{IDLM} algo.on_policy=2": "algo.on_policy is 2; it must lie between 0 and 1",
     f"{IDLM} algo.prompt_length=16": "algo.prompt_length is 16; it must be less than model.length",
     f"{IDLM} algo.guard.every=1 algo.guard.samples=0": "algo.guard.samples is 0; it must be at",
