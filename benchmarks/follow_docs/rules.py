@@ -96,6 +96,7 @@ RULES = (
     Rule(r"^sbatch", reason="needs SLURM and a job of the reader's"),
     Rule(r"^pip wheel", reason="downloads packages"),
     Rule(r"kekchpek/", reason="needs models of the hub"),
+    Rule(r"PeftModel", reason="needs a network of the host's, as tests/upstream has it"),
     # installing and whole programs
     Rule(r"^pip install", added="--dry-run --no-deps --no-build-isolation"),
     Rule(r"^make demo", added="BIN=$SMALL_BIN SAMPLED='--steps 2 --samples 4'"),
