@@ -19,8 +19,9 @@ from duo_ext.measuring import batches
 from duo_ext.report import tables
 
 GB = 1e9
-LIMITS = {"owt": 24 * GB, "sotu_bpe": 24 * GB, "sotu": 4 * GB}
-VOCABULARIES = {"owt": 50258, "sotu_bpe": 2049, "sotu": 33}
+LIMITS = {"owt": 24 * GB, "tinygsm": 24 * GB, "sotu_bpe": 24 * GB}
+LIMITS |= {"sotu": 4 * GB, "arithmetic": 4 * GB}
+VOCABULARIES = {"owt": 50258, "tinygsm": 49154, "sotu_bpe": 2049, "sotu": 33, "arithmetic": 250}
 HUB_JUDGE = {"length": 1024, "vocab_size": 50257, "width": 1280}  # gpt2-large
 HUB_JUDGE_BYTES = 4 * 774e6
 # Bytes a parameter: student, average, moments; fake, moments; teacher; gradients; message of DDP.

@@ -228,12 +228,13 @@ def test_a_host_that_is_no_duo_tree(plain, tmp_path, monkeypatch, given):
 
 
 @pytest.mark.parametrize("words", [["--host", str(host.STANDALONE)], []])
-def test_check_says_the_host_and_that_the_standalone_tree_needs_one_remedy(plain, words):
-    """That of fsspec, which Lightning meets in any tree."""
+def test_check_says_the_host_and_the_remedies_that_the_standalone_tree_needs(plain, words):
+    """fsspec's, which Lightning meets in any tree, and the two for data that Duo does not have."""
+    needed = ("local names taken whole", "data of pairs", "given tokens stay clean")
     first, *rest, cpu = plain("--check", "algo=nope", *words).splitlines()
     assert first.startswith("host: standalone, commit ") and cpu.startswith("bf16 on this CPU: ")
     assert rest == [
-        f"{'   applied' if remedy.name == 'local names taken whole' else 'not needed'}  "
+        f"{'   applied' if remedy.name in needed else 'not needed'}  "
         f"{remedy.name}: {remedy.cause}"
         for remedy in (*remedies.BEFORE, *duo.AFTER)
     ]

@@ -19,7 +19,7 @@ class PairsAsData(Remedy):
     module = "dataloader"
 
     def needed(self, host: AnyTree) -> bool:
-        return True
+        return "def get_dataset" in (host.root / "dataloader.py").read_text()
 
     def apply(self, host: AnyTree) -> None:
         dataloader = host.module("dataloader")
@@ -65,7 +65,7 @@ class GivenTokensStayClean(Remedy):
     module = "trainer_base"
 
     def needed(self, host: AnyTree) -> bool:
-        return True
+        return (host.root / "trainer_base.py").is_file()
 
     def apply(self, host: AnyTree) -> None:
         trainer_base, algo = host.module("trainer_base").TrainerBase, host.module("algo")
