@@ -234,8 +234,7 @@ def test_check_says_the_host_and_the_remedies_that_the_standalone_tree_needs(pla
     first, *rest, cpu = plain("--check", "algo=nope", *words).splitlines()
     assert first.startswith("host: standalone, commit ") and cpu.startswith("bf16 on this CPU: ")
     assert rest == [
-        f"{'   applied' if remedy.name in needed else 'not needed'}  "
-        f"{remedy.name}: {remedy.cause}"
+        f"{'   applied' if remedy.name in needed else 'not needed'}  {remedy.name}: {remedy.cause}"
         for remedy in (*remedies.BEFORE, *duo.AFTER)
     ]
 

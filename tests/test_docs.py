@@ -265,7 +265,8 @@ SECTIONS = "algo|trainer|loader|optim|training|sampling|eval|data|model|lr_sched
 SETTING = re.compile(rf"\+*((?:{SECTIONS})(?:\.\w+)+)(?:=.*)?")
 FILES = (".json", ".safetensors")
 OF_OTHERS = {"trainer.deterministic"}  # Lightning's, given with a +
-OF_OTHERS |= {"sampling.semi_ar", "sampling.guid_weight"}  # of checkouts of Duo
+# of checkouts of Duo
+OF_OTHERS |= {"sampling.semi_ar", "sampling.guid_weight", "algo.integral_cache_path"}
 
 
 def named(page):

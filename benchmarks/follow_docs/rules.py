@@ -141,7 +141,8 @@ RULES = (
     Rule(r"-m sedd_ext ", added="$SEDD_TWO_STEPS"),
     Rule(r"compat main\.py", added="$TWO_STEPS", trees=(CH1, MAIN)),
     Rule(r"data=text", added="$TWO_STEPS", trees=(STANDALONE,)),  # no checkout has it
-    Rule(r"-m duo_ext .*(algo=mdlm|sotu_mdlm|sotu_duo)", added="$TWO_STEPS"),
+    Rule(r"-m duo_ext .*(sotu_mdlm|sotu_duo)", added="$TWO_STEPS", trees=(STANDALONE,)),
+    Rule(r"-m duo_ext .*algo=mdlm", added="$TWO_STEPS"),
     Rule(
         r"sampler\.py",
         added="--samples 4",
