@@ -89,12 +89,16 @@ def cell(rows):
 def about(results):
     """What the table shows, and where it comes from."""
     rows = results["rows"]
-    seeds = len({row["distillation_seed"] for row in rows if row["model"] == "student"})
+    seeds = collections.defaultdict(set)
+    for row in rows:
+        if row["model"] == "student":
+            seeds[row["name"]].add(row["distillation_seed"])
+    trained = ", ".join(f"{name} of {len(own)}" for name, own in seeds.items())
     return (
-        f"Right answers in % of {rows[0]['samples']} test questions by steps; a step is a network "
-        f"evaluation, and one more is the last. Teachers: one seed, with 95 % intervals; students: "
-        f"mean of {seeds} seeds, with the least and the most. {results['hardware']}; "
-        f"`{results['command']}`; commit {results['commit']}."
+        f"Right answers in % of {rows[0]['samples']} test questions by steps; the last step, to "
+        "clean text, is a network evaluation more where tokens are still to be drawn. In brackets "
+        f"the 95 % interval of one seed, or the least and the most of several: {trained}. "
+        f"{results['hardware']}; `{results['command']}`; commit {results['commit']}."
     )
 
 
@@ -102,12 +106,13 @@ def plot(lines):
     """Shares over network evaluations, a panel a family."""
     drawing = figures.blank(11, 4.5)
     panels = dict(zip(SAMPLERS, drawing.subplots(1, len(SAMPLERS), sharey=True), strict=True))
-    for index, ((name, sampler), own) in enumerate(lines.items()):
-        axes = panels[name.removeprefix("IDLM-")]
+    for (name, sampler), own in lines.items():
+        family = name.removeprefix("IDLM-")
+        axes, index = panels[family], list(SAMPLERS[family]).index(sampler.partition(",")[0])
         model = "student" if name.startswith("IDLM") else "teacher"
         steps = sorted(own)
         means = [100 * statistics.mean(row["accuracy"] for row in own[step]) for step in steps]
-        style = figures.line_style(index % 4, model)
+        style = figures.line_style(index, model)
         axes.plot(steps, means, label=f"{name}, {sampler}", **style)
     for family, axes in panels.items():
         figures.dress(axes, "steps", f"right answers of {family}, %", "dashed: teachers")
