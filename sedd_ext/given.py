@@ -26,7 +26,7 @@ class Given:
         return entropy if self.given_BL is None else entropy.masked_fill(self.given_BL, 0)
 
 
-def of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+def of(batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """(tokens (B, L), which of them are given (B, L), None for whole texts) of a loader's batch."""
     mask_BL = batch.get("attention_mask")
-    return batch["input_ids"], None if mask_BL is None else mask_BL == 0
+    return batch["input_ids"].to(device), None if mask_BL is None else (mask_BL == 0).to(device)

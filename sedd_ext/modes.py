@@ -117,8 +117,7 @@ def bound(config: DictConfig, folder: str) -> None:
     loader = torch.utils.data.DataLoader(blocks, parts.at_a_time)
     for batch in loader:
         with torch.no_grad():
-            on_device = {name: x_BL.to(parts.device) for name, x_BL in batch.items()}
-            x_BL, graph.given_BL = given.of(on_device)
+            x_BL, graph.given_BL = given.of(batch, parts.device)
             total += loss(parts.model, x_BL).sum().item()
             count += x_BL.numel() if graph.given_BL is None else int((~graph.given_BL).sum())
     nats = torch.tensor(total / count, dtype=torch.float64)

@@ -220,7 +220,7 @@ class Run:
     def _batches(self):
         while self._going:
             for batch in self.loader:
-                yield given.of({name: x_BL.to(self.parts.device) for name, x_BL in batch.items()})
+                yield given.of(batch, self.parts.device)
                 if not self._going:
                     return
 
@@ -255,7 +255,7 @@ class Run:
         places = [n % len(self.valid) for n in range(start, start + self.config.eval.batch_size)]
         batch = torch.utils.data.default_collate([self.valid[n] for n in places])
         graph = given.Given(self.parts.graph)
-        x_BL, graph.given_BL = given.of({n: x.to(self.parts.device) for n, x in batch.items()})
+        x_BL, graph.given_BL = given.of(batch, self.parts.device)
         torch.manual_seed(self.config.seed)
         loss = host.active().module("losses").get_loss_fn(self.parts.noise, graph, False)
         with looks.averaged(self.parts.model, self.state["ema"]), torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
-from duo_ext.measuring.subject import HOST, Setting, Subject
+from duo_ext.measuring.subject import Setting, Subject
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ def of_subject(
         return list(settings(options, options.sampler, options.grid or ["host"]))
     own = [subject.ways]
     if subject.role == "teacher":
-        plain = ("ancestral", "host") if subject.form else HOST
-        own = dict.fromkeys([plain, *(s.ways for s in subjects if s.role == "student")])
+        own = dict.fromkeys([subject.plain, *(s.ways for s in subjects if s.role == "student")])
     return [
         setting
         for sampler, grid in own

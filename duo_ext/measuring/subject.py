@@ -102,8 +102,12 @@ class Subject:
     @property
     def ways(self) -> tuple[str, str]:
         """(sampler, grid) that it is drawn by unless another is asked for."""
-        plain = self.form and self.trained_for == HOST
-        return ("ancestral", "host") if plain else self.trained_for
+        return self.plain if self.trained_for == HOST else self.trained_for
+
+    @property
+    def plain(self) -> tuple[str, str]:
+        """(sampler, grid) of plain sampling: the host's own, which knows no prompts, or ours."""
+        return ("ancestral", "host") if self.form else HOST
 
     @property
     def frame(self) -> prompts.Frame:
