@@ -1,12 +1,13 @@
 """``python -m duo_ext [--host PATH] [--check] key=value ...``: Duo's command line, extended."""
 
+import atexit
 import os
 import sys
 
 import hydra
 from omegaconf import DictConfig
 
-from duo_ext import ALGORITHMS, host, machine
+from duo_ext import ALGORITHMS, host, machine, ranks
 from duo_ext.commands import folder, line
 from duo_ext.hosting import duo, remedies
 
@@ -39,6 +40,7 @@ def main() -> None:
         line.hush()
         if own.check:
             return report(tree)
+        atexit.register(ranks.leave)  # Lightning leaves a group of nccl only
         os.environ["DUO_ROOT"] = str(tree.root)  # for the other processes of a DDP run
         if folder.is_first_process():
             print(f"host: {tree}", flush=True)

@@ -1,5 +1,6 @@
 """What the processes of a run tell each other besides gradients, on Duo's side and on SEDD's."""
 
+import atexit
 import datetime
 import os
 import signal
@@ -79,7 +80,17 @@ def join(device_name: str, key: str = "device") -> tuple[torch.device, Ranks]:
         signal.signal(signal.SIGTERM, _ended)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(leave)
     return device, Ranks(rank, world)
+
+
+def leave() -> None:
+    """Leave the other processes, where this one has joined them; to be done before Python ends.
+
+    A thread of gloo's that hands back its last message while Python ends aborts the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _require_torchrun(world):

@@ -1,5 +1,6 @@
 """python -m duo_ext: an error is one sentence, and a run that was stopped can be taken up again."""
 
+import atexit
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import duo_ext.__main__
-from duo_ext import Refused, evaluate, host
+from duo_ext import Refused, evaluate, host, ranks
 from duo_ext.commands import evaluation
 from duo_ext.commands.line import one_sentence
 from duo_ext.core.uniform import UniformProcess
@@ -252,12 +253,13 @@ def test_a_run_says_its_host_and_hands_it_to_the_processes_that_it_starts(
     plain, arguments, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DUO_ROOT", "")
-    ran = []
+    ran, at_the_end = [], []
     monkeypatch.setattr(host.Host, "run", lambda *given: ran.append(given))
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
     words = arguments("hydra/job_logging=none", "hydra/hydra_logging=none", "algo=idlm")
     printed = plain("--host", str(host.STANDALONE), *words)
     assert printed.startswith("host: standalone, commit ") and len(printed.splitlines()) == 1
-    assert os.environ["DUO_ROOT"] == str(host.STANDALONE)
+    assert os.environ["DUO_ROOT"] == str(host.STANDALONE) and ranks.leave in at_the_end
     [(tree, config, algorithm)] = ran
     assert tree is host.active() and algorithm.__name__ == "IDLM" and config.model.length == 16
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -1,5 +1,6 @@
 """duo_ext.ranks: how the processes of a run find, tell and wait for each other."""
 
+import atexit
 import signal
 import time
 
@@ -27,6 +28,25 @@ def test_a_process_that_torchrun_ends_says_why(joined):
     assert joined == (torch.device("cpu"), ranks.Ranks(0, 2))
     with pytest.raises(SystemExit, match="error: ended by SIGTERM, as when another process of"):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+
+def test_a_process_leaves_the_others_before_python_ends(monkeypatch, tmp_path):
+    """Else a thread of gloo's may abort it: under load 2 of 100 ends."""
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), *ADDRESS):
+        monkeypatch.setenv(name, value)
+    init = torch.distributed.init_process_group
+    own = {"init_method": f"file://{tmp_path}/store", "rank": 0, "world_size": 1}
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: init(backend, **own)
+    )
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    at_the_end = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    ranks.join("cpu")
+    assert torch.distributed.is_initialized()
+    for leave in at_the_end * 2:  # Lightning may have left before
+        leave()
+    assert at_the_end and not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("lost", ranks.TORCHRUN)
