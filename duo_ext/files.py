@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,26 @@ def _link(files, source, target):
         with contextlib.suppress(OSError):
             return os.link(source, target)
     files.cp_file(source, target)
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> None:
+    """Have the local folder ``target``, made by ``make(a new folder beside it)`` on the first call.
+
+    It is there whole or not at all; of processes that make it at once the first to end keeps its
+    own. Raises OSError if it cannot be written.
+    """
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        make(made)
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
 
 
 def sweep(folder: str | Path) -> None:

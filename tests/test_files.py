@@ -46,6 +46,22 @@ def test_only_unfinished_files_are_swept(tmp_path, monkeypatch):
     files.sweep(tmp_path / "missing")
 
 
+def test_a_folder_is_made_once_and_whole(tmp_path):
+    target = tmp_path / "new" / "folder"
+
+    def broken(folder):
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.made_once(target, broken)
+    assert list(target.parent.iterdir()) == []
+    files.made_once(target, lambda folder: (folder / "whole").touch())
+    files.made_once(target, broken)
+    assert [path.name for path in target.iterdir()] == ["whole"]
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_files_are_found_wherever_fsspec_reaches(tmp_path):
     (tmp_path / "here").touch()
     assert files.exists(str(tmp_path / "here"))

@@ -10,12 +10,11 @@ other half, "numbers", has those of training and validation.
 import hashlib
 import json
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from duo_ext.data import texts
-from duo_ext.files import write_whole
+from duo_ext.files import made_once, write_whole
 
 END, PADDING = "<|endoftext|>", "[PAD]"
 VOCABULARY = 400
@@ -149,14 +148,5 @@ def kept(cache: Path) -> str:
     """The folder of ``write`` with its defaults, made in ``cache`` on the first call."""
     source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     target = cache.absolute() / f"arithmetic-{source[:12]}"
-    if not target.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            made = Path(scratch) / target.name
-            write(str(made))
-            try:
-                made.rename(target)
-            except OSError:
-                if not target.is_dir():  # else another process was first, with the same text
-                    raise
+    made_once(target, lambda folder: write(str(folder)))
     return str(target)

@@ -12,7 +12,6 @@ import json
 import lzma
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from duo_ext import Refused
 from duo_ext.data import arithmetic
+from duo_ext.files import made_once
 
 # The four marks are the most frequent ones of the corpus. The order is the order of the token ids.
 ALPHABET = "\n ,.-'abcdefghijklmnopqrstuvwxyz"
@@ -101,26 +101,16 @@ def text_dir(name: str, cache: str | os.PathLike | None = None) -> Path:
     source = Path(asset(ADDRESSES)).read_bytes() + Path(__file__).read_bytes()
     root = Path(cache) if cache is not None else _cache()
     target = root.absolute() / f"{name}-{hashlib.sha256(source).hexdigest()[:12]}"
-    if not target.is_dir():
-        with _writable(root):
-            _write(TEXTS[name], root, target)
+    with _writable(root):
+        made_once(target, lambda folder: _write(TEXTS[name], folder))
     return target
 
 
-def _write(normal, root: Path, target: Path) -> None:
-    """Write both parts of a text, its addresses made `normal`, as the new directory `target`."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        made = Path(scratch) / target.name
-        made.mkdir()
-        for part, members in zip(("train", "validation"), split(addresses()), strict=True):
-            text = "".join(f"{normal(address.text)}\n" for address in members)
-            (made / f"{part}.txt").write_text(text, encoding="utf-8", newline="\n")
-        try:
-            made.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same text
-                raise
+def _write(normal, folder):
+    """Both parts of a text, its addresses made `normal`."""
+    for part, members in zip(("train", "validation"), split(addresses()), strict=True):
+        text = "".join(f"{normal(address.text)}\n" for address in members)
+        (folder / f"{part}.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+from pathlib import Path
 
 import transformers
 
@@ -75,7 +76,7 @@ def test_a_seed_makes_the_same_text(tmp_path):
 
 
 def test_the_shipped_problems_are_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(arithmetic, "write", lambda folder: (tmp_path / folder).mkdir())
+    monkeypatch.setattr(arithmetic, "write", lambda folder: Path(folder, "made").touch())
     folder = arithmetic.kept(tmp_path)
     monkeypatch.setattr(arithmetic, "write", None)
     assert arithmetic.kept(tmp_path) == folder
