@@ -33,8 +33,8 @@ METHODS = (
     mdlm("IDLM-MDLM, as in the paper", *experiment("sotu_idlm_mdlm", *PAPER), reach=HOT),
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
     duo("Duo-DCD", *experiment("sotu_dcd"), greedy=True),
+    # trained as in the paper: on-policy inputs gained nothing
     duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
-    duo("IDLM-Duo, as in the paper", *experiment("sotu_idlm_duo", *PAPER), reach=COLD),
     duo("IDLM-Duo, Gaussian", *experiment("sotu_idlm_duo", *GAUSSIAN), reach=COLD),
     duo(
         "IDLM-DCD",

@@ -244,6 +244,23 @@ def toy():
 
 
 @pytest.fixture
+def random_dit(request, standalone, tiny):
+    """``random_dit("model.length=8", ...)``: a DIT over the tokens V of the test's module, all of
+    its weights random. ``prepare`` is called with it before they are."""
+
+    def make(*overrides, prepare=lambda made: None):
+        torch.manual_seed(0)
+        config = tiny("algo=duo_base", *overrides)
+        made = standalone.module("models").dit.DIT(config, request.module.V)
+        prepare(made)
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        return made
+
+    return make
+
+
+@pytest.fixture
 def networks(request, toy):
     """Student, fake and teacher over the tokens V and the length L of the test's module."""
     module = request.module

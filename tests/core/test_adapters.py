@@ -34,17 +34,11 @@ PROCESSES = {
 
 
 @pytest.fixture
-def network(standalone, tiny):
+def network(random_dit):
     """``network()`` is a DIT of random weights in float64, so that sums in any order agree."""
 
-    def make(prepare=lambda made: None, *overrides):
-        torch.manual_seed(0)
-        config = tiny("algo=duo_base", f"model.length={L}", *overrides)
-        made = standalone.module("models").dit.DIT(config, V)
-        prepare(made)
-        for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)
-        return made.double().eval()
+    def make(*overrides, **prepare):
+        return random_dit(f"model.length={L}", *overrides, **prepare).double().eval()
 
     return make
 
@@ -178,7 +172,7 @@ def of_a_pair(process, student, fake, teacher, merge=False):
 def test_gradients_are_those_of_merged_weights(network, name, prepare):
     """By the chain rule, of G = dl/dW: dl/dB = G A^T, dl/dA = B^T G; whole parameters have
     theirs. Recomputed blocks see their own adapters in the backward pass."""
-    networks = three(network(prepare or (lambda made: None)), **WHOLE)
+    networks = three(network(prepare=prepare or (lambda made: None)), **WHOLE)
     found = of_a_pair(PROCESSES[name], *networks)
     wanted = of_a_pair(PROCESSES[name], *networks, merge=True)
     checked = set()
@@ -211,7 +205,7 @@ def test_compiled_blocks_see_their_own_adapters_when_they_are_computed_again(net
 
     found = []
     for prepare in (lambda made: None, both):
-        student, fake, _ = three(network(prepare, "model.n_blocks=1"))
+        student, fake, _ = three(network("model.n_blocks=1", prepare=prepare))
         x_BL, sigma_B = torch.arange(B * L).view(B, L) % V, torch.tensor([0.5, 2.0])
         outputs = [made(x_BL, sigma_B) for made in (student, fake)]  # then both are computed again
         sum(output.square().sum() for output in outputs).backward()

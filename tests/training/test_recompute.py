@@ -22,20 +22,6 @@ PROCESSES = {
 }
 
 
-@pytest.fixture
-def network(standalone, tiny):
-    """``network("model.length=8", ...)`` is a DIT of random weights."""
-
-    def make(*overrides):
-        torch.manual_seed(0)
-        made = standalone.module("models").dit.DIT(tiny("algo=duo_base", *overrides), V)
-        for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)
-        return made
-
-    return make
-
-
 def of_a_pair(process, networks, x0_BL):
     """The losses of a pair, the gradients that each leaves, and the random state after it."""
     student, fake, teacher = (Denoiser(network, True) for network in networks)
@@ -59,10 +45,10 @@ def of_a_pair(process, networks, x0_BL):
 
 @pytest.mark.parametrize("precision", ["float64", "bf16"])
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_pair_is_the_same_to_the_last_bit(network, name, precision):
+def test_a_pair_is_the_same_to_the_last_bit(random_dit, name, precision):
     """With dropout; of copies as a distillation makes them; bf16 as a hook on each block sets it,
     which the second forward pass does not call."""
-    whole = network("model.dropout=0.1")
+    whole = random_dit("model.dropout=0.1")
     again = copy.deepcopy(whole)
     recompute(again)
     assert list(again.state_dict()) == list(whole.state_dict())
@@ -91,9 +77,9 @@ def hook(network):
         block.register_forward_hook(lambda *_, stack=autocast: stack.close())
 
 
-def kept(network, blocks, repeat, length=64, width=64):
+def kept(random_dit, blocks, repeat, length=64, width=64):
     """Bytes kept for the backward pass, the weights apart."""
-    made = network(
+    made = random_dit(
         f"model.n_blocks={blocks}", f"model.length={length}", f"model.hidden_size={width}",
         "model.dropout=0.1",
     ).train()  # fmt: skip
@@ -115,15 +101,15 @@ def kept(network, blocks, repeat, length=64, width=64):
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_a_block_keeps_its_input_alone(network, repeat):
+def test_a_block_keeps_its_input_alone(random_dit, repeat):
     """In float32 4 bytes a token and unit of width, instead of about a hundred."""
-    three, one = (kept(network, blocks, repeat) for blocks in (3, 1))
+    three, one = (kept(random_dit, blocks, repeat) for blocks in (3, 1))
     a_block = (three - one) / 2 / (B * 64 * 64)
     assert 4 <= a_block < 4.5 if repeat else 80 < a_block < 150
 
 
-def test_sampling_repeats_nothing(network):
-    made, calls = network(), []
+def test_sampling_repeats_nothing(random_dit):
+    made, calls = random_dit(), []
     block = made.blocks[0]
     forward = block.forward
     block.forward = lambda *given: calls.append(0) or forward(*given)
