@@ -113,6 +113,10 @@ class Uniform(_Uniform, UniformProcess):
         t_B, s_B = (sample_times(len(x0_BL), self.eps, x0_BL.device) for _ in range(2))
         z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
         logits_BLV = student(z_BL, self.schedule(t_B)[0])
+        if self.posterior:
+            alpha_B11 = self.schedule(t_B)[0][:, None, None]
+            p_BLV = alpha_B11 * one_hot(z_BL, self.vocab_size) + (1 - alpha_B11) / self.vocab_size
+            logits_BLV = (logits_BLV.softmax(-1) * p_BLV).log()
         u_BL = rows.uniforms(z_BL.shape, z_BL.device)
         tokens_BL = rows.sample_tokens(logits_BLV.softmax(-1), u_BL)
         replaced_BL = self._replaced(self.schedule(s_B)[0], given_BL)

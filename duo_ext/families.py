@@ -42,7 +42,8 @@ def _absorbing(model, **inputs):
 
 
 def _categorical(model, **inputs):
-    return UniformProcess(model.vocab_size, **inputs)
+    posterior = model.config.algo.get("posterior", False)  # a teacher that is sampled has none
+    return UniformProcess(model.vocab_size, posterior=posterior, **inputs)
 
 
 def _gaussian(model, **inputs):

@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The settings of loss and updates, which no run changes when it goes on.
-LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "on_policy", "prompt_length")
-LASTING += ("rollout_steps", "sampler", "grid", "infill")
+LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "posterior", "on_policy")
+LASTING += ("prompt_length", "rollout_steps", "sampler", "grid", "infill")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision", "adapter")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")

@@ -11,7 +11,7 @@ Shapes: R rows, D width, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Head:
 
     network: Denoiser
     features: Tensor  # (R, D); without a gradient where the network is fixed
+    raised: tuple[Tensor, Tensor] | None = (
+        None  # the token of each row whose logit is more, by what
+    )
 
     @classmethod
     def of(cls, network: Denoiser, x: Tensor | Mixture, alpha_B: Tensor) -> "Head":
@@ -41,11 +44,20 @@ class Head:
 
     def at(self, rows: Tensor | slice) -> "Head":
         """The logits at some of the rows."""
-        return Head(self.network, self.features[rows])
+        raised = self.raised and tuple(values[rows] for values in self.raised)
+        return Head(self.network, self.features[rows], raised)
+
+    def logits(self, rows: Tensor | slice) -> Tensor:
+        """Those of some of the rows (r, V)."""
+        logits = self.network.head(self.features[rows])
+        if self.raised:
+            tokens, by = (values[rows][:, None] for values in self.raised)
+            logits.scatter_(1, tokens, (logits.gather(1, tokens) + by).to(logits.dtype))
+        return logits
 
     def detach(self) -> "Head":
         """The logits without a gradient."""
-        return Head(self.network, self.features.detach())
+        return replace(self, features=self.features.detach())
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -140,7 +152,7 @@ def _chunk(term, rows, gradients):
 def _value(x, rows, overwritten=False):
     """An input at some rows, in memory of its own if a gradient may take its place."""
     if isinstance(x, Head):
-        return x.network.head(x.features[rows])
+        return x.logits(rows)
     return x[rows].detach().clone() if overwritten else x[rows].detach()
 
 

@@ -20,12 +20,17 @@ from duo_ext.core.schedules import LOG_LINEAR, GaussianSchedule, LogLinear
 class UniformProcess(Process):
     """p_t(. | x) = alpha_t x + (1 - alpha_t) / V, with the network of UDLM and Duo.
 
+    xhat is the network's output f, or with ``posterior`` the law of the clean token given z_t,
+    proportional to f(x) p_t(z_t | x): what a step of ancestral sampling takes f for. (The absorbing
+    process has no such choice: a token that is not the mask is known.)
+
     Categorical noising: x_s ~ Cat(alpha_s xhat + (1 - alpha_s) / V) is a token and is not
     differentiated; the gradient flows through r_j alone, so teacher and fake need no graph.
     """
 
     vocab_size: int  # V
     schedule: LogLinear | GaussianSchedule = LOG_LINEAR
+    posterior: bool = False
     changes_once = False
 
     def _fitted(self, sample, fake):
@@ -58,10 +63,19 @@ class UniformProcess(Process):
         t_B, s_B = self._times(x0_BL)
         z_BL = self.corrupt(x0_BL, self.schedule(t_B)[0], given_BL)
         rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
-        output = rows.Head.of(student, z_BL, self.schedule(t_B)[0])
+        output = self._output(student, z_BL, self.schedule(t_B)[0])
         x_BL = self._renoise(output, x0_BL, s_B, given_BL)
         (free,) = rows.positions(~given_BL)
         return Sample(output.at(free), x_BL, x_BL, *self.schedule(s_B), free)
+
+    def _output(self, student, z_BL, alpha_B):
+        """xhat as logits at all positions."""
+        output = rows.Head.of(student, z_BL, alpha_B)
+        if not self.posterior:
+            return output
+        log_odds_B = torch.log1p(self.vocab_size * alpha_B / (1 - alpha_B))
+        raised = z_BL.flatten(), log_odds_B[:, None].expand_as(z_BL).flatten()
+        return replace(output, raised=raised)
 
     def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         """Tokens at random (B, L); x0 where given."""

@@ -23,12 +23,14 @@ GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
 PROCESSES = {
     "absorbing": AbsorbingProcess(V, MASK),
     "uniform": UniformProcess(V),
+    "posterior": UniformProcess(V, posterior=True),
     "gaussian": gaussian.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
     "score": ScoreProcess(V, MASK),
 }
 DENSE = {
     "absorbing": dense.Absorbing(V, MASK),
     "uniform": dense.Uniform(V),
+    "posterior": dense.Uniform(V, posterior=True),
     "gaussian": dense.Gaussian(V, GAUSSIAN, tau=0.1),
     "score": dense.Score(V, MASK),
 }
@@ -37,6 +39,7 @@ COMPLETE = {
     "absorbing": "fake_loss",
     "score": "fake_loss",
     "uniform": "student_loss",
+    "posterior": "student_loss",
     "gaussian": "student_loss",
 }
 
@@ -220,6 +223,21 @@ def test_corruption_frequencies():
     assert abs(kept - (alpha + (1 - alpha) / V)) < 0.01
     masked = (PROCESSES["absorbing"].corrupt(x0, alpha, given) == MASK).double().mean()
     assert abs(masked - (1 - alpha)) < 0.01
+
+
+def test_the_posterior_is_what_a_sampling_step_takes_the_network_for(toy):
+    """A clean token of it, then q(z_s | z_t, x): the law of ``reverse``, to rounding."""
+    process, student = PROCESSES["posterior"], toy(V, L)
+    torch.manual_seed(0)
+    z_BL, (alpha_t, alpha_s) = torch.randint(V, (B, L)), torch.tensor([0.3, 0.5]).double()
+    logits_NV = student(z_BL, alpha_t.expand(B)).flatten(0, 1)
+    xhat_NV = process._output(student, z_BL, alpha_t.expand(B)).logits(slice(None)).softmax(-1)
+    one, ratio = torch.eye(V).double(), alpha_t / alpha_s
+    from_z_NV = ratio * one[z_BL.flatten()] + (1 - ratio) / V
+    steps_NVV = from_z_NV[:, None] * (alpha_s * one + (1 - alpha_s) / V)  # of z and x, to z_s
+    steps_NVV /= steps_NVV.sum(-1, keepdim=True)
+    law_NV = process.law(logits_NV, z_BL.flatten(), alpha_t, alpha_s)
+    same([torch.einsum("nx,nxs->ns", xhat_NV, steps_NVV)], [law_NV])
 
 
 class TestRollout:
