@@ -12,6 +12,7 @@ from duo_ext import Refused
 from duo_ext.core import gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.uniform import UniformProcess
+from duo_ext.settings import require
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def _absorbing(model, **inputs):
 
 def _categorical(model, **inputs):
     posterior = model.config.algo.get("posterior", False)  # a teacher that is sampled has none
+    require("algo.posterior", posterior, (True, False))
     return UniformProcess(model.vocab_size, posterior=posterior, **inputs)
 
 

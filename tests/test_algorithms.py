@@ -105,6 +105,12 @@ def test_both_noisings_train(distil, noising):
     assert model.distiller.pairs == 2
 
 
+def test_the_posterior_is_what_was_asked_for(distil):
+    plain, asked = (distil("idlm", f"algo.posterior={told}") for told in (False, True))
+    assert not plain.process.posterior and asked.process.posterior
+    assert not all(map(torch.equal, state(plain), state(asked)))
+
+
 RECIPES = (("idlm",), ("idlm_mdlm",), ("idlm", SHARED), ("idlm", *ADAPTED))
 
 

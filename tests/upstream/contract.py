@@ -45,6 +45,7 @@ ALGORITHMS = {
 DISTILLATIONS = {
     "idlm_mdlm": ("mdlm", "algo=idlm_mdlm", "algo.on_policy=0.5"),
     "idlm categorical": ("duo_base", "algo=idlm"),
+    "idlm posterior": ("duo_base", "algo=idlm", "algo.posterior=true"),
     "idlm gaussian": ("duo_base", "algo=idlm", "algo.noising=gaussian"),
 }
 VALIDATED = ("trainer.limit_val_batches=1", "trainer.val_check_interval=1")

@@ -114,7 +114,7 @@ def students(package, folder):
 
 KINDS = {
     "mdlm": ("duo_ext", "idlm_mdlm", "sampling.predictor=ancestral_cache"),
-    "duo_base": ("duo_ext", "idlm", "sampling.predictor=ancestral"),
+    "duo_base": ("duo_ext", "idlm", "sampling.predictor=ancestral", "algo.posterior=true"),
     "sedd": ("sedd_ext", "idlm", "sampling.predictor=analytic"),
 }
 # a checkout of Duo samples in 1000 steps at each validation
@@ -127,13 +127,13 @@ OF_DUOS += (
 
 @pytest.mark.parametrize("base", KINDS)
 def test_a_teacher_its_student_and_their_answers(tree, train, run, tmp_path, problems, base):
-    package, algorithm, predictor = KINDS[base]
+    package, algorithm, predictor, *more = KINDS[base]
     if package != tree[0]:
         pytest.skip(f"algo={base} is not of this program")
     key = "teacher" if package == "sedd_ext" else "algo.teacher_path"
     common = (predictor, *(OF_DUOS if package == "duo_ext" else ()))
     train("teacher", 2, f"algo={base}", *common)
-    own = (f"algo={algorithm}", f"{key}={tmp_path}/teacher", *GUARD, *common)
+    own = (f"algo={algorithm}", f"{key}={tmp_path}/teacher", *GUARD, *common, *more)
     train("straight", 4, *own)
     train("resumed", 2, *own)
     train("resumed", 4, *own)
