@@ -8,8 +8,8 @@ finished is not done again.
 """
 
 from benchmarks import sotu32, table
+from benchmarks.methods import Benchmark, experiment
 from benchmarks.sotu32 import COLD, HOT, duo, mdlm
-from benchmarks.table import experiment
 
 RANKS = (4, 16, 64)
 # Learning rates over those of full networks, to be tuned once: adapters take larger ones.
@@ -44,7 +44,7 @@ METHODS = (
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
     *of_ranks(duo, "Duo", "sotu_idlm_duo", COLD),
 )
-BENCHMARK = table.Benchmark(
+BENCHMARK = Benchmark(
     module="benchmarks.adapters",
     methods=METHODS,
     steps=(4, 8, 16),

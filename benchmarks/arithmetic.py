@@ -9,7 +9,7 @@ import collections
 import statistics
 
 from benchmarks import table
-from benchmarks.table import Method, Size, experiment
+from benchmarks.methods import Benchmark, Method, Size, experiment
 from duo_ext.files import write_whole
 from duo_ext.report import figures
 from duo_ext.report.tables import markdown
@@ -33,7 +33,7 @@ METHODS = tuple(
     )
 )
 SMOKE = {"duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1")}
-BENCHMARK = table.Benchmark(
+BENCHMARK = Benchmark(
     module="benchmarks.arithmetic",
     methods=METHODS,
     steps=STEPS,

@@ -9,7 +9,7 @@ import json
 import math
 from pathlib import Path
 
-from benchmarks.faults import Row
+from benchmarks.faults.row import Row
 from benchmarks.tiny import Run
 from duo_ext.data import corpus
 from duo_ext.weights import checkpoints

@@ -15,7 +15,7 @@ import time
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.pair_cost import hardware, keep_memory
+from benchmarks.meters import hardware, keep_memory
 from benchmarks.rehearsal import fused
 from benchmarks.rehearsal.counts import Traffic, over_vocabulary
 from duo_ext import files

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gradients, shipped
-from benchmarks.pair_cost import hardware
+from benchmarks.meters import hardware
 from duo_ext import files, host
 from duo_ext.core import distiller
 from duo_ext.core.networks import Tempered

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks import gradients, shipped
 from benchmarks.gradients import fake_gradient, feature_gradient, same_draws, student_gradient
-from benchmarks.pair_cost import hardware
+from benchmarks.meters import hardware
 from benchmarks.rounding import Precision
 from duo_ext import files
 from duo_ext.core import distiller
@@ -283,8 +283,7 @@ def main(given=None):
         "commit": trees.own_commit(),
         "command": "python -m benchmarks.gradient_precision",
     }
-    for name in options.sizes:
-        size = SIZES[name]
+    for name, size in zip(options.sizes, map(SIZES.get, options.sizes), strict=True):
         make, texts_NL = functools.cache(size.make), shipped.texts(length=size.length)
         for case in (c for c in size.cases if c in options.cases):
             for plan in _walks(size, options):

@@ -17,262 +17,23 @@ On a GPU: bf16 autocast, wall-clock times, the largest power of two that fits as
 """
 
 import argparse
-import ctypes
 import dataclasses
-import itertools
 import json
 import math
-import platform
 import statistics
-import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from benchmarks import dense, published
+from benchmarks.meters import hardware, keep_memory
+from benchmarks.one_pair import CASES, CORE, FORMS, Pair, Size
 from duo_ext import files, host
-from duo_ext.core import adapters, distiller, gaussian, schedules
-from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.compiling import compile_blocks
-from duo_ext.core.networks import Denoiser
-from duo_ext.core.score import ScoreProcess
-from duo_ext.core.uniform import UniformProcess
 from duo_ext.hosting import trees
 
 GIB = 2**30
 CPU_WIDTHS = (256, 768)
 GROWTH = ("batch", "length", "vocab", "width")
 TABLES = ("pairs", "growth")
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    vocab: int = 50258
-    length: int = 128
-    batch: int = 4
-    blocks: int = 4
-    width: int = 256
-
-    @property
-    def tokens(self):
-        return self.batch * self.length
-
-
-def _gaussian(cls, **settings):
-    def make(vocab):
-        gammas = schedules.DUO_GAMMA if vocab == schedules.DUO_VOCAB else (None, None)
-        return cls(vocab, schedules.GaussianSchedule.configured(vocab, *gammas), **settings)
-
-    return make
-
-
-FORMS = CORE, SHARED, TEXTBOOK, ADAPTED = (
-    *("core", "core, shared forward", "textbook", "core, adapters"),
-)
-ADAPTER = {"rank": 16, "alpha": None, "whole": []}
-ADAPTER |= {"targets": ["blocks.*", "sigma_map.*", "*.adaLN_modulation"]}  # the default
-COMPILED = "core, compiled"  # with algo.compile; of gpu_check alone
-
-
-def _masked(cls):
-    return lambda V: cls(V, V - 1)
-
-
-def _forms(core, textbook):
-    return {CORE: core, COMPILED: core, SHARED: core, TEXTBOOK: textbook, ADAPTED: core}
-
-
-# name: {form: process made of a vocabulary}; a mask is its last token
-CASES = {
-    "mdlm": _forms(_masked(AbsorbingProcess), _masked(dense.Absorbing)),
-    "sedd": _forms(_masked(ScoreProcess), _masked(dense.Score)),
-    "categorical": _forms(UniformProcess, dense.Uniform),
-    "gaussian": {
-        CORE: _gaussian(gaussian.GaussianUniformProcess),
-        COMPILED: _gaussian(gaussian.GaussianUniformProcess),
-        TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
-        ADAPTED: _gaussian(gaussian.GaussianUniformProcess),
-    },
-    # on a host whose network takes no mixtures; the textbook has no other inputs
-    "gaussian, dense inputs": {CORE: _gaussian(gaussian.GaussianUniformProcess, mixtures=False)},
-}
-
-
-class Clock:
-    """(wall, CPU) seconds of this process; a GPU is waited for."""
-
-    def __init__(self, device):
-        self.device = device
-
-    def __call__(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
-
-    def since(self, start):
-        return tuple(now - then for now, then in zip(self(), start, strict=True))
-
-
-class Timed(distiller.Distiller):
-    """Notes how long the last update took beyond its loss and gradient."""
-
-    def _update(self, phase):
-        start = self.clock()
-        done = super()._update(phase)
-        self.optimizing = self.clock.since(start)
-        return done
-
-
-class Pair:
-    """Networks, optimizers and EMA of one form of a case."""
-
-    def __init__(self, case, form, size, device):
-        torch.manual_seed(0)
-        self.size, self.device, self.plain = size, device, form == TEXTBOOK
-        networks = _networks(size, device, adapted=form == ADAPTED)
-        if form == COMPILED:
-            for network in networks:
-                compile_blocks(network)
-        self.student, self.teacher = networks[0], networks[2]
-        optimizers = [torch.optim.AdamW(adapters.trained(n), lr=1e-6) for n in networks[:2]]
-        scheduled = [(o, torch.optim.lr_scheduler.ConstantLR(o, 1.0)) for o in optimizers]
-        student, fake, teacher = (Denoiser(n, True) for n in networks)
-        self.machine = Timed(
-            CASES[case][form](size.vocab),
-            (student, *scheduled[0]),
-            (fake, *scheduled[1]),
-            teacher,
-            distiller.Recipe(shared_forward=form == SHARED, compile=form == COMPILED),
-        )
-        self.machine.clock = self.clock = Clock(device)
-        if self.plain:
-            for group in itertools.chain(*(o.param_groups for o in optimizers)):
-                group["fused"] = None
-        average = host.active().module("models.ema").ExponentialMovingAverage
-        self.ema = average(self.student.parameters(), decay=0.9999)
-        self.x0_BL = torch.randint(size.vocab - 1, (size.batch, size.length), device=device)
-        self.given_BL = torch.zeros_like(self.x0_BL, dtype=torch.bool)
-
-    def run(self):
-        """Seconds (wall, CPU) of each part of one pair."""
-        parts = {}
-        shared = self.machine.recipe.shared_forward
-        for part in ("shared step",) if shared else ("fake step", "student step"):
-            start = self.clock()
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                self.machine.step(self.x0_BL, self.given_BL)
-            whole = self.clock.since(start)
-            parts[part] = _minus(whole, self.machine.optimizing)
-            parts[f"{part}, optimizer"] = self.machine.optimizing
-        start = self.clock()
-        self._average()
-        parts["EMA"] = self.clock.since(start)
-        return parts
-
-    @torch.no_grad()
-    def _average(self):
-        if not self.plain:
-            self.ema.update(self.student.parameters())
-            return
-        for shadow, p in zip(self.ema.shadow_params, self.student.parameters(), strict=True):
-            shadow.sub_((1 - self.ema.decay) * (shadow - p))
-
-    @torch.no_grad()
-    def forward(self):
-        """Seconds (wall, CPU) of F."""
-        sigma_B = torch.full((self.size.batch,), 0.7, device=self.device)
-        start = self.clock()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            self.teacher(self.x0_BL, sigma_B)
-        return self.clock.since(start)
-
-    def state(self):
-        """Bytes a parameter of one network: all that lasts from pair to pair, and gradients."""
-        backbones = [n.backbone for n in (*self.machine.networks.values(), self.machine.teacher)]
-        parameters = [p for network in backbones for p in network.parameters()]
-        moments = [m for o in self.machine.optimizers.values() for m in o.state.values()]
-        tensors = [*parameters, *(p.grad for p in parameters), *self.ema.shadow_params]
-        tensors += [value for moment in moments for value in moment.values()]
-        sizes = {t.data_ptr(): t.nbytes for t in tensors if isinstance(t, torch.Tensor)}
-        return sum(sizes.values()) / sum(p.numel() for p in self.teacher.parameters())
-
-    def clear(self):
-        """Drop the gradients, which an update would only drop when the next one begins."""
-        for optimizer in self.machine.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-
-    def memory(self):
-        """(bytes a pair takes at most over what is there before, tensors of (B, L, V) at once)."""
-        self.clear()
-        if self.device.type == "cuda":
-            return gpu_peak(self.run), None
-        changes = allocations(self.run)
-        whole = 4 * self.size.tokens * self.size.vocab
-        parameters = {4 * p.numel() for p in self.student.parameters()}
-        return peak(changes), most_tensors(changes, whole, parameters)
-
-
-def _networks(size, device, adapted):
-    """Student, fake and teacher."""
-    if not adapted:
-        return [_network(size, device) for _ in range(3)]
-    student = _network(size, device)
-    teacher = adapters.adapt(student, ADAPTER, seed=0)
-    return [student, adapters.twin(student), teacher]
-
-
-def _network(size, device):
-    heads = max(1, size.width // 64)
-    shape = published.Shape(size.width, 128, size.length, size.blocks, heads)
-    network = published.dit(shape, size.vocab)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    return network.to(device)
-
-
-def _minus(a, b):
-    return tuple(x - y for x, y in zip(a, b, strict=True))
-
-
-def gpu_peak(run):
-    """Most bytes of a GPU that ``run`` takes at once over what was there."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def allocations(run):
-    """(address, bytes; less than 0 where it is freed) of what ``run`` allocates, in order."""
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=cpu, profile_memory=True) as watch:
-        run()
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        watch.export_chrome_trace(file.name)
-        events = json.loads(Path(file.name).read_text())["traceEvents"]
-    events = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
-    return [(e["args"]["Addr"], e["args"]["Bytes"]) for e in events]
-
-
-def peak(changes):
-    """Most bytes at once."""
-    return max(itertools.accumulate((size for _, size in changes), initial=0))
-
-
-def most_tensors(changes, whole, parameters):
-    """Most tensors of ``whole`` bytes or more at once.
-
-    A tensor with as many bytes as one of the parameters is taken for its gradient.
-    """
-    live, most = set(), 0
-    for address, size in changes:
-        if size < 0:
-            live.discard(address)
-        elif size >= whole and size not in parameters:
-            live.add(address)
-        most = max(most, len(live))
-    return most
 
 
 # measuring -------------------------------------------------------------------------------------
@@ -400,26 +161,6 @@ def as_markdown(found):
 
 def _in_F(seconds, part):
     return f"{seconds[part] / seconds['F']:.1f} F" if part in seconds else ""
-
-
-def keep_memory():
-    """Let glibc's malloc neither map large blocks on their own nor give memory back."""
-    if platform.libc_ver()[0] != "glibc":
-        return "the C library's default"
-    libc = ctypes.CDLL(None)
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
-    settings = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 2**28))
-    if not all(libc.mallopt(key, value) for key, value in settings):
-        raise RuntimeError("mallopt refuses M_MMAP_MAX, M_TRIM_THRESHOLD or M_TOP_PAD")
-    return "mallopt: M_MMAP_MAX 0, M_TRIM_THRESHOLD -1, M_TOP_PAD 256 MiB"
-
-
-def hardware(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, one thread"
 
 
 def arguments():

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pair_cost import Clock, Size, allocations, gpu_peak, hardware, keep_memory, peak
+from benchmarks.meters import Clock, allocations, gpu_peak, hardware, keep_memory, peak
+from benchmarks.one_pair import Size
 from duo_ext import evaluate, files, host
 from duo_ext.data import corpus
 from duo_ext.hosting import trees

@@ -5,7 +5,7 @@ results.json, table.md and figure.png to --output. What a run has finished is no
 """
 
 from benchmarks import table
-from benchmarks.table import Method, Size, experiment
+from benchmarks.methods import Benchmark, Method, Size, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
 MASKS = ("--sampler", "spread", "--grid", "linear")
@@ -54,7 +54,7 @@ SMOKE = {
     "sotu_dcd": ("trainer.max_steps=2",),
 }
 
-BENCHMARK = table.Benchmark(
+BENCHMARK = Benchmark(
     module="benchmarks.sotu32",
     methods=METHODS,
     steps=(1, 2, 3, 4, 8, 16, 32, 64, 128),

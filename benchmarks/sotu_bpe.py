@@ -6,7 +6,7 @@ finished is not done again. --tenth does the same on a CPU, at a tenth of parame
 """
 
 from benchmarks import table
-from benchmarks.table import Method, Size, experiment
+from benchmarks.methods import Benchmark, Method, Size, experiment
 
 METHODS = (
     Method("MDLM", "MDLM", experiment("sotu_bpe_mdlm"), extra=("--ceiling",), once=True),
@@ -49,7 +49,7 @@ SMOKE = {
     "make_judge": ("--steps", "2"),
 }
 
-BENCHMARK = table.Benchmark(
+BENCHMARK = Benchmark(
     module="benchmarks.sotu_bpe",
     methods=METHODS,
     steps=(1, 2, 4, 8, 16, 32, 64, 128, 256),

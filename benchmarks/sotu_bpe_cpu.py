@@ -7,8 +7,8 @@ on.
 """
 
 from benchmarks import table
+from benchmarks.methods import Benchmark, Method, Size, experiment
 from benchmarks.sotu32 import HOT, JUMPS, MASKS
-from benchmarks.table import Method, Size, experiment
 
 METHODS = (
     Method(
@@ -37,7 +37,7 @@ SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.fake_warmup=1", "algo.guard.every=0"),
     "make_judge": ("--steps", "2"),
 }
-BENCHMARK = table.Benchmark(
+BENCHMARK = Benchmark(
     module="benchmarks.sotu_bpe_cpu",
     methods=METHODS,
     steps=(1, 2, 3, 4, 8, 16, 32, 64, 128),

@@ -1,6 +1,6 @@
 """What a run survives: ``python -m benchmarks.survival --help``.
 
-Makes the faults of benchmarks/faults.py happen to tiny runs of duo_ext and sedd_ext, and a collapse
+Makes the faults of benchmarks/faults happen to tiny runs of duo_ext and sedd_ext, and a collapse
 to a small student. Writes FOLDER/results.json and FOLDER.md, the table: fault, times tried, what
 was lost. Exits with 1 if a promise was not kept.
 """

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import omegaconf
@@ -32,69 +31,6 @@ HOST = ("--sampler", "host")
 GREEDY = (*HOST, "--noise-removal", "greedy")
 PASSES = (("few", "own", "own-frontier"), ("frontier", "reach"), ("greedy",), ("many",))
 PASSES += (("many-greedy",),)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A line of the table: what trains it, on what, and how it is sampled.
-
-    ``train`` are the arguments of ``program``, the experiment first; without any it is the shipped
-    model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
-    arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
-    one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
-    first seed alone. ``own`` are the options of the sampler that its family's students are trained
-    for: it is sampled by that too. A family has the name of its teacher.
-    """
-
-    family: str
-    name: str
-    train: tuple = ()
-    checkpoint: str = ""
-    after: str = ""
-    extra: tuple = ()
-    greedy: bool = False
-    reach: str = ""
-    once: bool = False
-    own: tuple = ()
-
-    @property
-    def program(self):
-        return "sedd_ext" if self.family == "SEDD" else "duo_ext"
-
-    @property
-    def model(self):
-        return "teacher" if self.name == self.family else "student"
-
-
-def experiment(name, *overrides):
-    return (f"+experiment={name}", *overrides)
-
-
-@dataclass(frozen=True)
-class Size:
-    """An option that makes a benchmark smaller.
-
-    ``arguments`` are what it adds to a training: {experiment, or program for all others: ...}.
-    """
-
-    help: str
-    arguments: dict
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What is in a table, and what is the default of its options.
-
-    ``judge`` are the arguments of make_judge.py for a judge of its own; without any it is the
-    shipped one. ``sizes``: {option: Size}.
-    """
-
-    module: str
-    methods: tuple
-    steps: tuple
-    jobs: int
-    sizes: dict[str, Size] = field(default_factory=dict)
-    judge: tuple = ()
 
 
 class Table:

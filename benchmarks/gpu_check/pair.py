@@ -6,7 +6,7 @@ import statistics
 
 import torch
 
-from benchmarks import pair_cost, scale
+from benchmarks import one_pair, scale
 from duo_ext import host
 
 CASES = {
@@ -18,10 +18,10 @@ PROFILED = 8
 FORMS = tuple(
     (form, batch)
     for batch in (PROFILED, 32, 4, 16)
-    for form in (pair_cost.COMPILED, pair_cost.CORE)  # what is compiled has a slow first pair
+    for form in (one_pair.COMPILED, one_pair.CORE)  # what is compiled has a slow first pair
 )
-SMALL = pair_cost.Size(vocab=512, length=32, blocks=1, width=64)
-FULL = pair_cost.Size(vocab=scale.VOCAB, length=scale.LENGTH, blocks=12, width=768)
+SMALL = one_pair.Size(vocab=512, length=32, blocks=1, width=64)
+FULL = one_pair.Size(vocab=scale.VOCAB, length=scale.LENGTH, blocks=12, width=768)
 REPEATS, LINES, COLUMNS = 3, 25, 40
 
 
@@ -32,7 +32,7 @@ def run(report, setting):
         for case in CASES:
             size = SMALL if setting.dry else FULL
             size = dataclasses.replace(size, batch=batch)
-            name = f"{case}_compiled" if form == pair_cost.COMPILED else case
+            name = f"{case}_compiled" if form == one_pair.COMPILED else case
             try:
                 found = _measured(case, form, size, device)
             except torch.OutOfMemoryError as error:  # the smaller batches still count
@@ -46,7 +46,7 @@ def run(report, setting):
 def _measured(case, form, size, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    pair = pair_cost.Pair(case, form, size, device)
+    pair = one_pair.Pair(case, form, size, device)
     first = sum(wall for wall, _ in pair.run().values())
     parts = [pair.run() for _ in range(REPEATS)]
     seconds = statistics.median(sum(wall for wall, _ in part.values()) for part in parts)

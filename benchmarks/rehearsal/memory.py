@@ -5,7 +5,7 @@ import itertools
 
 import torch
 
-from benchmarks.pair_cost import allocations, peak
+from benchmarks.meters import allocations, peak
 from benchmarks.rehearsal import counts, networks
 from benchmarks.rehearsal.fakecuda import Device, moved, real
 

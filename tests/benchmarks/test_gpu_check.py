@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import torch
 
-from benchmarks import pair_cost, scale
+from benchmarks import one_pair, scale
 from benchmarks.gpu_check import __main__ as program
 from benchmarks.gpu_check import agreement, command_lines, harness, items, networks, pair
 from benchmarks.gpu_check.autocast import networks_in
@@ -204,7 +204,7 @@ def test_a_process_agrees_with_itself(standalone, name):
 def test_a_pair_is_measured_and_profiled(standalone, monkeypatch):
     monkeypatch.setattr(pair, "PROFILED", 2)
     size = dataclasses.replace(pair.SMALL, batch=2)
-    found = pair._measured("mdlm", pair_cost.CORE, size, torch.device("cpu"))
+    found = pair._measured("mdlm", one_pair.CORE, size, torch.device("cpu"))
     assert 0 < found["mfu"] < 1
     assert found["seconds_of_512"] == pytest.approx(256 * found["seconds"])
     assert any("aten::" in line for line in found["profile"])

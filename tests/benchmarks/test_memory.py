@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import memory, pair_cost, sampling_cost
+from benchmarks import memory, meters, one_pair, sampling_cost
 from duo_ext.core.networks import Denoiser
 from duo_ext.hosting import trees
 from duo_ext.measuring import batches
 from sedd_ext import host as sedd_host
 
-SMALL = pair_cost.Size(vocab=3000, length=64, batch=4, blocks=2, width=64)
+SMALL = one_pair.Size(vocab=3000, length=64, batch=4, blocks=2, width=64)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_a_body_without_a_graph_takes_no_more_than_is_counted(standalone):
     network = Denoiser(standalone.module("models").dit.DIT(config, 9).eval(), True)
     x_BL = torch.zeros(8, 64, dtype=torch.long)
     with torch.no_grad():
-        changes = pair_cost.allocations(lambda: network.features(x_BL, torch.full((8,), 0.5)))
+        changes = meters.allocations(lambda: network.features(x_BL, torch.full((8,), 0.5)))
     counted = 8 * batches.of_body(64, 64)
-    assert counted / 3 < pair_cost.peak(changes) < counted
+    assert counted / 3 < meters.peak(changes) < counted
 
 
 def test_what_fits():

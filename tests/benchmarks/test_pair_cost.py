@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from benchmarks import pair_cost
+from benchmarks import meters, one_pair, pair_cost
 from duo_ext.core import rows
 
 pytest.importorskip("peft")
 
-TINY = pair_cost.Size(vocab=40, length=8, batch=2, blocks=1, width=32)
+TINY = one_pair.Size(vocab=40, length=8, batch=2, blocks=1, width=32)
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def device():
     return torch.device("cpu")
 
 
-@pytest.mark.parametrize("case", pair_cost.CASES)
+@pytest.mark.parametrize("case", one_pair.CASES)
 def test_all_forms_of_each_case_are_measured(case, device):
     found = pair_cost.measure(case, TINY, device, repeats=2)
-    forms = [form for form in pair_cost.FORMS if form in pair_cost.CASES[case]]
+    forms = [form for form in one_pair.FORMS if form in one_pair.CASES[case]]
     assert [row["form"] for row in found] == forms
     for row in found:
         assert len(row["repeats"]) == 2 and row["case"] == case
@@ -40,17 +40,17 @@ def test_memory_is_what_lives_at_once(parameters, tensors):
         c = torch.empty(2**20)
         del b, c
 
-    changes = pair_cost.allocations(run)
-    assert pair_cost.peak(changes) == pytest.approx(2**23, rel=0.01)
-    assert pair_cost.most_tensors(changes, 2**22, parameters) == tensors
+    changes = meters.allocations(run)
+    assert meters.peak(changes) == pytest.approx(2**23, rel=0.01)
+    assert meters.most_tensors(changes, 2**22, parameters) == tensors
 
 
 def test_the_core_keeps_no_tensor_of_batch_length_and_vocabulary(device, monkeypatch):
     """The textbook does. Rows are taken in chunks of an eighth."""
-    size = pair_cost.Size(vocab=1000, length=32, batch=4, blocks=1, width=32)
+    size = one_pair.Size(vocab=1000, length=32, batch=4, blocks=1, width=32)
     monkeypatch.setitem(rows.CHUNK, "cpu", size.tokens * size.vocab // 8)
     for case in ("mdlm", "sedd", "categorical"):
-        forms = (pair_cost.CORE, pair_cost.SHARED, pair_cost.TEXTBOOK)
+        forms = (one_pair.CORE, one_pair.SHARED, one_pair.TEXTBOOK)
         *cores, textbook = pair_cost.measure(case, size, device, 1, forms)
         for core in cores:
             assert core["tensors_BLV"] == 0 < textbook["tensors_BLV"]
@@ -65,7 +65,7 @@ def test_growth_and_files(monkeypatch, tmp_path):
     pair_cost.main()
     pair_cost.main()  # rows take the place of their like
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["form"] for row in found["pairs"]] == list(pair_cost.FORMS)
+    assert [row["form"] for row in found["pairs"]] == list(one_pair.FORMS)
     assert [g["doubled"] for g in found["growth"]] == ["batch", "length", "vocab", "width"]
     assert all(math.isfinite(g["pair"]) for g in found["growth"])
     assert "| mdlm | vocab |" in (tmp_path / "out" / "table.md").read_text()
@@ -78,11 +78,11 @@ def test_exponents_of_powers():
 def test_adapters_take_at_most_six_bytes_a_parameter(device):
     """Of rank 16 and width 768, in float32, where blocks are all but a twentieth: all that lasts
     from pair to pair, and gradients. Full networks take 32, and gradients of one at a time."""
-    size = pair_cost.Size(vocab=512, length=4, batch=1, blocks=2, width=768)
+    size = one_pair.Size(vocab=512, length=4, batch=1, blocks=2, width=768)
     found = {}
-    for form in (pair_cost.ADAPTED, pair_cost.CORE):
-        pair = pair_cost.Pair("mdlm", form, size, device)
+    for form in (one_pair.ADAPTED, one_pair.CORE):
+        pair = one_pair.Pair("mdlm", form, size, device)
         pair.run()
         found[form] = pair.state()
-    assert found[pair_cost.CORE] == pytest.approx(36, abs=0.1)
-    assert 4 < found[pair_cost.ADAPTED] <= 6
+    assert found[one_pair.CORE] == pytest.approx(36, abs=0.1)
+    assert 4 < found[one_pair.ADAPTED] <= 6

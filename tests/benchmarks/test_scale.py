@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import pair_cost, scale
+from benchmarks import meters, one_pair, scale
 from duo_ext.core import adapters
 
 
@@ -40,7 +40,7 @@ def test_ddp_holds_a_copy_of_the_gradients(tmp_path):
     try:
         wrap = torch.nn.parallel.DistributedDataParallel
         # without init_sync: a thread of gloo's frees what it has sent whenever it likes
-        changes = pair_cost.allocations(lambda: held.append(wrap(network, init_sync=False)))
+        changes = meters.allocations(lambda: held.append(wrap(network, init_sync=False)))
     finally:
         torch.distributed.destroy_process_group()
     parameters = sum(p.numel() for p in network.parameters())
@@ -74,7 +74,7 @@ def test_adapters_are_counted_as_they_are(standalone, tiny):
     pytest.importorskip("peft")
     config = tiny("algo=mdlm")
     network = standalone.module("models").dit.DIT(config, 33)
-    adapters.adapt(network, pair_cost.ADAPTER | {"rank": scale.RANK}, seed=1)
+    adapters.adapt(network, one_pair.ADAPTER | {"rank": scale.RANK}, seed=1)
     model = scale.Model(config.model.hidden_size, config.model.n_blocks, config.model.cond_dim)
     trained = [p.numel() for p in adapters.trained(network)]
     assert model.adapters == sum(trained) > 10_000

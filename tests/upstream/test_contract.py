@@ -77,7 +77,9 @@ def test_one_seed_gives_the_same_samples(pair):
         assert torch.equal(theirs[name], ours[name]), name
 
 
-@pytest.mark.parametrize("run", ["idlm_mdlm", "idlm categorical", "idlm posterior", "idlm gaussian"])
+@pytest.mark.parametrize(
+    "run", ["idlm_mdlm", "idlm categorical", "idlm posterior", "idlm gaussian"]
+)
 def test_one_teacher_gives_the_same_distillation(pair, run):
     (losses, student), (our_losses, our_student) = (found[f"distil {run}"] for found in pair)
     assert len(losses) == 12
