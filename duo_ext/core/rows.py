@@ -29,13 +29,14 @@ BLOCK = 256  # tokens whose probabilities ``sample_tokens`` sums first
 
 @dataclass(frozen=True)
 class Head:
-    """Logits that are not there yet: ``network.head(features)``."""
+    """Logits that are not there yet: ``network.head(features)``.
+
+    ``raised`` is (tokens (R,), values (R,)): in each row the token's logit is more by the value.
+    """
 
     network: Denoiser
     features: Tensor  # (R, D); without a gradient where the network is fixed
-    raised: tuple[Tensor, Tensor] | None = (
-        None  # the token of each row whose logit is more, by what
-    )
+    raised: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, network: Denoiser, x: Tensor | Mixture, alpha_B: Tensor) -> "Head":
