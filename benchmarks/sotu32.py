@@ -33,7 +33,7 @@ METHODS = (
     mdlm("IDLM-MDLM, as in the paper", *experiment("sotu_idlm_mdlm", *PAPER), reach=HOT),
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
     duo("Duo-DCD", *experiment("sotu_dcd"), greedy=True),
-    # trained as in the paper: on-policy inputs gained nothing
+    # its inputs are as in the paper: on-policy ones gained nothing
     duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
     duo("IDLM-Duo, Gaussian", *experiment("sotu_idlm_duo", *GAUSSIAN), reach=COLD),
     duo(

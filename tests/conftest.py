@@ -246,13 +246,14 @@ def toy():
 @pytest.fixture
 def random_dit(request, standalone, tiny):
     """``random_dit("model.length=8", ...)``: a DIT over the tokens V of the test's module, all of
-    its weights random. ``prepare`` is called with it before they are."""
+    its weights random. ``prepare``, if given, is called with it before they are."""
 
-    def make(*overrides, prepare=lambda made: None):
+    def make(*overrides, prepare=None):
         torch.manual_seed(0)
         config = tiny("algo=duo_base", *overrides)
         made = standalone.module("models").dit.DIT(config, request.module.V)
-        prepare(made)
+        if prepare:
+            prepare(made)
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         return made

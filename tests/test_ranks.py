@@ -13,11 +13,16 @@ ADDRESS = (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1"))
 
 
 @pytest.fixture
-def joined(monkeypatch):
-    """This process as one of two."""
-    before = signal.getsignal(signal.SIGTERM)
+def of_two(monkeypatch):
+    """The variables of the first of two processes."""
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), *ADDRESS):
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def joined(monkeypatch, of_two):
+    """This process as one of two."""
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: None)
     yield ranks.join("cpu")
     signal.signal(signal.SIGTERM, before)
@@ -30,10 +35,8 @@ def test_a_process_that_torchrun_ends_says_why(joined):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
 
 
-def test_a_process_leaves_the_others_before_python_ends(monkeypatch, tmp_path):
+def test_a_process_leaves_the_others_before_python_ends(monkeypatch, of_two, tmp_path):
     """Else a thread of gloo's may abort it: under load 2 of 100 ends."""
-    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), *ADDRESS):
-        monkeypatch.setenv(name, value)
     init = torch.distributed.init_process_group
     own = {"init_method": f"file://{tmp_path}/store", "rank": 0, "world_size": 1}
     monkeypatch.setattr(
@@ -50,10 +53,8 @@ def test_a_process_leaves_the_others_before_python_ends(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ranks.TORCHRUN)
-def test_a_number_of_processes_that_torchrun_has_not_set_is_refused(monkeypatch, lost):
+def test_a_number_of_processes_that_torchrun_has_not_set_is_refused(monkeypatch, of_two, lost):
     """A cluster may set WORLD_SIZE for its own ends; to wait for the others would be for ever."""
-    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), *ADDRESS):
-        monkeypatch.setenv(name, value)
     monkeypatch.delenv(lost)
     with pytest.raises(Refused, match=f"WORLD_SIZE is 2, but {lost} is not set: .* torchrun"):
         ranks.join("cpu")

@@ -123,14 +123,12 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid
             insert_eos=data.insert_valid_eos,
             **common,
         )
-        generator = None
-        if valid_seed is not None:
-            generator = torch.Generator().manual_seed(valid_seed)
+        order = None if valid_seed is None else torch.Generator().manual_seed(valid_seed)
         valid = torch.utils.data.DataLoader(
             blocks,
             batch_size=loader.eval_batch_size,
-            shuffle=generator is not None,
-            generator=generator,
+            shuffle=order is not None,
+            generator=order,
             **options,
         )
     return train, valid

@@ -172,7 +172,7 @@ def of_a_pair(process, student, fake, teacher, merge=False):
 def test_gradients_are_those_of_merged_weights(network, name, prepare):
     """By the chain rule, of G = dl/dW: dl/dB = G A^T, dl/dA = B^T G; whole parameters have
     theirs. Recomputed blocks see their own adapters in the backward pass."""
-    networks = three(network(prepare=prepare or (lambda made: None)), **WHOLE)
+    networks = three(network(prepare=prepare), **WHOLE)
     found = of_a_pair(PROCESSES[name], *networks)
     wanted = of_a_pair(PROCESSES[name], *networks, merge=True)
     checked = set()
@@ -204,7 +204,7 @@ def test_compiled_blocks_see_their_own_adapters_when_they_are_computed_again(net
         recompute(made)
 
     found = []
-    for prepare in (lambda made: None, both):
+    for prepare in (None, both):
         student, fake, _ = three(network("model.n_blocks=1", prepare=prepare))
         x_BL, sigma_B = torch.arange(B * L).view(B, L) % V, torch.tensor([0.5, 2.0])
         outputs = [made(x_BL, sigma_B) for made in (student, fake)]  # then both are computed again
