@@ -64,8 +64,6 @@ CASES = {
         TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
         ADAPTED: _gaussian(gaussian.GaussianUniformProcess),
     },
-    # on a host whose network takes no mixtures; the textbook has no other inputs
-    "gaussian, dense inputs": {CORE: _gaussian(gaussian.GaussianUniformProcess, mixtures=False)},
 }
 
 

@@ -72,10 +72,6 @@ PROCESSES = {
     "uniform, Gaussian": Process(
         "gaussian", "duo main", 4 + 7, (1 + 3) + (3 + 4), backward_through=2
     ),
-    # embeddings of dense soft tokens are products over the vocabulary too
-    "uniform, Gaussian, ch-1": Process(
-        "gaussian", "duo ch-1", 4 + 7, (1 + 3) + (3 + 4) + (1 + 2 + 2 + 4), backward_through=2
-    ),
 }
 
 

@@ -1,10 +1,11 @@
 """A denoiser as the core sees it: tokens and alpha in, features or logits out."""
 
-import inspect
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from duo_ext.core.losses import wide
@@ -23,9 +24,9 @@ class Denoiser:
     """A DIT whose body and head can be evaluated apart, the head on chosen rows only.
 
     ``backbone(x, sigma)`` is any network with Duo's names: x are token ids (B, L), or logits
-    (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One whose forward pass has
-    a parameter ``weights`` takes a ``Mixture`` as well. A network without ``time_conditioning``
-    gets sigma = 0. Nothing of the backbone is changed or copied.
+    (B, L, V) of soft tokens; its last layer is ``output_layer.linear``. One that embeds tokens by
+    ``vocab_embed`` takes a ``Mixture`` as well. A network without ``time_conditioning`` gets
+    sigma = 0. Nothing of the backbone is changed or copied.
 
     An autocast that lies around the call does not reach the backbone. Embeddings and time
     conditioning run in the precision of the weights, as in Duo's own forward pass. Blocks and head
@@ -54,14 +55,15 @@ class Denoiser:
     def _run(self, x, alpha_B):
         with torch.autocast(alpha_B.device.type, enabled=False):
             if isinstance(x, Mixture):
-                self.backbone(x.tokens, self._sigma(alpha_B), weights=x.weights)
+                with embedded_as(x, self.backbone.vocab_embed):
+                    self.backbone(x.tokens[..., 0], self._sigma(alpha_B))
             else:
                 self.backbone(x, self._sigma(alpha_B))
 
     @property
     def takes_mixtures(self) -> bool:
         """Whether ``features`` takes a ``Mixture``."""
-        return "weights" in inspect.signature(self.backbone.forward).parameters
+        return hasattr(self.backbone, "vocab_embed")
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D) that ``features`` gave, as rounded as they are."""
@@ -112,6 +114,27 @@ class Denoiser:
             alpha_B = torch.ones_like(alpha_B)
         dtype = next(self.backbone.parameters()).dtype
         return -alpha_B.log().to(dtype)
+
+
+@contextlib.contextmanager
+def embedded_as(x: Mixture, layer: torch.nn.Module) -> Iterator[None]:
+    """In it, ``layer`` gives the mean embeddings (B, L, D) of a mixture, whatever tokens it gets.
+
+    ``layer.embedding`` is (V, D). A hook does it from outside, since of the hosts' forward passes
+    only that of Duo's main takes mixtures.
+    """
+
+    def mean(module, arguments, found):
+        weights = x.weights.flatten(0, 1).to(module.embedding.dtype)
+        tokens = x.tokens.flatten(0, 1)
+        bags = F.embedding_bag(tokens, module.embedding, per_sample_weights=weights, mode="sum")
+        return bags.view(*x.tokens.shape[:2], -1)
+
+    hook = layer.register_forward_hook(mean)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def input_of(layer: torch.nn.Module, call: Callable[[], object]) -> tuple[Tensor, dict]:

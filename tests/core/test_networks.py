@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from duo_ext.core.networks import Denoiser, Tempered
+from duo_ext.core.networks import Denoiser, Mixture, Tempered
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -26,6 +26,22 @@ def test_gradients_are_those_of_the_forward_pass(backbone):
     halves = torch.autograd.grad(Denoiser(backbone, True)(x, alpha).sin().sum(), parameters)
     for a, b in zip(whole, halves, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_mixture_is_the_soft_tokens_it_stands_for(backbone):
+    """Equal to 1e-12, gradients included; the hook is gone after it."""
+    dense = torch.randn(2, 16, 32, dtype=torch.float64, requires_grad=True)
+    alpha = torch.full((2,), 0.5, dtype=torch.float64)
+    tokens = torch.stack([torch.randperm(32) for _ in range(32)]).view(2, 16, 32)
+    mixture = Mixture(tokens, dense.softmax(-1).gather(-1, tokens))
+    denoiser, found = Denoiser(backbone, True), []
+    for x in (dense, mixture):
+        logits = denoiser(x, alpha)
+        wanted = [dense, *backbone.parameters()]
+        found.append([logits, *torch.autograd.grad(logits.sin().sum(), wanted)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert not backbone.vocab_embed._forward_hooks
 
 
 def test_network_without_time_gets_sigma_zero(backbone):
