@@ -12,6 +12,8 @@ import numpy as np
 from duo_ext import Refused
 from duo_ext.report.results import MEASURED, MODELS, OTHERS, PEERS, SAMPLER, SETTINGS, finite
 
+OF_CORE = ("sampler", "grid")  # what goes without saying of a host's rows
+
 
 def seeds_joined(rows: list[dict]) -> list[dict]:
     """One row for all rows that differ in ``distillation_seed`` alone; others stay as they are.
@@ -62,7 +64,7 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     pairs += [
         (student, peers, True)
         for student, _, _ in pairs
-        if student["sampler"] != "host" and (peers := _under_the_host(teachers, student))
+        if student["sampler"] != "host" and (peers := under_the_host(teachers, student))
     ]
     for student, peers, by_host in pairs:
         entry = {key: student[key] for key in ("name", *SAMPLER, "seed", "steps")}
@@ -77,10 +79,10 @@ def step_reduction(results: dict, entropy_tolerance: float = 0.02) -> list[dict]
     return found
 
 
-def _under_the_host(teachers: list[dict], student: dict) -> list[dict]:
-    """The rows of a student's teacher that the host drew by its plain sampler."""
+def under_the_host(rows: list[dict], other: dict) -> list[dict]:
+    """The rows that the host drew by its plain sampler, of the family and last step of another."""
     keys = ("family", "noise_removal", "precision")
-    return [row for row in teachers if row["sampler"] == "host" and _same(row, student, keys)]
+    return [row for row in rows if row["sampler"] == "host" and _same(row, other, keys)]
 
 
 def _largest_steps(student: dict, teachers: list[dict], matches: Callable, tolerance: float):
@@ -147,6 +149,32 @@ def plain(rows: list[dict], model: str | None = None) -> list[dict]:
         for row in rows
         if row["temperature"] == row["nucleus"] == 1 and model in (None, row["model"])
     ]
+
+
+def over_steps(rows: list[dict]) -> list[dict]:
+    """The rows sampled as trained, by steps."""
+    return sorted(plain(rows), key=lambda row: row["steps"])
+
+
+def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """{(family, name, what differs of the samplers of its family): rows over steps}, in the order
+    of the rows."""
+    families, found = defaultdict(list), defaultdict(list)
+    for row in rows:
+        families[row.get("family")].append(row)
+    for family, own in families.items():
+        differing = varying(own, SAMPLER)
+        for row in own:
+            told = [
+                str(row[key]) for key in differing if row["sampler"] != "host" or key not in OF_CORE
+            ]
+            found[family, row["name"], ", ".join(told)].append(row)
+    return found
+
+
+def label(name: str, sampler: str) -> str:
+    """How a line is called."""
+    return f"{name} ({sampler})" if sampler else name
 
 
 def _same(a: dict, b: dict, keys: tuple[str, ...]) -> bool:

@@ -10,16 +10,13 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-
-from duo_ext.report.compare import interpolate_at_entropy, plain, seeds_joined
+from duo_ext.report import equal_entropy
+from duo_ext.report.compare import label, lines, over_steps, plain, seeds_joined
 from duo_ext.report.figures import Figure, blank, dress, line_style
-from duo_ext.report.results import SAMPLER, finite
-from duo_ext.report.tables import markdown, number, perplexity
+from duo_ext.report.results import finite
+from duo_ext.report.tables import markdown, measured, number
 
 FRONTIER_STEPS = (4, 8, 16)
-OF_CORE = ("sampler", "grid")  # what goes without saying of a host's rows
-REFERENCE_STEPS = (8, 16, 32, 64)
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
@@ -34,7 +31,7 @@ def page(results: dict) -> str:
         "GenPPL / sample entropy (nats), at temperature 1; over several seeds of distillation the "
         "mean, and in brackets the lowest and the highest end of their 95 % intervals.\n",
         methods(seeds_joined(rows)),
-        equal_entropy(rows),
+        equal_entropy.section(rows),
         trainings(results.get("distillations", []), rows),
         "## Published\n",
         "Not measured here: GenPPL under GPT-2 large / entropy, OpenWebText, 169 M parameters, "
@@ -44,116 +41,14 @@ def page(results: dict) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def lines(rows: list[dict]) -> dict[tuple, list[dict]]:
-    """{(family, name, what differs of the samplers of its family): rows over steps}, in the order
-    of the rows."""
-    families, found = defaultdict(list), defaultdict(list)
-    for row in rows:
-        families[row.get("family")].append(row)
-    for family, own in families.items():
-        varying = [key for key in SAMPLER if len({row[key] for row in own}) > 1]
-        for row in own:
-            told = [
-                str(row[key]) for key in varying if row["sampler"] != "host" or key not in OF_CORE
-            ]
-            sampler = ", ".join(told)
-            found[family, row["name"], sampler].append(row)
-    return found
-
-
-def over_steps(rows: list[dict]) -> list[dict]:
-    """The rows sampled as trained, by steps."""
-    return sorted(plain(rows), key=lambda row: row["steps"])
-
-
 def methods(rows: list[dict]) -> str:
     """Table of all methods, a column for each number of steps that any of them was sampled at."""
     steps = sorted({row["steps"] for row in plain(rows)})
     body = []
     for (family, name, sampler), line in lines(rows).items():
-        cells = {row["steps"]: _cell(row) for row in plain(line)}
-        body.append([family or "", _label(name, sampler), *(cells.get(step, "") for step in steps)])
+        cells = {row["steps"]: measured(row).replace(" [", "<br>[") for row in plain(line)}
+        body.append([family or "", label(name, sampler), *(cells.get(step, "") for step in steps)])
     return markdown(["family", "method", *map(str, steps)], body)
-
-
-def _label(name: str, sampler: str) -> str:
-    return f"{name} ({sampler})" if sampler else name
-
-
-def _cell(row: dict) -> str:
-    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
-    return f"{ppl} / {number(row['entropy'], '.3f')}<br>[{low}, {high}]"
-
-
-def equal_entropy(rows: list[dict]) -> str:
-    """Each method over temperatures, moved to the entropy of its teacher and of its family's at 8
-    to 64 steps: each seed by itself, then their mean, and the ends of their intervals."""
-    joined, body = seeds_joined(rows), []
-    for (family, name, sampler), line in lines(rows).items():
-        for steps in FRONTIER_STEPS:
-            frontiers = _frontiers([row for row in line if row["steps"] == steps])
-            for teacher in _teachers(joined, family, line[0]) if frontiers else ():
-                moved = [_moved(frontier, teacher["entropy"]) for frontier in frontiers]
-                values, lows, highs, beyond = zip(*moved, strict=True)
-                value = sum(values) / len(values)
-                numbers = (perplexity(x) for x in (value, np.min(lows), np.max(highs)))
-                body.append(
-                    [
-                        _label(name, sampler),
-                        str(steps),
-                        "{0}{3} [{1}, {2}]".format(*numbers, "*" * any(beyond)),
-                        str(len(values)),
-                        f"{teacher['name']} at {teacher['steps']}",
-                        _cell(teacher).replace("<br>", " "),
-                        number(value / teacher["genppl"], ".2f"),
-                    ]
-                )
-    if not body:
-        return ""
-    head = ["method", "steps", "GenPPL at the teacher's entropy", "seeds", "teacher", "its own"]
-    return (
-        "## At equal entropy\n\nEach method and seed over temperatures, log GenPPL interpolated at "
-        "the entropy that the teacher has (* beyond the temperatures).\n\n"
-        f"{markdown([*head, 'ratio'], body)}"
-    )
-
-
-def _frontiers(rows):
-    """The rows of each seed that was sampled at several temperatures, one of them 1, as far as they
-    have GenPPL and entropy."""
-    found = defaultdict(list)
-    for row in rows:
-        if row["nucleus"] == 1 and finite(row, "genppl", "entropy"):
-            found[row.get("distillation_seed")].append(row)
-    return [
-        own
-        for own in found.values()
-        if len({row["entropy"] for row in own}) > 1 and any(row["temperature"] == 1 for row in own)
-    ]
-
-
-def _moved(frontier, entropy):
-    """GenPPL at an entropy, the ends of its interval, and whether that lies beyond the rows; the
-    interval has the relative width of that at temperature 1."""
-    points = [(row["entropy"], row["genppl"]) for row in frontier]
-    value, beyond = interpolate_at_entropy(points, entropy)
-    own = next(row for row in frontier if row["temperature"] == 1)
-    low, high = (value * own[f"genppl_{end}"] / own["genppl"] for end in ("low", "high"))
-    return value, low, high, beyond
-
-
-def _teachers(rows, family, own):
-    """The teachers of a row, its family's among them, at the reference steps under its sampler."""
-    return [
-        row
-        for row in over_steps(rows)
-        if (row["model"] == "teacher" or row["name"] == own.get("after"))
-        and row.get("family") == family
-        and row["steps"] in REFERENCE_STEPS
-        and finite(row, "entropy")
-        and all(row[key] == own[key] for key in SAMPLER)
-        and row["name"] != own["name"]
-    ]
 
 
 def trainings(entries: list[dict], rows: list[dict]) -> str:
@@ -221,7 +116,7 @@ def plot(results: dict) -> Figure:
             style = line_style(index, line[0]["model"])
             _plot_steps(above, line, f"{name} {sampler}".strip(), style)
             for steps, panel in zip(FRONTIER_STEPS, below, strict=True):
-                frontiers = _frontiers([row for row in line if row["steps"] == steps])
+                frontiers = equal_entropy.frontiers([row for row in line if row["steps"] == steps])
                 chosen = seeds_joined(list(itertools.chain.from_iterable(frontiers)))
                 chosen.sort(key=lambda row: row["temperature"])
                 entropy, ppls = ([row[key] for row in chosen] for key in ("entropy", "genppl"))

@@ -117,13 +117,14 @@ def _plot_entropy(axes, rows: list[dict], style: dict) -> None:
 
 
 def dress(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
-    """Words, scales and grid of a panel; steps in powers of two, GenPPL in powers of ten."""
+    """Words, scales and grid of a panel; steps and evaluations in powers of two, GenPPL in powers
+    of ten."""
     from matplotlib.ticker import LogFormatter
 
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=9, color="0.35")
-    if xlabel == "steps":
+    if xlabel in ("steps", "evaluations"):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
     if ylabel.startswith("GenPPL"):

@@ -91,6 +91,12 @@ def _cell(row: dict, key: str) -> str:
     return found
 
 
+def measured(row: dict) -> str:
+    """GenPPL / entropy and GenPPL's interval, in a cell."""
+    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+    return f"{ppl} / {number(row['entropy'], '.3f')} [{low}, {high}]"
+
+
 def number(value: float | None, spec: str) -> str:
     """A number in Python's format, or what stands for one that there is not."""
     return "n/a" if value is None or not math.isfinite(value) else format(value, spec)

@@ -3,40 +3,8 @@
 import json
 import re
 
-import pytest
-
 from duo_ext.report import compare, families, pages
 from duo_ext.report.results import save
-
-
-def row(name, steps, genppl, entropy=2.8, model="student", family="Duo", **changes):
-    return {
-        "family": family, "model": model, "name": name, "algo": "any", "steps": steps,
-        "evaluations": steps + 1, "sampler": "host", "grid": "host", "predictor": "ancestral",
-        "noise_removal": "ancestral", "temperature": 1.0, "nucleus": 1.0, "precision": "float64",
-        "samples": 512, "seed": 1,
-        "genppl": genppl, "genppl_low": 0.9 * genppl, "genppl_high": 1.1 * genppl,
-        "entropy": entropy, "unigram_kl": 0.01, "bigram_tv": 0.1, "seconds": 1.0,
-    } | changes  # fmt: skip
-
-
-DCD = ((10.0, 1.0, 2.8), (5.0, 0.8, 2.6))  # GenPPL, temperature, entropy
-
-
-@pytest.fixture
-def results():
-    """A teacher at 8 and 32 steps, a student of two seeds, one of them over temperatures, and
-    another family."""
-    rows = [row("Duo", 8, 24.0, model="teacher"), row("Duo", 32, 14.0, 2.7, model="teacher")]
-    rows += [row("IDLM-Duo", 8, ppl, distillation_seed=ppl) for ppl in (12.0, 16.0)]
-    rows += [row("IDLM-Duo", 8, 3.0, 2.6, temperature=0.8, distillation_seed=12.0)]
-    rows += [row("MDLM", 8, 20.0, model="teacher", family="MDLM")]
-    return {
-        "rows": rows,
-        "judge": {"name": "tiny", "heldout_ppl": 2.9},
-        "hardware": "two cores",
-        "command": "make results",
-    }
 
 
 def test_seeds_become_one_row(results):
@@ -50,18 +18,18 @@ def test_seeds_become_one_row(results):
     assert len(compare.seeds_joined(results["rows"])) == 5
 
 
-def test_checkpoints_that_are_no_seeds_stay_apart():
+def test_checkpoints_that_are_no_seeds_stay_apart(row):
     rows = [row("idlm", 8, ppl, checkpoint_sha256=str(ppl)) for ppl in (12.0, 16.0)]
     assert compare.seeds_joined(rows) == rows
 
 
-def test_a_sampler_is_named_where_it_differs_within_a_family(results):
+def test_a_sampler_is_named_where_it_differs_within_a_family(results, row):
     """The other family's predictor is no difference within Duo's."""
     rows = results["rows"]
-    assert {sampler for _, _, sampler in families.lines(rows)} == {""}
+    assert {sampler for _, _, sampler in compare.lines(rows)} == {""}
     other = row("SEDD", 8, 20.0, model="teacher", family="SEDD", predictor="analytic")
     greedy = row("Duo", 8, 30.0, model="teacher", noise_removal="greedy")
-    found = families.lines([*rows, other, greedy])
+    found = compare.lines([*rows, other, greedy])
     assert ("SEDD", "SEDD", "") in found and ("MDLM", "MDLM", "") in found
     assert ("Duo", "Duo", "greedy") in found and ("Duo", "IDLM-Duo", "ancestral") in found
 
@@ -72,32 +40,6 @@ def test_every_method_is_a_line_and_every_number_of_steps_a_column(results):
     assert body[0].startswith("| Duo | Duo | 24.00 / 2.800<br>[21.60, 26.40] | 14.00 / 2.700")
     assert body[1] == "| Duo | IDLM-Duo | 14.00 / 2.800<br>[10.80, 17.60] |  |"
     assert body[2].startswith("| MDLM | MDLM | 20.00 / 2.800")
-
-
-def test_a_method_is_moved_to_its_own_teachers_entropy(results):
-    """At entropy 2.7, half way between the temperatures, the geometric mean of 12 and 3; a seed
-    of one temperature cannot be moved."""
-    lines = families.equal_entropy(results["rows"]).splitlines()
-    (at_32,) = (line for line in lines if "Duo at 32" in line)
-    assert at_32.startswith("| IDLM-Duo | 8 | 6.00 [5.40, 6.60] | 1 | Duo at 32 | 14.00 / 2.700")
-    assert at_32.endswith("| 0.43 |")
-    assert not any("MDLM" in line for line in lines)
-
-
-def test_each_seed_is_moved_by_itself(results):
-    """6 and 8: their mean, the lower low end and the higher high one."""
-    more = row("IDLM-Duo", 8, 4.0, 2.6, temperature=0.8, distillation_seed=16.0)
-    lines = families.equal_entropy([*results["rows"], more]).splitlines()
-    (at_32,) = (line for line in lines if "Duo at 32" in line)
-    assert at_32.startswith("| IDLM-Duo | 8 | 7.00 [5.40, 8.80] | 2 | Duo at 32 |")
-
-
-def test_a_method_is_compared_with_the_student_that_taught_it_too(results):
-    taught = {"name": "IDLM-DCD", "steps": 8, "after": "IDLM-Duo"}
-    rows = [row(genppl=ppl, temperature=t, entropy=h, **taught) for ppl, t, h in DCD]
-    lines = families.equal_entropy([*results["rows"], *rows]).splitlines()
-    found = [line for line in lines if line.startswith("| IDLM-DCD | 8 | 10.00 ")]
-    assert ["Duo at 8 | 24.00" in found[0], "IDLM-Duo at 8 | 14.00" in found[1]] == [True] * 2
 
 
 def test_what_trainings_took_is_a_line_each_over_their_seeds(results):
@@ -128,7 +70,8 @@ def test_a_folder_of_families_is_rendered(results, tmp_path):
     pages.render(tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert text.index("## Methods over steps") < text.index("## Published") < text.index("## All")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("figure.png", "equal_entropy.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     panels = families.plot(results).axes
     assert [axes.get_title() for axes in panels[:2]] == ["Duo", "MDLM"]
     assert {line.get_label() for line in panels[0].lines} >= {"Duo", "IDLM-Duo"}
