@@ -238,7 +238,7 @@ def page(results):
     return head + "".join(_line(row) for row in rows)
 
 
-FULL = "12 blocks of width 768, V = 50258, L = 1024: 170 million parameters"
+FULL = "12 blocks of width 768, V = 50258, L = 1024 (TinyGSM: 512): 170 million parameters"
 
 
 def _line(row):
