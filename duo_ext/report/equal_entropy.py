@@ -44,19 +44,24 @@ class Moved:
 
 def comparisons(rows: list[dict]) -> list[tuple[dict[int, dict], list[Moved]]]:
     """For each teacher and last step: its plain rows by steps, and all that is compared with them:
-    what was made from it, and itself under each sampler, by evaluations."""
-    joined, known = seeds_joined(rows), lines(rows)
+    what was made from it, and itself by other samplers, by evaluations."""
+    joined, taught = seeds_joined(rows), {row.get("after") for row in rows}
     found = defaultdict(lambda: ({}, []))
-    for (family, name, sampler), line in known.items():
-        after = line[0].get("after") or family
-        taught = any(row.get("after") == name for row in rows)
-        for teacher in dict.fromkeys((name, after) if taught else (after,)):
+    for (family, name, sampler), line in lines(rows).items():
+        for teacher in _teachers(line[0], taught):
             references = _references(joined, teacher, line[0])
             group, own = found[family, teacher, line[0]["noise_removal"]]
             group |= references
             own += _moved_line(teacher, name, sampler, line, references)
     groups = [(group, sorted(own, key=lambda m: m.evaluations)) for group, own in found.values()]
     return [(group, own) for group, own in groups if group and own]
+
+
+def _teachers(row, taught):
+    """What a row's line is compared with: its teacher, and itself where it has taught others; a
+    plain line is not compared with itself."""
+    names = [row.get("after") or row.get("family"), *[row["name"]] * (row["name"] in taught)]
+    return [name for name in names if (name, "host") != (row["name"], row["sampler"])]
 
 
 def _references(joined, teacher, own):

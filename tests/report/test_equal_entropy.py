@@ -47,16 +47,22 @@ def test_the_plain_teacher_is_the_hosts_and_itself_by_another_sampler_stands_bes
 
 def test_a_students_student_is_compared_with_it_and_it_with_itself(results, row):
     """Duo-DCD is moved to its own teacher's entropy and, as IDLM-DCD's teacher, to its own."""
-    rows = [row(genppl=ppl, temperature=t, entropy=h, name="Duo-DCD", steps=8)
-            for ppl, t, h in FRONTIER]  # fmt: skip
-    rows += [row("Duo-DCD", 64, 11.0, 2.8)]
-    rows += [row(genppl=ppl / 2, temperature=t, entropy=h, name="IDLM-DCD", steps=8,
-             after="Duo-DCD") for ppl, t, h in FRONTIER]  # fmt: skip
-    rows = [*results["rows"], *rows]
+    common = {"steps": 8, "sampler": "spread"}
+    rows = [*results["rows"], row("Duo-DCD", 64, 11.0, 2.8)]
+    for ppl, temperature, entropy in FRONTIER:
+        own = common | {"temperature": temperature, "entropy": entropy}
+        rows.append(row("Duo-DCD", genppl=ppl, **own))
+        rows.append(row("IDLM-DCD", genppl=ppl / 2, after="Duo-DCD", **own))
     assert [own.at[64][0] for own in moved(rows, "Duo-DCD", "Duo-DCD")] == [pytest.approx(10.0)]
     assert [own.at[64][0] for own in moved(rows, "Duo-DCD", "IDLM-DCD")] == [pytest.approx(5.0)]
     assert [own.at[32][0] for own in moved(rows, "Duo", "Duo-DCD")] == [pytest.approx(50**0.5)]
     assert not moved(rows, "Duo", "IDLM-DCD")
+
+
+def test_a_plain_teacher_is_not_compared_with_itself(results, row):
+    colder = row("Duo", 32, 10.0, 2.6, model="teacher", temperature=0.9)
+    judges = {k: v for k, v in row("judge", 128, 3.0, model="judge").items() if k != "family"}
+    assert not moved([*results["rows"], colder, judges], "Duo", "Duo")
 
 
 def test_the_table_has_the_teacher_first_and_what_passes_it_in_bold(results):
