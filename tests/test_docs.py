@@ -324,15 +324,6 @@ def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_readme_has_the_numbers_of_the_results():
-    """Each number of its table at equal entropy stands in the sentences of results/README.md."""
-    table = re.search(r"^\| student \|.*?\n\n", blocks.prose(README), re.MULTILINE | re.DOTALL)[0]
-    shown = re.findall(r"[\d.]+ \[[\d., ]+\]", table)
-    sentences = " ".join((ROOT / "results" / "README.md").read_text().split())
-    assert len(shown) == 10
-    assert [number for number in shown if number not in sentences] == []
-
-
 # the method ---------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,15 @@
-"""The main table of results/README.md."""
+"""The main table of README.md and results/README.md."""
+
+import pytest
 
 from benchmarks import readme
 from duo_ext.report.results import load
 
 
-def test_the_page_has_the_numbers_of_the_results():
-    text, rows = readme.PAGE.read_text(), load(str(readme.RESULTS))["rows"]
+@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.parent.name)
+def test_the_page_has_the_numbers_of_the_results(path):
+    text, rows, wanted = path.read_text(), load(str(readme.RESULTS))["rows"], readme.PAGES[path]
     assert readme.HEAD in text
-    assert readme.page(text, rows) == text
+    assert readme.page(text, rows, wanted) == text
     changed = [row | {"genppl": 2 * row["genppl"]} for row in rows]
-    assert readme.page(text, changed) != text
+    assert readme.page(text, changed, wanted) != text
