@@ -19,7 +19,7 @@ from duo_ext.report.compare import (
     seeds_joined,
     under_the_host,
 )
-from duo_ext.report.figures import Figure, blank, dress, line_style
+from duo_ext.report.figures import Figure, blank, dress, line_style, with_interval
 from duo_ext.report.results import finite
 from duo_ext.report.tables import markdown, measured, number, perplexity
 
@@ -74,9 +74,9 @@ def _references(joined, teacher, own):
 
 def _moved_line(teacher, name, sampler, line, references):
     """A ``Moved`` for each number of steps in which some seed was sampled over temperatures."""
-    for steps in sorted({row["steps"] for row in line}):
+    for steps in sorted({row["steps"] for row in line}) if references else ():
         found = frontiers([row for row in line if row["steps"] == steps])
-        if not found or not references:
+        if not found:
             continue
         own = [row for row in plain(line) if row["steps"] == steps]
         yield Moved(
@@ -186,7 +186,5 @@ def _draw_moved(axes, own, at):
     for moved in own:
         by_line[moved.name, moved.sampler].append((moved.evaluations, *moved.at[at][:3]))
     for index, ((name, sampler), points) in enumerate(by_line.items()):
-        evaluations, values, lows, highs = zip(*points, strict=True)
         style = line_style(index, "teacher" if name == own[0].teacher else "student")
-        axes.plot(evaluations, values, label=label(name, sampler), **style)
-        axes.fill_between(evaluations, lows, highs, color=style["color"], alpha=0.2, linewidth=0)
+        with_interval(axes, *zip(*points, strict=True), label(name, sampler), style)

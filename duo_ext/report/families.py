@@ -12,7 +12,7 @@ from pathlib import Path
 
 from duo_ext.report import equal_entropy
 from duo_ext.report.compare import label, lines, over_steps, plain, seeds_joined
-from duo_ext.report.figures import Figure, blank, dress, line_style
+from duo_ext.report.figures import Figure, blank, dress, line_style, with_interval
 from duo_ext.report.results import finite
 from duo_ext.report.tables import markdown, measured, number
 
@@ -136,5 +136,4 @@ def _plot_steps(axes, line, label, style):
     rows = over_steps(seeds_joined(line))
     steps = [row["steps"] for row in rows]
     low, ppl, high = ([row[key] for row in rows] for key in ("genppl_low", "genppl", "genppl_high"))
-    axes.plot(steps, ppl, label=label, **style)
-    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    with_interval(axes, steps, ppl, low, high, label, style)

@@ -69,6 +69,14 @@ def plot(results: dict) -> Figure:
     return drawing
 
 
+def with_interval(
+    axes: Axes, x: list, y: list, low: list, high: list, label: str, style: dict
+) -> None:
+    """A line in a ``line_style``, its intervals shaded."""
+    axes.plot(x, y, label=label, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
 def line_style(index: int, model: str) -> dict:
     """How the index-th line of a panel looks; a teacher's is dashed."""
     return {
@@ -94,8 +102,7 @@ def _plot_steps(ppl_axes, entropy_axes, rows: list[dict], label: str, style: dic
         [row[key] for row in rows]
         for key in ("steps", "genppl", "genppl_low", "genppl_high", "entropy")
     )
-    ppl_axes.plot(steps, ppl, label=label, **style)
-    ppl_axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    with_interval(ppl_axes, steps, ppl, low, high, label, style)
     entropy_axes.plot(steps, entropy, **style)
     if rows and rows[-1]["model"] == "teacher" and finite(rows[-1], "entropy"):
         band = (0.98 * entropy[-1], 1.02 * entropy[-1])

@@ -83,8 +83,7 @@ def _headline(results: dict, varying: list[str]) -> str:
 
 def _cell(row: dict, key: str) -> str:
     if key == "genppl":
-        ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
-        return f"{ppl} [{low}, {high}]"
+        return "{} [{}, {}]".format(*_perplexities(row))
     found = number(row.get(key), NUMBERS[key][1])
     if key == "accuracy" and finite(row, key):
         found += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
@@ -93,8 +92,13 @@ def _cell(row: dict, key: str) -> str:
 
 def measured(row: dict) -> str:
     """GenPPL / entropy and GenPPL's interval, in a cell."""
-    ppl, low, high = (perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high"))
+    ppl, low, high = _perplexities(row)
     return f"{ppl} / {number(row['entropy'], '.3f')} [{low}, {high}]"
+
+
+def _perplexities(row):
+    """GenPPL and the ends of its interval."""
+    return [perplexity(row[key]) for key in ("genppl", "genppl_low", "genppl_high")]
 
 
 def number(value: float | None, spec: str) -> str:
