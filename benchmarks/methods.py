@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from duo_ext.commands.options import SHIPPED_JUDGE
+
 
 @dataclass(frozen=True)
 class Method:
@@ -54,8 +56,7 @@ class Size:
 class Benchmark:
     """What is in a table, and what is the default of its options.
 
-    ``judge`` are the arguments of make_judge.py for a judge of its own; without any it is the
-    shipped one. ``sizes``: {option: Size}.
+    ``sizes``: {option: Size}.
     """
 
     module: str
@@ -63,4 +64,4 @@ class Benchmark:
     steps: tuple
     jobs: int
     sizes: dict[str, Size] = field(default_factory=dict)
-    judge: tuple = ()
+    judge: str = SHIPPED_JUDGE

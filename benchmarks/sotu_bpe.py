@@ -1,8 +1,8 @@
 """IDLM on data=sotu_bpe, V = 2048, L = 256, 18 million parameters: python -m benchmarks.sotu_bpe
 
-Trains a judge and the MDLM and Duo teachers on one GPU, distils each with every seed, samples
-teachers and students, and writes results.json, table.md and figure.png to --output. What a run has
-finished is not done again. --tenth does the same on a CPU, at a tenth of parameters and steps.
+Trains the MDLM and Duo teachers on one GPU, distils each with every seed, samples teachers and
+students, and writes results.json, table.md and figure.png to --output. What a run has finished is
+not done again. --tenth does the same on a CPU, at a tenth of parameters and steps.
 """
 
 from benchmarks import table
@@ -32,7 +32,6 @@ TENTH = {
     "sotu_bpe_mdlm": TEACHER,
     "sotu_bpe_duo": (*TEACHER, "algo.curriculum_end=550"),
     "duo_ext": (*STUDENT, "algo.guard.samples=64", "algo.guard.unigram_kl=0.12"),
-    "make_judge": ("--steps", "300", "--width", "96", "--layers", "4"),
 }
 SMOKE_TEACHER = ("trainer.max_steps=2", "lr_scheduler.warmup_t=1")
 SMOKE = {
@@ -46,7 +45,6 @@ SMOKE = {
         "algo.guard.samples=2",
         "algo.guard.teacher_steps=2",
     ),
-    "make_judge": ("--steps", "2"),
 }
 
 BENCHMARK = Benchmark(
@@ -58,7 +56,7 @@ BENCHMARK = Benchmark(
         "tenth": Size("a tenth of parameters and steps, on a CPU", TENTH),
         "smoke": Size("two steps a training, with --tenth", SMOKE),
     },
-    judge=("--data", "sotu_bpe"),
+    judge="${idlm_asset:judge_bpe}",
 )
 
 

@@ -1,9 +1,8 @@
 """IDLM on data=sotu_bpe, L = 128, 3.9 million parameters: python -m benchmarks.sotu_bpe_cpu
 
-Trains a judge and the MDLM and Duo teachers on a CPU, hours each, distils them, samples teachers
-and students by the host's sampler and by the students', and writes results.json, table.md and
-figure.png to --output. What a run has finished is not done again; a training that was cut off goes
-on.
+Trains the MDLM and Duo teachers on a CPU, hours each, distils them, samples teachers and students
+by the host's sampler and by the students', and writes results.json, table.md and figure.png to
+--output. What a run has finished is not done again; a training that was cut off goes on.
 """
 
 from benchmarks import table
@@ -35,7 +34,6 @@ SMOKE = {
     "sotu_bpe_cpu_mdlm": SMOKE_TEACHER,
     "sotu_bpe_cpu_duo": SMOKE_TEACHER,
     "duo_ext": ("trainer.max_steps=2", "algo.fake_warmup=1", "algo.guard.every=0"),
-    "make_judge": ("--steps", "2"),
 }
 BENCHMARK = Benchmark(
     module="benchmarks.sotu_bpe_cpu",
@@ -43,7 +41,7 @@ BENCHMARK = Benchmark(
     steps=(1, 2, 3, 4, 8, 16, 32, 64, 128),
     jobs=2,
     sizes={"smoke": Size("two steps a training", SMOKE)},
-    judge=("--data", "sotu_bpe"),
+    judge="${idlm_asset:judge_bpe}",
 )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import omegaconf
 
+from benchmarks.earlier import Earlier
 from duo_ext import Refused
 from duo_ext.files import write_whole
 from duo_ext.report import pages
@@ -41,7 +42,7 @@ class Table:
     def __init__(self, benchmark, options):
         self.benchmark, self.options = benchmark, options
         self.runs = Path(options.runs).absolute()
-        self.judge = self.runs / "judge" if benchmark.judge else None
+        self.earlier = Earlier(options.output if options.add else None)
         self.by_name = {method.name: method for method in benchmark.methods}
         self.locks = collections.defaultdict(threading.Lock)
         names = options.only or list(self.by_name)
@@ -66,15 +67,12 @@ class Table:
 
     def work(self):
         """Train and sample what is missing, ``--jobs`` at a time."""
-        if self.judge:
-            arguments = (self.judge, *self.benchmark.judge, *self.smaller("make_judge"))
-            self.train_once(self.judge, "duo_ext.assets.make_judge", lambda: arguments)
         work = [
             (method, seed, parts)
             for parts in self.passes
             for seed in self.options.seeds
             for method in self.methods
-            if seed in self.seeds(method)
+            if seed in self.seeds(method) and (method.name, seed) not in self.earlier.rows
         ]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
             list(pool.map(lambda item: self.finish(*item), work))
@@ -108,8 +106,7 @@ class Table:
         place = self.place(method, seed)
         self.train(method, seed)
         common = (f"--{method.model}", self.checkpoint(method, seed), "--names", method.name)
-        common += ("--samples", self.options.samples)
-        common += ("--judge", self.judge) if self.judge else ()
+        common += ("--samples", self.options.samples, "--judge", self.benchmark.judge)
         for part, arguments in self.parts(method, seed).items():
             output = place / part
             if part in parts and not (output / "results.json").exists():
@@ -117,20 +114,17 @@ class Table:
                 self.command(place, module, *common, *arguments, "--output", output)
 
     def train(self, method, seed):
-        """Train a method, its teacher first."""
+        """Train a method that is not done, its teacher first, and note its seconds, those of start
+        and guard too."""
         if not method.train:
             return
         if method.after:
             self.train(*self.teacher(method, seed))
         place = self.place(method, seed)
-        self.train_once(place, method.program, lambda: self.training(method, seed))
-
-    def train_once(self, place, module, arguments):
-        """Run a training that is not done, and note its seconds, those of start and guard too."""
         with self.locks[place]:
             if not (place / "done").exists():
                 start = time.perf_counter()
-                self.command(place, module, *arguments())
+                self.command(place, method.program, *self.training(method, seed))
                 write_whole(place / "done", f"{time.perf_counter() - start:.1f}".encode())
 
     def parts(self, method, seed):
@@ -157,8 +151,6 @@ class Table:
 
     def training(self, method, seed):
         arguments = [*method.train, f"seed={seed}", f"hydra.run.dir={self.place(method, seed)}"]
-        if self.judge:
-            arguments.append(f"eval.gen_ppl_eval_model_name_or_path={self.judge}")
         if method.after:
             teacher = self.checkpoint(*self.teacher(method, seed))
             arguments.append(f"algo.teacher_path={teacher}")
@@ -187,29 +179,52 @@ class Table:
             raise Refused(f"{module} failed with {done.returncode}; see {place}/output.txt")
 
     def collect(self):
-        rows, parts = [], []
-        for method in self.methods:
-            for seed in self.seeds(method):
-                for path in sorted(self.place(method, seed).glob("*/results.json")):
-                    part = load(str(path.parent))
-                    parts.append(part)
-                    own = {"family": method.family, "distillation_seed": seed}
-                    own |= {"after": method.after} if method.after else {}
-                    rows += [
-                        self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
-                        for row in part["rows"]
-                    ]
+        """The results: what --output has of a method and a seed, else what was sampled now."""
+        rows, parts, distillations = [], [*self.earlier.results], []
+        for method in self.benchmark.methods:
+            for seed in self.all_seeds(method):
+                if (key := (method.name, seed)) in self.earlier.rows:
+                    rows += self.earlier.rows[key]
+                    distillations += self.earlier.distillations.get(key, [])
+                    continue
+                own, sampled = self.sampled(method, seed)
+                rows, parts = rows + own, parts + sampled
+                distillations += self.distillation(method, seed)
         if not parts:
             raise Refused(f"--runs is '{self.options.runs}'; it holds no samples of any method")
+        self.earlier.agrees(parts[-1]["judge"])
         return {
             "rows": rows,
             "judge": parts[0]["judge"],
             "data": parts[0]["data"],
-            "commit": ", ".join(dict.fromkeys(part["commit"] for part in parts)),
-            "hardware": parts[0]["hardware"],
-            "command": shlex.join(["python", "-m", self.benchmark.module, *sys.argv[1:]]),
-            "distillations": [d for m in self.methods for d in self.distillations(m)],
+            "commit": ", ".join(said("commit", parts)),
+            "hardware": "; ".join(said("hardware", parts)),
+            "command": "; ".join([*said("command", self.earlier.results), self.line()]),
+            "distillations": distillations,
         }
+
+    def line(self):
+        """The command line that this is."""
+        return shlex.join(["python", "-m", self.benchmark.module, *sys.argv[1:]])
+
+    def all_seeds(self, method):
+        """The seeds of a method that are wanted now or that --output has."""
+        wanted = self.seeds(method) if method in self.methods else []
+        return sorted({*wanted, *self.earlier.seeds(method)})
+
+    def sampled(self, method, seed):
+        """(the rows of all parts that were sampled, the parts)."""
+        rows, parts = [], []
+        for path in sorted(self.place(method, seed).glob("*/results.json")):
+            part = load(str(path.parent))
+            parts.append(part)
+            own = {"family": method.family, "distillation_seed": seed}
+            own |= {"after": method.after} if method.after else {}
+            rows += [
+                self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
+                for row in part["rows"]
+            ]
+        return rows, parts
 
     def portable(self, folder, row):
         """A row whose checkpoint is named as seen from the folder of all runs."""
@@ -218,23 +233,23 @@ class Table:
         path = os.path.join(folder, row["checkpoint"])
         return row | {"checkpoint": os.path.relpath(path, self.runs)}
 
-    def distillations(self, method):
-        """What each training that is done took, and which student its guard kept."""
-        for seed in self.seeds(method) if method.train else ():
-            place = self.place(method, seed)
-            if not (place / "done").exists():
-                continue
-            guard = place / "guard.json"
-            looks = json.loads(guard.read_text()) if guard.exists() else {"kept": None}
-            seconds, updates = float((place / "done").read_text()), self.updates(place, looks)
-            yield {
-                "name": method.name,
-                "seed": seed,
-                "kept_pair": looks["kept"],
-                "seconds": seconds,
-                "updates": updates,
-                "updates_per_second": updates / seconds,
-            }
+    def distillation(self, method, seed):
+        """What a training that is done took, and which student its guard kept: [one] or none."""
+        place = self.place(method, seed)
+        if not (place / "done").exists():
+            return []
+        guard = place / "guard.json"
+        looks = json.loads(guard.read_text()) if guard.exists() else {"kept": None}
+        seconds, updates = float((place / "done").read_text()), self.updates(place, looks)
+        found = {
+            "name": method.name,
+            "seed": seed,
+            "kept_pair": looks["kept"],
+            "seconds": seconds,
+            "updates": updates,
+            "updates_per_second": updates / seconds,
+        }
+        return [found]
 
     def updates(self, place, looks):
         """The pairs that were made until the guard's last look, the last pair unless it stopped the
@@ -244,6 +259,11 @@ class Table:
         config = omegaconf.OmegaConf.load(place / ".hydra" / "config.yaml")
         steps = omegaconf.OmegaConf.select(config, "trainer.max_steps")
         return steps or config.training.n_iters
+
+
+def said(key, parts):
+    """What the parts have under a key, each once."""
+    return list(dict.fromkeys(part[key] for part in parts))
 
 
 def main(benchmark, description, arguments=None, made_by=Table, samples=512):
@@ -258,6 +278,8 @@ def main(benchmark, description, arguments=None, made_by=Table, samples=512):
     parser.add_argument("--jobs", type=int, default=benchmark.jobs, help=jobs_help)
     parser.add_argument("--runs", default=f"runs/{name}", help="where the students are kept")
     parser.add_argument("--output", default=f"results/{name}")
+    add_help = "to what --output has of methods and seeds, which is not done again"
+    parser.add_argument("--add", action="store_true", help=add_help)
     parser.add_argument("--table", action="store_true", help="put together what is there, no more")
     for option, size in benchmark.sizes.items():
         store = {"dest": "sizes", "action": "append_const", "const": option, "default": []}

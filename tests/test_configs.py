@@ -20,7 +20,7 @@ READ_BY_HOSTS = {"algo.class_path"}  # by a host's own main.py, with the patch o
 OF_A_USER = ("tokenizer_name_or_path", "train", "valid")
 # assets that are trained: a tree without them composes all the same
 TRAINED = (
-    "judge",
+    *("judge", "judge_bpe"),
     *(f"teachers/{n}.ckpt" for n in ("mdlm", "duo", "arithmetic_mdlm", "arithmetic_duo")),
 )
 

@@ -26,7 +26,7 @@ FEW = ("loader.global_batch_size=16", "loader.batch_size=8", NO_GUARD)
 EXACT = ("+trainer.deterministic=true",)
 GPT2_LARGE = {"n_embd": 1280, "n_layer": 36, "n_head": 20}
 TINY_JUDGE = {"n_embd": 64, "n_layer": 2, "n_head": 2}
-TRAINED = {"judge": 300, "teacher": 1000}  # steps, in place of 3000 and 20,000
+TRAINED = 1000  # steps of the teacher, in place of 20,000
 GB = 1e9
 
 
@@ -143,21 +143,12 @@ def _all_reduce(backend, setting):
 
 
 def sotu_bpe(report, setting):
-    """200 pairs of the shipped experiment, of a judge and a teacher that are trained for a part of
-    their steps."""
+    """200 pairs of the shipped experiment, of a teacher that is trained for a part of its steps."""
     lines, dry = Lines(setting), setting.dry
-    place = {name: lines.folder / f"bpe-{name}" for name in ("judge", "teacher", "student")}
+    place = {name: lines.folder / f"bpe-{name}" for name in ("teacher", "student")}
     for folder in place.values():
         shutil.rmtree(folder, ignore_errors=True)
-    start = time.perf_counter()
-    judge = [*("--steps", str(TRAINED["judge"])), *(_small("make_judge") if dry else ())]
-    lines.run(
-        "bpe-judge",
-        [str(place["judge"]), "--data", "sotu_bpe", *judge],
-        program="duo_ext.assets.make_judge",
-    )
-    report.note(seconds_of_judge=time.perf_counter() - start)
-    teacher = [f"trainer.max_steps={TRAINED['teacher']}", "trainer.val_check_interval=500"]
+    teacher = [f"trainer.max_steps={TRAINED}", "trainer.val_check_interval=500"]
     teacher = _small("sotu_bpe_mdlm") if dry else teacher
     words = ["+experiment=sotu_bpe_mdlm", *teacher, lines.run_dir("bpe-teacher")]
     start = time.perf_counter()
@@ -167,7 +158,6 @@ def sotu_bpe(report, setting):
     words = [
         *("+experiment=sotu_bpe_idlm_mdlm", *student, lines.run_dir("bpe-student")),
         f"algo.teacher_path={place['teacher']}/checkpoints/last.ckpt",
-        f"eval.gen_ppl_eval_model_name_or_path={place['judge']}",
     ]
     laps = lines.run("bpe-student", words)
     seconds, found = pairs(laps), updates(laps)

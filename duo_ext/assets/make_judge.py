@@ -1,4 +1,4 @@
-"""Train a judge: a small GPT-2 on data=sotu, the shipped one, or on data=sotu_bpe.
+"""Train a judge, a small GPT-2, as the shipped ones of data=sotu and data=sotu_bpe were trained.
 
     python duo_ext/assets/make_judge.py OUTPUT_FOLDER [--data sotu_bpe] [--steps 4000]
 
@@ -40,8 +40,7 @@ class Recipe:
 
 RECIPES = {
     "sotu": Recipe(160, 5, dropout=0.0, learning_rate=2e-3, steps=4000, token="character"),
-    # 5.3 million parameters, 9 times the text; not run at this size yet
-    "sotu_bpe": Recipe(256, 6, dropout=0.2, learning_rate=1e-3, steps=3000, token="token"),
+    "sotu_bpe": Recipe(160, 5, dropout=0.1, learning_rate=2e-3, steps=3000, token="token"),
 }
 
 

@@ -45,7 +45,7 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
 def test_what_is_sampled_of_a_method_depends_on_the_seed():
     """16 steps over temperatures and many steps are the first seed's, most greedy rows too."""
     steps = sotu32.BENCHMARK.steps
-    options = argparse.Namespace(seeds=[1, 2], steps=steps, only=None, runs="runs")
+    options = argparse.Namespace(seeds=[1, 2], steps=steps, only=None, runs="runs", add=False)
     made = table.Table(sotu32.BENCHMARK, options)
     dcd, teacher = made.by_name["Duo-DCD"], made.by_name["MDLM"]
     assert list(made.parts(dcd, 1)) == [
