@@ -32,6 +32,7 @@ HOST = ("--sampler", "host")
 GREEDY = (*HOST, "--noise-removal", "greedy")
 PASSES = (("few", "own", "own-frontier"), ("frontier", "reach"), ("greedy",), ("many",))
 PASSES += (("many-greedy",),)
+READABLE = ("many", "own")  # parts, of the first seed, whose samples are shown
 
 
 class Table:
@@ -60,10 +61,25 @@ class Table:
         results = self.collect()
         save(results, self.options.output)
         self.render(results)
+        self.show()
 
     def render(self, results):
         """Write the page of what was put together."""
         pages.render(self.options.output)
+
+    def show(self):
+        """Write what was sampled now, for a person to read, after what --output has of it."""
+        path = Path(self.options.output) / "samples.md"
+        pages = [path.read_text()] if self.options.add and path.exists() else []
+        for method in self.methods:
+            seed = self.options.seeds[0]
+            if (method.name, seed) not in self.earlier.rows:
+                paths = [self.place(method, seed) / part / "samples.md" for part in READABLE]
+                pages += [page.read_text() for page in paths if page.exists()]
+        if pages:  # each with the same first line
+            first, *others = pages
+            rest = [page.partition("\n\n")[2] for page in others]
+            write_whole(path, "\n".join([first, *rest]).encode())
 
     def work(self):
         """Train and sample what is missing, ``--jobs`` at a time."""

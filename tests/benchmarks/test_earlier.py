@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import sotu32, table
 from duo_ext import Refused
-from duo_ext.report import results
+from duo_ext.report import results, tables
 
 SHIPPED = results.load("results/sotu32")
 
@@ -43,14 +43,14 @@ def adding(tmp_path):
 
 
 def of_a_run(adding, seed, **changes):
-    """A run's folder with the samples of SDTT as an evaluation writes them."""
+    """A run's folder with rows of SDTT as an evaluation writes them."""
     part = some(("SDTT", seed)) | {"commit": "later"} | changes
     part["rows"] = [
         {key: row[key] for key in row if key not in ("family", "distillation_seed")}
         for row in part["rows"]
         if row["model"] != "judge"
     ]
-    results.save(part, adding.place(adding.by_name["SDTT"], seed) / "few")
+    results.save(part, adding.place(adding.by_name["SDTT"], seed) / "own")
 
 
 def test_what_output_has_is_neither_done_again_nor_lost(adding, monkeypatch):
@@ -85,3 +85,16 @@ def test_rows_without_a_seed_are_of_no_table_of_methods(adding):
     path.write_text(json.dumps(rows))
     with pytest.raises(Refused, match="is of no benchmark of methods"):
         table.Table(sotu32.BENCHMARK, adding.options)
+
+
+def test_samples_to_read_follow_those_that_are_there(adding):
+    """With its seeds turned round SDTT's second, which --output lacks, is the first."""
+    adding.options.seeds = [2, 1]
+    of_a_run(adding, 2)
+    texts = {"there": ["a"]}, {"new": ["b"], "newer": ["c"]}
+    places = adding.options.output, adding.place(adding.by_name["SDTT"], 2) / "own"
+    for place, own in zip(places, texts, strict=True):
+        (place / "samples.md").write_text(tables.samples_markdown(own))
+    adding.show()
+    wanted = tables.samples_markdown(texts[0] | texts[1])
+    assert (adding.options.output / "samples.md").read_text() == wanted
