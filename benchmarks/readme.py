@@ -1,46 +1,55 @@
-"""The main table of README.md and results/README.md, from results/sotu32: python -m
-benchmarks.readme
+"""The tables of README.md and results/README.md, from results/sotu32: python -m benchmarks.readme
 
-GenPPL at equal entropy, means over the seeds, in the place of the table that is there.
+GenPPL at equal entropy, and what else is measured at temperature 1: means over the seeds, in the
+place of the tables that are there.
 """
 
 import re
 from pathlib import Path
 
 from duo_ext.files import write_whole
+from duo_ext.report.compare import plain, seeds_joined
 from duo_ext.report.equal_entropy import comparisons
 from duo_ext.report.results import load
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "sotu32"
-PAGES = {  # and what is in the table of each: {evaluations: steps of the plain teacher}
+PAGES = {  # and what is in the main table of each: {evaluations: steps of the plain teacher}
     ROOT / "README.md": {5: 64},
     ROOT / "results" / "README.md": {5: 64, 9: 128},
 }
 
 STUDENTS = {"MDLM": "IDLM-MDLM", "Duo": "IDLM-Duo", "Duo-DCD": "IDLM-DCD", "SEDD": "IDLM-SEDD"}
 HEAD = f"| | evaluations | {' | '.join(STUDENTS)} |\n|---|---:|{'---|' * len(STUDENTS)}\n"
+BESIDE = {  # column: (key of a row, decimals)
+    "bigram TV": ("bigram_tv", 3),
+    "energy distance": ("energy", 4),
+    "known words": ("known_words", 3),
+    "known long words": ("known_long_words", 3),
+    "word length": ("word_length", 2),
+}
+HEAD_BESIDE = f"| | evaluations | {' | '.join(BESIDE)} |\n|---|---:|{'---:|' * len(BESIDE)}\n"
 
 
-def table(rows, wanted):
+def main_table(rows, wanted):
     """Markdown: for each number of evaluations the plain teachers, the same by the sampler of
     their students, and the students, all at the plain teachers' entropies."""
-    groups = {own[0].teacher: (plain, own) for plain, own in comparisons(rows) if _ancestral(plain)}
+    groups = {
+        own[0].teacher: (references, own)
+        for references, own in comparisons(rows)
+        if {row["noise_removal"] for row in references.values()} == {"ancestral"}
+    }
     body = []
     for evaluations, steps in wanted.items():
-        plain = [groups[teacher][0][steps] for teacher in STUDENTS]
-        body.append([f"teacher, {steps} steps", plain[0]["evaluations"], *map(_row, plain)])
+        teachers = [groups[teacher][0][steps] for teacher in STUDENTS]
+        body.append([f"teacher, {steps} steps", teachers[0]["evaluations"], *map(_row, teachers)])
         for label, name in (("teacher, same sampler", None), ("**student**", STUDENTS)):
             found = [
                 _moved(groups[teacher][1], name[teacher] if name else teacher, evaluations, steps)
                 for teacher in STUDENTS
             ]
             body.append([label, evaluations, *found])
-    return HEAD + "".join(f"| {' | '.join(map(str, line))} |\n" for line in body)
-
-
-def _ancestral(plain):
-    return {row["noise_removal"] for row in plain.values()} == {"ancestral"}
+    return HEAD + _lines(body)
 
 
 def _row(row):
@@ -62,9 +71,39 @@ def _cell(value, low, high):
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def _lines(body):
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in body)
+
+
+def beside_table(rows):
+    """Markdown: the other statistics of each plain teacher in 64 steps, of the same in 4 by the
+    sampler of its student, and of the student in 4 and 8."""
+    found = {
+        (row["name"], row["sampler"], row["steps"]): row
+        for row in plain(seeds_joined(rows))
+        if row["noise_removal"] == "ancestral"
+    }
+    body = []
+    for teacher, student in STUDENTS.items():
+        body += [
+            _beside(f"{teacher}, plain", found[teacher, "host", 64]),
+            _beside(f"{teacher}, the student's sampler", found[teacher, "spread", 4]),
+            *(_beside(student, found[student, "spread", steps]) for steps in (4, 8)),
+        ]
+    return HEAD_BESIDE + _lines(body)
+
+
+def _beside(label, row):
+    values = [f"{row[key]:.{decimals}f}" for key, decimals in BESIDE.values()]
+    return [label, row["evaluations"], *values]
+
+
 def page(text, rows, wanted):
-    """The page ``text`` with the table of these rows."""
-    return re.sub(rf"{re.escape(HEAD)}(\|.*\n)*", lambda _: table(rows, wanted), text)
+    """The page ``text`` with the tables of these rows, where it has them."""
+    made = {HEAD: lambda: main_table(rows, wanted), HEAD_BESIDE: lambda: beside_table(rows)}
+    for head, table in made.items():
+        text = re.sub(rf"{re.escape(head)}(\|.*\n)*", lambda _, table=table: table(), text)
+    return text
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main table of README.md and results/README.md."""
+"""The tables of README.md and results/README.md."""
 
 import pytest
 
@@ -13,3 +13,12 @@ def test_the_page_has_the_numbers_of_the_results(path):
     assert readme.page(text, rows, wanted) == text
     changed = [row | {"genppl": 2 * row["genppl"]} for row in rows]
     assert readme.page(text, changed, wanted) != text
+
+
+def test_what_is_beside_genppl_is_of_the_results():
+    (path, wanted) = list(readme.PAGES.items())[-1]
+    text, rows = path.read_text(), load(str(readme.RESULTS))["rows"]
+    assert readme.HEAD_BESIDE in text
+    for key, _ in readme.BESIDE.values():
+        changed = [row | {key: row[key] and row[key] + 1} for row in rows]
+        assert readme.page(text, changed, wanted) != text
