@@ -113,7 +113,7 @@ def random_full_size(case):
     return network.eval()
 
 
-FEW = (Walk("moved", 1e-6, (1, 10, 100)), Walk("distilled", 1e-6, (10,)))
+FEW = (Walk("moved", 1e-6, (1, 10, 100, 1000)), Walk("distilled", 1e-6, (10,)))
 FEWER = (Walk("moved", 1e-6, (1, 10)),)
 SIZES = {
     "0.9M": Size(shipped_teacher, "the shipped teacher", tuple(shipped.CASES)),
