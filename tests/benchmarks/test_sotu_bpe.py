@@ -19,7 +19,7 @@ def test_teacher_and_student_are_trained_and_become_a_table(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((out / "results.json").read_text())
     assert [(row["model"], row["name"]) for row in results["rows"]] == [
-        ("teacher", "MDLM"), ("judge", "judge"), ("student", "IDLM-MDLM")
+        ("teacher", "MDLM"), ("judge", "judge_bpe"), ("student", "IDLM-MDLM")
     ]  # fmt: skip
     assert [(d["name"], d["updates"]) for d in results["distillations"]] == [
         ("MDLM", 2), ("IDLM-MDLM", 2)
