@@ -1,5 +1,6 @@
 """benchmarks.arithmetic: what its table says of rows, and a whole run at its smallest."""
 
+import argparse
 import json
 
 import pytest
@@ -26,7 +27,8 @@ def test_shares_are_of_a_model_a_sampler_and_a_number_of_steps():
 
 @pytest.mark.parametrize("family", arithmetic.SAMPLERS)
 def test_every_model_is_asked_on_the_test(tmp_path, family):
-    options = type("Options", (), {"only": None, "runs": tmp_path, "steps": arithmetic.STEPS})
+    options = {"only": None, "runs": tmp_path, "steps": arithmetic.STEPS, "add": False}
+    options = argparse.Namespace(**options)
     table = arithmetic.Answers(arithmetic.BENCHMARK, options)
     teacher, student = (m for m in table.methods if m.family == family)
     for method, most in ((teacher, 64), (student, 16)):
