@@ -11,6 +11,7 @@ from duo_ext.files import write_whole
 from duo_ext.report.compare import plain, seeds_joined
 from duo_ext.report.equal_entropy import comparisons
 from duo_ext.report.results import load
+from duo_ext.report.tables import markdown, number
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "sotu32"
@@ -20,15 +21,17 @@ PAGES = {  # and what is in the main table of each: {evaluations: steps of the p
 }
 
 STUDENTS = {"MDLM": "IDLM-MDLM", "Duo": "IDLM-Duo", "Duo-DCD": "IDLM-DCD", "SEDD": "IDLM-SEDD"}
-HEAD = f"| | evaluations | {' | '.join(STUDENTS)} |\n|---|---:|{'---|' * len(STUDENTS)}\n"
-BESIDE = {  # column: (key of a row, decimals)
-    "bigram TV": ("bigram_tv", 3),
-    "energy distance": ("energy", 4),
-    "known words": ("known_words", 3),
-    "known long words": ("known_long_words", 3),
-    "word length": ("word_length", 2),
+COLUMNS = ["", "evaluations", *STUDENTS]
+HEAD = markdown(COLUMNS, [])
+BESIDE = {  # column: (key of a row, format)
+    "bigram TV": ("bigram_tv", ".3f"),
+    "energy distance": ("energy", ".4f"),
+    "known words": ("known_words", ".3f"),
+    "known long words": ("known_long_words", ".3f"),
+    "word length": ("word_length", ".2f"),
 }
-HEAD_BESIDE = f"| | evaluations | {' | '.join(BESIDE)} |\n|---|---:|{'---:|' * len(BESIDE)}\n"
+COLUMNS_BESIDE = ["", "evaluations", *BESIDE]
+HEAD_BESIDE = markdown(COLUMNS_BESIDE, [], words=1)
 
 
 def main_table(rows, wanted):
@@ -49,7 +52,7 @@ def main_table(rows, wanted):
                 for teacher in STUDENTS
             ]
             body.append([label, evaluations, *found])
-    return HEAD + _lines(body)
+    return markdown(COLUMNS, body)
 
 
 def _row(row):
@@ -71,10 +74,6 @@ def _cell(value, low, high):
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _lines(body):
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in body)
-
-
 def beside_table(rows):
     """Markdown: the other statistics of each plain teacher in 64 steps, of the same in 4 by the
     sampler of its student, and of the student in 4 and 8."""
@@ -90,11 +89,11 @@ def beside_table(rows):
             _beside(f"{teacher}, the student's sampler", found[teacher, "spread", 4]),
             *(_beside(student, found[student, "spread", steps]) for steps in (4, 8)),
         ]
-    return HEAD_BESIDE + _lines(body)
+    return markdown(COLUMNS_BESIDE, body, words=1)
 
 
 def _beside(label, row):
-    values = [f"{row[key]:.{decimals}f}" for key, decimals in BESIDE.values()]
+    values = [number(row[key], spec) for key, spec in BESIDE.values()]
     return [label, row["evaluations"], *values]
 
 
