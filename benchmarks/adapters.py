@@ -49,7 +49,7 @@ BENCHMARK = Benchmark(
     methods=METHODS,
     steps=(4, 8, 16),
     jobs=2,
-    sizes=sotu32.BENCHMARK.sizes,
+    smoke=sotu32.SMOKE,
 )
 
 

@@ -9,7 +9,7 @@ import collections
 import statistics
 
 from benchmarks import table
-from benchmarks.methods import Benchmark, Method, Size, experiment
+from benchmarks.methods import Benchmark, Method, experiment
 from duo_ext.files import write_whole
 from duo_ext.report import figures
 from duo_ext.report.tables import markdown
@@ -38,7 +38,7 @@ BENCHMARK = Benchmark(
     methods=METHODS,
     steps=STEPS,
     jobs=2,
-    sizes={"smoke": Size("two pairs a distillation", SMOKE)},
+    smoke=SMOKE,
 )
 
 

@@ -1,6 +1,6 @@
 """What is in a table of methods: its lines, and how small it may be made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from duo_ext.commands.options import SHIPPED_JUDGE
 
@@ -42,26 +42,16 @@ def experiment(name, *overrides):
 
 
 @dataclass(frozen=True)
-class Size:
-    """An option that makes a benchmark smaller.
-
-    ``arguments`` are what it adds to a training: {experiment, or program for all others: ...}.
-    """
-
-    help: str
-    arguments: dict
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """What is in a table, and what is the default of its options.
 
-    ``sizes``: {option: Size}.
+    ``smoke`` are the arguments that --smoke adds to a training: {experiment, or program for all
+    others: arguments}.
     """
 
     module: str
     methods: tuple
     steps: tuple
     jobs: int
-    sizes: dict[str, Size] = field(default_factory=dict)
+    smoke: dict[str, tuple]
     judge: str = SHIPPED_JUDGE

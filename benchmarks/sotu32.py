@@ -5,7 +5,7 @@ results.json, table.md and figure.png to --output. What a run has finished is no
 """
 
 from benchmarks import table
-from benchmarks.methods import Benchmark, Method, Size, experiment
+from benchmarks.methods import Benchmark, Method, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
 MASKS = ("--sampler", "spread", "--grid", "linear")
@@ -59,7 +59,7 @@ BENCHMARK = Benchmark(
     methods=METHODS,
     steps=(1, 2, 3, 4, 8, 16, 32, 64, 128),
     jobs=2,
-    sizes={"smoke": Size("two pairs a distillation", SMOKE)},
+    smoke=SMOKE,
 )
 
 

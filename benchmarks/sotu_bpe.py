@@ -1,63 +1,42 @@
 """IDLM on data=sotu_bpe, V = 2048, L = 256, 18 million parameters: python -m benchmarks.sotu_bpe
 
 Trains the MDLM and Duo teachers on one GPU, distils each with every seed, samples teachers and
-students, and writes results.json, table.md and figure.png to --output. What a run has finished is
-not done again. --tenth does the same on a CPU, at a tenth of parameters and steps.
+students by the host's sampler and by the students', and writes results.json, table.md and
+figure.png to --output. What a run has finished is not done again.
 """
 
 from benchmarks import table
-from benchmarks.methods import Benchmark, Method, Size, experiment
+from benchmarks.methods import Benchmark, experiment
+from benchmarks.sotu32 import COLD, GAUSSIAN, HOT, duo, mdlm
 
-METHODS = (
-    Method("MDLM", "MDLM", experiment("sotu_bpe_mdlm"), extra=("--ceiling",), once=True),
-    Method("MDLM", "IDLM-MDLM", experiment("sotu_bpe_idlm_mdlm", "algo.on_policy=0"), after="MDLM"),
-    Method("MDLM", "IDLM-MDLM, on-policy", experiment("sotu_bpe_idlm_mdlm"), after="MDLM"),
-    Method("Duo", "Duo", experiment("sotu_bpe_duo"), greedy=True, once=True),
-    Method("Duo", "IDLM-Duo", experiment("sotu_bpe_idlm_duo"), after="Duo", greedy=True),
-    Method(
-        "Duo",
-        "IDLM-Duo, Gaussian",
-        experiment("sotu_bpe_idlm_duo", "algo.noising=gaussian"),
-        after="Duo",
-    ),
-)
+SMOKE = ("machine=cpu", "model.n_blocks=1", "loader.global_batch_size=2", "trainer.max_steps=2")
+SMOKE_TEACHER = (*SMOKE, "lr_scheduler.warmup_t=1")
+SMOKE_STUDENT = (*SMOKE, "algo.fake_warmup=1", "algo.guard.every=1", "algo.guard.steps=[1]")
+SMOKE_STUDENT += ("algo.guard.samples=2", "algo.guard.teacher_steps=2")
 
-# 1.6 million parameters, a tenth of the steps, an eighth of the batch
-NETWORK = ("machine=cpu", "model.hidden_size=128", "model.n_blocks=4", "model.n_heads=4")
-NETWORK += ("model.cond_dim=64",)
-TEACHER = (*NETWORK, "loader.global_batch_size=16", "trainer.max_steps=2000")
-TEACHER += ("trainer.val_check_interval=200", "lr_scheduler.warmup_t=50")
-STUDENT = (*NETWORK, "loader.global_batch_size=8", "trainer.max_steps=200", "algo.guard.every=20")
-TENTH = {
-    "sotu_bpe_mdlm": TEACHER,
-    "sotu_bpe_duo": (*TEACHER, "algo.curriculum_end=550"),
-    "duo_ext": (*STUDENT, "algo.guard.samples=64", "algo.guard.unigram_kl=0.12"),
-}
-SMOKE_TEACHER = ("trainer.max_steps=2", "lr_scheduler.warmup_t=1")
-SMOKE = {
-    "sotu_bpe_mdlm": SMOKE_TEACHER,
-    "sotu_bpe_duo": SMOKE_TEACHER,
-    "duo_ext": (
-        "trainer.max_steps=2",
-        "algo.fake_warmup=1",
-        "algo.guard.every=1",
-        "algo.guard.steps=[1]",
-        "algo.guard.samples=2",
-        "algo.guard.teacher_steps=2",
-    ),
-}
 
-BENCHMARK = Benchmark(
-    module="benchmarks.sotu_bpe",
-    methods=METHODS,
-    steps=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    jobs=1,
-    sizes={
-        "tenth": Size("a tenth of parameters and steps, on a CPU", TENTH),
-        "smoke": Size("two steps a training, with --tenth", SMOKE),
-    },
-    judge="${idlm_asset:judge_bpe}",
-)
+def of_size(size, *others, **settings):
+    """The benchmark of the experiments ``size``_*: teachers, students and ``others``."""
+    teachers = {f"{size}_{family}": SMOKE_TEACHER for family in ("mdlm", "duo")}
+    methods = (
+        mdlm("MDLM", *experiment(f"{size}_mdlm"), extra=("--ceiling",), once=True),
+        mdlm("IDLM-MDLM", *experiment(f"{size}_idlm_mdlm"), after="MDLM", reach=HOT),
+        duo("Duo", *experiment(f"{size}_duo"), once=True),
+        duo("IDLM-Duo", *experiment(f"{size}_idlm_duo"), after="Duo", reach=COLD),
+        *others,
+    )
+    return Benchmark(
+        module=f"benchmarks.{size}",
+        methods=methods,
+        smoke={**teachers, "duo_ext": SMOKE_STUDENT},
+        judge="${idlm_asset:judge_bpe}",
+        **settings,
+    )
+
+
+AS_IN_THE_PAPER = experiment("sotu_bpe_idlm_duo", *GAUSSIAN)
+OTHERS = (duo("IDLM-Duo, Gaussian", *AS_IN_THE_PAPER, after="Duo", reach=COLD),)
+BENCHMARK = of_size("sotu_bpe", *OTHERS, steps=(1, 2, 4, 8, 16, 32, 64, 128, 256), jobs=1)
 
 
 def main(arguments=None):

@@ -171,13 +171,9 @@ class Table:
             teacher = self.checkpoint(*self.teacher(method, seed))
             arguments.append(f"algo.teacher_path={teacher}")
         plain = method.train[0].removeprefix("+experiment=")
-        return [*arguments, *self.smaller(plain, method.program)]
-
-    def smaller(self, *names):
-        """What the chosen sizes add to a training: under the first of its names that they know."""
-        for option, size in self.benchmark.sizes.items():
-            if option in self.options.sizes:
-                yield from next(size.arguments[name] for name in names if name in size.arguments)
+        smoke = self.benchmark.smoke
+        added = smoke.get(plain) or smoke[method.program] if self.options.smoke else ()
+        return [*arguments, *added]
 
     def command(self, place, module, *arguments):
         """Run a module, its output in a file beside what it makes."""
@@ -297,9 +293,7 @@ def main(benchmark, description, arguments=None, made_by=Table, samples=512):
     add_help = "to what --output has of methods and seeds, which is not done again"
     parser.add_argument("--add", action="store_true", help=add_help)
     parser.add_argument("--table", action="store_true", help="put together what is there, no more")
-    for option, size in benchmark.sizes.items():
-        store = {"dest": "sizes", "action": "append_const", "const": option, "default": []}
-        parser.add_argument(f"--{option}", help=size.help, **store)
+    parser.add_argument("--smoke", action="store_true", help="trainings of two steps, as a try")
     try:
         made_by(benchmark, parser.parse_args(arguments)).make()
     except Refused as error:

@@ -149,12 +149,13 @@ def sotu_bpe(report, setting):
     for folder in place.values():
         shutil.rmtree(folder, ignore_errors=True)
     teacher = [f"trainer.max_steps={TRAINED}", "trainer.val_check_interval=500"]
-    teacher = _small("sotu_bpe_mdlm") if dry else teacher
+    teacher = bpe.SMOKE_TEACHER if dry else teacher
     words = ["+experiment=sotu_bpe_mdlm", *teacher, lines.run_dir("bpe-teacher")]
     start = time.perf_counter()
     lines.run("bpe-teacher", words)
     report.note(seconds_of_teacher=time.perf_counter() - start)
-    student = _small("duo_ext") if dry else ["trainer.max_steps=200", "algo.guard.every=100"]
+    student = ["trainer.max_steps=200", "algo.guard.every=100"]
+    student = bpe.SMOKE_STUDENT if dry else student
     words = [
         *("+experiment=sotu_bpe_idlm_mdlm", *student, lines.run_dir("bpe-student")),
         f"algo.teacher_path={place['teacher']}/checkpoints/last.ckpt",
@@ -170,8 +171,3 @@ def sotu_bpe(report, setting):
         last=found[-1],
         guard=json.loads((place["student"] / "guard.json").read_text()),
     )
-
-
-def _small(name):
-    """The words of a tenth of sotu_bpe, at its smallest."""
-    return [*bpe.TENTH[name], *bpe.SMOKE[name]]

@@ -7,19 +7,20 @@ import sys
 
 import pytest
 
-from benchmarks import sotu_bpe, table
+from benchmarks import sotu_bpe, sotu_bpe_cpu, table
 
 
 def test_teacher_and_student_are_trained_and_become_a_table(tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "out"
     command = [sys.executable, "-m", "benchmarks.sotu_bpe", "--only", "IDLM-MDLM", "--seeds", "2"]
-    command += ["--tenth", "--smoke", "--samples", "2", "--steps", "1"]
+    command += ["--smoke", "--samples", "2", "--steps", "1"]
     command += ["--runs", str(runs), "--output", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((out / "results.json").read_text())
-    assert [(row["model"], row["name"]) for row in results["rows"]] == [
-        ("teacher", "MDLM"), ("judge", "judge_bpe"), ("student", "IDLM-MDLM")
+    assert [(row["name"], row["sampler"]) for row in results["rows"]] == [
+        ("MDLM", "host"), ("judge_bpe", "host"), ("MDLM", "spread"),
+        ("IDLM-MDLM", "host"), ("IDLM-MDLM", "spread"),
     ]  # fmt: skip
     assert [(d["name"], d["updates"]) for d in results["distillations"]] == [
         ("MDLM", 2), ("IDLM-MDLM", 2)
@@ -32,8 +33,8 @@ def test_teacher_and_student_are_trained_and_become_a_table(tmp_path):
 @pytest.fixture
 def full():
     """The table of the whole benchmark, with three seeds."""
-    options = argparse.Namespace(seeds=[4, 5, 6], steps=[1], only=None, runs="runs", sizes=[])
-    options.add = False
+    options = argparse.Namespace(seeds=[4, 5, 6], steps=[1], only=None, runs="runs")
+    options.add, options.smoke = False, False
     return table.Table(sotu_bpe.BENCHMARK, options)
 
 
@@ -47,8 +48,18 @@ def test_a_teacher_is_trained_once_and_teaches_every_seed(full, seed):
     assert f"seed={seed}" in arguments and "machine=cpu" not in arguments
 
 
-def test_sizes_add_to_a_training_in_their_order(full):
-    full.options.sizes = ["smoke", "tenth"]
-    added = list(full.smaller("sotu_bpe_duo", "duo_ext"))
-    assert added == [*sotu_bpe.TENTH["sotu_bpe_duo"], *sotu_bpe.SMOKE["sotu_bpe_duo"]]
-    assert list(full.smaller("sotu_bpe_idlm_duo", "duo_ext"))[-1] == "algo.guard.teacher_steps=2"
+@pytest.mark.parametrize(
+    ("name", "added"), [("Duo", "SMOKE_TEACHER"), ("IDLM-Duo", "SMOKE_STUDENT")]
+)
+def test_smoke_adds_to_a_training_what_makes_it_small(full, name, added):
+    method = full.by_name[name]
+    plain, full.options.smoke = full.training(method, 4), True
+    assert full.training(method, 4) == [*plain, *getattr(sotu_bpe, added)]
+
+
+@pytest.mark.parametrize("benchmark", [sotu_bpe.BENCHMARK, sotu_bpe_cpu.BENCHMARK])
+def test_both_sizes_train_their_own_experiments(benchmark):
+    size = benchmark.module.removeprefix("benchmarks.")
+    trained = {method.train[0].removeprefix("+experiment=") for method in benchmark.methods}
+    families = ("mdlm", "idlm_mdlm", "duo", "idlm_duo")
+    assert trained == {f"{size}_{family}" for family in families}
