@@ -12,7 +12,7 @@ BENCHMARK = of_size("sotu_bpe_cpu", steps=(1, 2, 3, 4, 8, 16, 32, 64, 128), jobs
 
 
 def main(arguments=None):
-    table.main(BENCHMARK, __doc__.split("\n\n")[1], arguments)
+    table.main(BENCHMARK, __doc__.split("\n\n")[1], arguments, samples=256)
 
 
 if __name__ == "__main__":
