@@ -239,11 +239,11 @@ class SelfDistilled:
     def training_step(self, batch, batch_idx):
         due = self.trainer.global_step % self.config.algo.update_teacher_every == 0
         if self.teacher is None or (due and batch_idx % self.trainer.accumulate_grad_batches == 0):
-            self._maybe_update_teacher_weights()
+            self._refresh_teacher()
         return super().training_step(batch, batch_idx)
 
     @torch.no_grad()
-    def _maybe_update_teacher_weights(self):
+    def _refresh_teacher(self):
         if self.teacher is None:
             self.teacher = copy.deepcopy(self.backbone).eval().requires_grad_(False)
         source = self.ema.shadow_params if self.config.algo.teacher_ema else self._get_parameters()

@@ -53,10 +53,10 @@ class Metrics:
         for metric in (self.valid_nlls, self.gen_ppl, self.sample_entropy):
             metric.reset()
 
-    def update_valid(self, nll, aux_loss, num_tokens):
+    def update_valid(self, nlls, prior_loss, num_tokens):
         """Take in the summed likelihood of ``num_tokens`` tokens, in nats."""
         for metric in self.valid_nlls.values():
-            metric.update((nll.detach() + aux_loss) / num_tokens, num_tokens)
+            metric.update((nlls.detach() + prior_loss) / num_tokens, num_tokens)
 
     def record_entropy(self, tokens):
         """tokens (B, L); the mean over sequences of the entropy of their token counts, nats."""

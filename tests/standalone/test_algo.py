@@ -289,7 +289,7 @@ def ready(build, attach, name, *overrides):
     """A student that has left its teacher."""
     model = build(name, 3, *overrides).train()
     attach(model)
-    model._maybe_update_teacher_weights()
+    model._refresh_teacher()
     torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.5)
     return model
 
@@ -299,7 +299,7 @@ def test_the_loss_vanishes_where_student_and_teacher_must_agree(build, attach, n
     model = ready(build, attach, name)
     model._compute_dt = lambda: 1e-9  # one time, one noise: one input
     assert model.nll(X0, None, 0, True).max() > 1e-3
-    model._maybe_update_teacher_weights()
+    model._refresh_teacher()
     assert model.nll(X0, None, 0, True).abs().max() < 1e-6
     model._compute_dt = lambda: 0.5
     assert model.nll(X0, None, 0, True).max() > 1e-5

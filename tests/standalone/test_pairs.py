@@ -48,7 +48,7 @@ def test_given_tokens_are_seen_as_they_are(build, attach, batch, name):
         model.config.data.pairs = {"prompt": "q", "completion": "a"}
     attach(model)
     if name in ("distillation", "sdtt"):
-        model._maybe_update_teacher_weights()
+        model._refresh_teacher()
     seen, loss = inputs_of(model, x0_BL, given_BL)
     assert len(seen) == {"distillation": 2, "sdtt": 3}.get(name, 1) and loss.isfinite()
     for tokens in seen:
