@@ -40,11 +40,19 @@ class ResumableLoader(torch.utils.data.DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place: the epoch, and the batches of it that all processes together have seen."""
-        return {"epoch": self.epoch, "batches": self.batches * self.sampler.num_replicas}
+        """The place: the epoch, the batches of it that all processes together have seen, and the
+        number of blocks that it is a place in."""
+        batches = self.batches * self.sampler.num_replicas
+        return {"epoch": self.epoch, "batches": batches, "blocks": len(self.dataset)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at the place that ``state_dict`` gave."""
+        """Go on at the place that ``state_dict`` gave; Refused if it is one in another text."""
+        blocks = state.get("blocks", len(self.dataset))  # earlier versions did not say
+        if blocks != len(self.dataset) or state["batches"] > len(self) * self.sampler.num_replicas:
+            raise Refused(
+                f"data.train has {len(self.dataset)} blocks; the run that goes on began with "
+                "another text, and takes that one, or another run folder"
+            )
         self.epoch, self.resumed = state["epoch"], True
         self.batches = state["batches"] // self.sampler.num_replicas
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from duo_ext import Refused
 from duo_ext.training.order import ResumableLoader
 
 
@@ -107,6 +108,19 @@ def test_a_loader_resumed_at_the_end_of_an_epoch_first_ends_it():
     loader.load_state_dict({"epoch": 0, "batches": 4})
     assert list(loader) == []
     assert take(4, many(loader)) == epochs_of(loader_of(12, 3), 2)[1]
+
+
+@pytest.mark.parametrize("size", [9, 24])
+def test_a_place_in_another_text_is_refused(size):
+    place = loader_of(12, 3).state_dict()
+    with pytest.raises(Refused, match=f"^data.train has {size} blocks; .* another text"):
+        loader_of(size, 3).load_state_dict(place)
+
+
+def test_a_place_that_is_not_there_is_refused():
+    """Of earlier versions, which do not say of how many blocks."""
+    with pytest.raises(Refused, match=r"^data.train has 12 blocks"):
+        loader_of(12, 3).load_state_dict({"epoch": 0, "batches": 5})
 
 
 @settings(max_examples=50, deadline=None)
