@@ -9,6 +9,7 @@ new sampler is a module with a function ``sample``, and a line here.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -43,9 +44,12 @@ def find(name: str) -> Callable[..., Tensor]:
     if not colon:
         return SAMPLERS[kind]
     try:
-        return functools.partial(SAMPLERS[kind], temperature=float(temperature))
+        number = float(temperature)
     except ValueError:
-        raise Refused(f"the sampler is '{name}'; its temperature must be a number") from None
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise Refused(f"the sampler is '{name}'; its temperature must be a number, at least 0")
+    return functools.partial(SAMPLERS[kind], temperature=number)
 
 
 def drawing(

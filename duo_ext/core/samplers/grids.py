@@ -19,8 +19,17 @@ def times(grid: str, steps: int | None = None) -> Tensor:
     by commas. ``steps`` is N; without it the grid is checked alone. Raises Refused for any other
     grid.
     """
-    kind, _, power = grid.partition(":")
     steps = grid.count(",") if steps is None else steps
+    found = _times(grid, steps)
+    if not (found[0] == 1 and found[-1] > 0 and (found.diff() < 0).all()):  # nan is neither
+        raise Refused(f"the grid is '{grid}'; its times must fall from 1 and stay above 0")
+    if len(found) != steps + 1:
+        raise Refused(f"the grid is '{grid}', for {len(found) - 1} steps; {steps} are asked for")
+    return found
+
+
+def _times(grid, steps):
+    kind, _, power = grid.partition(":")
     left = 1 - torch.arange(steps + 1, dtype=torch.float64) / (steps + 1)
     if grid == "host":
         return torch.linspace(1, 1e-5, steps + 1, dtype=torch.float64)
@@ -28,12 +37,7 @@ def times(grid: str, steps: int | None = None) -> Tensor:
         return left
     if kind == "power":
         return left ** _number(power, grid)
-    found = torch.tensor([_number(word, grid) for word in grid.split(",")], dtype=torch.float64)
-    if found[0] != 1 or found[-1] <= 0 or (found.diff() >= 0).any():
-        raise Refused(f"the grid is '{grid}'; its times must fall from 1 and stay above 0")
-    if len(found) != steps + 1:
-        raise Refused(f"the grid is '{grid}', for {len(found) - 1} steps; {steps} are asked for")
-    return found
+    return torch.tensor([_number(word, grid) for word in grid.split(",")], dtype=torch.float64)
 
 
 def _number(word, grid):

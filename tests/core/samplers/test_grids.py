@@ -30,6 +30,10 @@ def test_n_steps_are_n_plus_one_evaluations(grid, steps, wanted):
         "1,.5,.6": "its times must fall from 1 and stay above 0",
         ".9,.5,.1": "its times must fall from 1",
         "1,.5,0": "stay above 0",
+        "1,nan,.1": "its times must fall from 1",
+        "power:0": "its times must fall from 1",
+        "power:-1": "its times must fall from 1",
+        "power:nan": "its times must fall from 1",
         "1,.5": "the grid is '1,.5', for 1 steps; 2 are asked for",
     }.items(),
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from duo_ext import Refused
+from duo_ext.core import samplers
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
 from duo_ext.core.samplers import SAMPLERS, blank, grids
@@ -53,6 +54,13 @@ def test_a_process_without_masks_has_no_surest_ones(network, sampler):
     start = blank(network, (B, L))
     with pytest.raises(Refused, match="needs a process that has masks"):
         SAMPLERS[sampler](PROCESSES["uniform"], network, *start, grids.times("host", 2))
+
+
+@pytest.mark.parametrize("temperature", ["", "warm", "-5", "nan", "inf"])
+def test_a_temperature_is_a_number(temperature):
+    with pytest.raises(Refused, match=f"'confidence:{temperature}'; its temperature must be"):
+        samplers.find(f"confidence:{temperature}")
+    assert samplers.find("confidence:0") and samplers.find("confidence:1e-1")
 
 
 @pytest.mark.parametrize("sampler", OF_MASKS)
