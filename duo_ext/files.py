@@ -59,15 +59,12 @@ def write_whole(
     where what lay at ``path`` is kept. Raises OSError, with what lay at ``path`` untouched, if
     that cannot be done.
     """
-    with _replacing(path, previous) as (files, temporary):
-        if isinstance(content, bytes):
-            files.pipe_file(temporary, content)
-            return
-        with files.open(temporary, "wb") as file:
-            content(file)
-            if isinstance(files, LocalFileSystem):  # after a crash the new name has all of it
-                file.flush()
-                os.fsync(file.fileno())
+    write = (lambda file: file.write(content)) if isinstance(content, bytes) else content
+    with _replacing(path, previous) as (files, temporary), files.open(temporary, "wb") as file:
+        write(file)
+        if isinstance(files, LocalFileSystem):  # after a crash the new name has all of it
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def twin(source: str | Path, path: str | Path, previous: str | Path | None = None) -> None:
@@ -84,6 +81,8 @@ def _replacing(path, previous):
     """(file system, a new name on it); at the end of the with block ``path`` is what lies there."""
     files, path = located(path)
     try:
+        if files.isdir(path):  # fsspec would move the file into it
+            raise IsADirectoryError("it is a folder")
         with _moved(files, path) as temporary:
             yield files, temporary
             if previous and files.exists(path):
@@ -103,10 +102,9 @@ def _moved(files, path):
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
         yield temporary
         files.mv(temporary, path)
-    except BaseException:
+    finally:  # a move changes nothing where both are names of one file
         if files.exists(temporary):
             files.rm(temporary)
-        raise
 
 
 def _link(files, source, target):

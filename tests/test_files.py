@@ -13,10 +13,10 @@ def test_what_cannot_be_written_is_one_sentence_and_the_old_file_stays(tmp_path,
     path = tmp_path / "folder" / "file"
     files.write_whole(path, b"old")
 
-    def full(self, place, content, **options):
+    def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(LocalFileSystem, "pipe_file", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError) as refused:
         files.write_whole(path, b"new")
     wanted = f"{path} cannot be written: No space left on device; what was there is kept"
@@ -31,9 +31,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_folder_is_no_file_to_replace(tmp_path):
+    with pytest.raises(OSError, match=f"{tmp_path} cannot be written: it is a folder"):
+        files.write_whole(tmp_path, b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_kept_before_may_be_the_same_file(tmp_path):
+    """A kill between the two moves of a save leaves one file of two names."""
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    last.write_text("old")
+    previous.hardlink_to(last)
+    files.write_whole(last, b"new", previous)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "last": "new",
+        "previous": "old",
+    }
+
+
 def test_only_unfinished_files_are_swept(tmp_path, monkeypatch):
     """Those of a write that was killed between its two steps, not files of like names."""
-    monkeypatch.setattr(LocalFileSystem, "mv", lambda *given: None)
+    for step in ("mv", "rm"):
+        monkeypatch.setattr(LocalFileSystem, step, lambda *given: None)
     files.write_whole(tmp_path / "last.ckpt", b"half")
     monkeypatch.undo()
     kept = {"last.ckpt", "notes.tmp", "a.0123.tmp"}
