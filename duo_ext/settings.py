@@ -1,5 +1,6 @@
 """Values of Duo's keys that cannot work in any host, refused before anything is loaded."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -33,6 +34,9 @@ OF_DUO += ("trainer.max_steps", "trainer.accumulate_grad_batches", "lr_scheduler
 PROCESSES = ("trainer.devices", "trainer.num_nodes")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE += ("loader.num_workers",)
+AT_LEAST_1 = ("eval.perplexity_batch_size", "loader.eval_batch_size")
+AT_LEAST_1 += tuple(f"model.{key}" for key in MODEL)
+SEEDS = 2**32  # so many does numpy know
 
 
 def require(key: str, name: object, options: Iterable) -> None:
@@ -66,12 +70,35 @@ def _whole(key, value):
     return int(value) if isinstance(value, float) else value
 
 
-def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
-    """Raise Refused that names the first of the keys whose value is no positive number."""
+def require_positive(config: DictConfig, keys: Iterable[str], section: str = "") -> None:
+    """Raise Refused that names the first of the keys whose value is no positive number.
+
+    ``section`` is what stands before the keys in the name that a user gives them.
+    """
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int | float) or not value > 0:
-            raise Refused(f"{key} is {value}; it must be a positive number")
+            raise Refused(f"{section}{key} is {value}; it must be a positive number")
+
+
+def require_number(
+    key: str, value: object, least: float = 0, most: float = math.inf, whole: bool = False
+) -> None:
+    """Raise Refused if ``value``, that of ``key``, is no number from ``least`` to ``most``, or no
+    whole one where that is asked for."""
+    kind = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        wanted = f"a {'whole ' * whole}number"
+        wanted += f", at least {least}" * math.isfinite(least)
+        wanted += f", at most {most}" * math.isfinite(most)
+        raise Refused(f"{key} is {value}; it must be {wanted}")
+
+
+def require_counts(key: str, value: object) -> None:
+    """Raise Refused if ``value``, that of ``key``, is no list of whole numbers above 0."""
+    listed = omegaconf.OmegaConf.is_list(value) and len(value) > 0
+    if not listed or not all(type(part) is int and part >= 1 for part in value):
+        raise Refused(f"{key} is {value}; it must be a list of whole numbers above 0, as [4,8]")
 
 
 def check_model(config: DictConfig) -> None:
@@ -91,15 +118,15 @@ def check(config: DictConfig) -> None:
     """Raise Refused that names the first key whose value cannot work."""
     make_whole(config, PROCESSES)
     for key in PROCESSES:  # first: the batch is computed from them
-        value = omegaconf.OmegaConf.select(config, key)
-        if not isinstance(value, int) or value < 1:
-            raise Refused(f"{key} is {value}; it must be a number, at least 1")
+        require_number(key, omegaconf.OmegaConf.select(config, key), 1, whole=True)
     make_whole(config, (*OF_DUO, *COUNTS))
+    require_number("seed", config.seed, most=SEEDS - 1, whole=True)
     require_positive(config, POSITIVE)
-    for key in NOT_NEGATIVE:
-        value = omegaconf.OmegaConf.select(config, key)
-        if value is not None and not (isinstance(value, int | float) and value >= 0):
-            raise Refused(f"{key} is {value}; it must be a number, at least 0")
+    for keys, least in ((NOT_NEGATIVE, 0), (AT_LEAST_1, 1)):
+        for key in keys:
+            value = omegaconf.OmegaConf.select(config, key)
+            if value is not None:
+                require_number(key, value, least)
     check_model(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
@@ -121,7 +148,9 @@ def check(config: DictConfig) -> None:
 
 
 def _check_batch(loader, trainer):
-    parts = trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    accumulated = trainer.accumulate_grad_batches
+    require_number("trainer.accumulate_grad_batches", accumulated, 1, whole=True)
+    parts = trainer.devices * trainer.num_nodes * accumulated
     if loader.batch_size * parts != loader.global_batch_size:
         raise Refused(
             f"loader.global_batch_size is {loader.global_batch_size}; it must be loader.batch_size "
@@ -135,29 +164,27 @@ def check_idlm(settings: DictConfig, length: int) -> None:
 
     ``length`` is model.length.
     """
+    for key in ("guard", "adapter"):
+        if not omegaconf.OmegaConf.is_dict(settings[key]):
+            raise Refused(f"algo.{key} is {settings[key]}; it must be a section of settings")
     for key, least in {"fake_ratio": 1, "fake_warmup": 0, "prompt_length": 0}.items():
-        if settings[key] < least:
-            raise Refused(f"algo.{key} is {settings[key]}; it must be at least {least}")
+        require_number(f"algo.{key}", settings[key], least, whole=True)
     if settings.prompt_length >= length:
         raise Refused(
             f"algo.prompt_length is {settings.prompt_length}; "
             f"it must be less than model.length {length}"
         )
-    if settings.fake_lr is not None and settings.fake_lr <= 0:
-        raise Refused(f"algo.fake_lr is {settings.fake_lr}; it must be positive or null")
+    if settings.fake_lr is not None:
+        require_positive(settings, ("fake_lr",), "algo.")
     for key in ("on_policy", "infill"):
-        if not 0 <= settings[key] <= 1:
-            raise Refused(f"algo.{key} is {settings[key]}; it must lie between 0 and 1")
+        require_number(f"algo.{key}", settings[key], most=1)
+    require_counts("algo.rollout_steps", settings.rollout_steps)
+    _check_guard(settings.guard)
     _check_sampler(settings)
-    if not settings.rollout_steps or min(settings.rollout_steps) < 1:
-        raise Refused(
-            f"algo.rollout_steps is {settings.rollout_steps}; it must list numbers of steps"
-        )
     for key in ("shared_forward", "recompute_blocks", "compile"):
         require(f"algo.{key}", settings[key], (True, False))
     require("algo.precision", settings.precision, PRECISIONS)
     _check_adapter(settings.adapter)
-    _check_guard(settings.guard)
 
 
 def _check_adapter(adapter):
@@ -184,6 +211,9 @@ def _check_sampler(settings):
     that are asked of it."""
     asked = [*(settings.guard.steps if settings.guard.every else ())]
     asked += [steps - 1 for steps in settings.rollout_steps] if settings.on_policy else []
+    for key in ("sampler", "grid"):
+        if not isinstance(settings[key], str):
+            raise Refused(f"algo.{key} is {settings[key]}; it must be a name, or times in quotes")
     try:
         samplers.find(settings.sampler)
     except Refused as error:
@@ -238,8 +268,10 @@ def chosen(config: DictConfig, keys: Iterable[str]) -> dict:
 
 
 def _check_guard(guard):
+    require_number("algo.guard.every", guard.every, whole=True)
     for key in ("samples", "teacher_steps", "patience"):
-        if guard[key] < 1:
-            raise Refused(f"algo.guard.{key} is {guard[key]}; it must be at least 1")
-    if guard.every and (not guard.steps or min(guard.steps) < 1):
-        raise Refused(f"algo.guard.steps is {guard.steps}; it must list numbers of steps")
+        require_number(f"algo.guard.{key}", guard[key], 1, whole=True)
+    for key in ("entropy", "unigram_kl", "word_length"):
+        require_number(f"algo.guard.{key}", guard[key])
+    if guard.every:
+        require_counts("algo.guard.steps", guard.steps)

@@ -1,10 +1,19 @@
 """Values of SEDD's keys that cannot work in any host, refused before anything is loaded."""
 
+import math
+
 import torch
 from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
-from duo_ext.settings import COUNTS, check_model, make_whole, require_positive
+from duo_ext.settings import (
+    COUNTS,
+    SEEDS,
+    check_model,
+    make_whole,
+    require_number,
+    require_positive,
+)
 
 TRAINING = (
     *("training.batch_size", "training.accum", "training.n_iters", "training.log_freq"),
@@ -26,6 +35,7 @@ def check(config: DictConfig) -> None:
     make_whole(config, counts)
     require_positive(config, ALWAYS)
     check_model(config)
+    require_number("seed", config.seed, most=SEEDS - 1, whole=True)
     if str(config.precision) not in PRECISIONS:
         raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
     if config.mode == "train":
@@ -34,5 +44,7 @@ def check(config: DictConfig) -> None:
         automatic = config.device == "auto" and not torch.cuda.is_available()
         machine.warn_of_bf16("cpu" if automatic else config.device, config.precision, "precision")
         require_positive(config, ("optim.lr", *TRAINING))
+        for key in ("warmup", "grad_clip"):  # SEDD takes less than 0 for none
+            require_number(f"optim.{key}", config.optim[key], -math.inf)
     elif config.checkpoint is None:
         raise Refused(f"checkpoint is null; mode={config.mode} needs one")

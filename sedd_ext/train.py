@@ -163,6 +163,8 @@ class Run:
 
     def begin(self) -> None:
         """Make the guard; a run that it has stopped before stays stopped."""
+        if self.config.training.snapshot_sampling:
+            sampler(self.parts, Way.configured(self.config.sampling))  # what it refuses, at once
         self.trained.begin(self.tokenizer, self.valid)
         self.stopped = bool(self.watch and self.watch.guard.stops)
 

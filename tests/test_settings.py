@@ -8,6 +8,7 @@ from duo_ext import host, settings
 
 CONFIG = {
     "mode": "train",
+    "seed": 1,
     "optim": {"lr": 3e-4},
     "sampling": {"steps": 8, "p_nucleus": 1.0},
     "loader": {"batch_size": 2, "global_batch_size": 8},
@@ -36,6 +37,12 @@ REFUSED = {
     "training.ema=-1": "training.ema is -1; it must be a number, at least 0",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val is -1; it must be a number, .* 0",
     "lr_scheduler.num_warmup_steps=few": "lr_scheduler.num_warmup_steps is few; it must be .* 0",
+    "seed=-1": "seed is -1; it must be a whole number, at least 0, at most 4294967295",
+    "seed=null": "seed is None; it must be a whole number, at least 0, at most 4294967295",
+    "eval.perplexity_batch_size=-3": "eval.perplexity_batch_size is -3; it must be .* 1",
+    "loader.eval_batch_size=0": "loader.eval_batch_size is 0; it must be a number, at least 1",
+    "model.n_heads=0": "model.n_heads is 0; it must be a number, at least 1",
+    "trainer.accumulate_grad_batches=null": "trainer.accumulate_grad_batches is None; .* 1",
     "optim=null": "optim.lr is None; it must be a positive number",
     "sampling.steps=4.5": "sampling.steps is 4.5; it must be a whole number",
     "algo.guard.steps=[4,8.5]": "algo.guard.steps is 8.5; it must be a whole number",
