@@ -12,12 +12,14 @@ import torch
 from omegaconf import DictConfig
 
 from duo_ext.core import adapters
+from duo_ext.core.score import ScoreProcess
 from duo_ext.data.texts import Tokenizer
 from duo_ext.measuring import batches, draws, held_out
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch
 from duo_ext.training.sampler import Sampler
 from sedd_ext import data
+from sedd_ext.parts import Parts
 
 if TYPE_CHECKING:
     from sedd_ext.idlm import IDLM  # which imports this module
@@ -32,6 +34,14 @@ def noise_removal_of(config: DictConfig) -> str:
     known = ("analytic", "euler") if config.noise.type == "loglinear" else ("analytic",)
     draws.require_of_guard("sampling.predictor", config.sampling.predictor, known)
     return "ancestral" if config.sampling.noise_removal else "none"
+
+
+def process_of(parts: Parts) -> ScoreProcess:
+    """The core's process that draws as the sections ``sampling`` and ``algo`` say: its samplers
+    beside ancestral say themselves which masks are filled, so that scores need their mass."""
+    config = parts.config
+    renormalised = config.sampling.renormalise or config.algo.sampler != "ancestral"
+    return parts.process(renormalised=renormalised)
 
 
 def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) -> Watch:
@@ -49,9 +59,7 @@ def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) ->
     return Watch(
         settings=config.algo.guard,
         sampler=Sampler(
-            process=parts.process(
-                renormalised=config.sampling.renormalise or config.algo.sampler != "ancestral"
-            ),
+            process=process_of(parts),
             network=network,
             length=config.model.length,
             sampler=config.algo.sampler,

@@ -10,12 +10,13 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
+from duo_ext.data import prompts
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.subject import HOST, trained_for
 from sedd_ext import data, given, host, runs, workers
-from sedd_ext.looks import noise_removal_of
+from sedd_ext.looks import noise_removal_of, process_of
 from sedd_ext.parts import Parts
 from sedd_ext.sampler import Way, sampler
 from sedd_ext.train import train
@@ -35,10 +36,14 @@ def projector(
     """project(x (B, L)) -> x with ``sampling.prefix`` and ``sampling.suffix`` in their places.
 
     SEDD's conditional sampling calls it before every step. Raises Refused if prefix and suffix
-    leave no room for other tokens.
+    leave no room for other tokens, or have what the model has no tokens for.
     """
-    ends = [_ids(tokenizer, config.sampling[name]) for name in ("prefix", "suffix")]
-    length, taken = config.model.length, sum(map(len, ends))
+    length = config.model.length
+    frame = prompts.Frame(tokenizer, length, config.tokens)
+    ends = [
+        frame.ids(config.sampling[name] or "", f"sampling.{name}") for name in ("prefix", "suffix")
+    ]
+    taken = sum(map(len, ends))
     if taken >= length:
         raise Refused(
             f"sampling.prefix and sampling.suffix have {taken} tokens; together they must have "
@@ -52,10 +57,6 @@ def projector(
         return x_BL
 
     return project
-
-
-def _ids(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
 def sample(config: DictConfig, folder: str) -> None:
@@ -91,7 +92,7 @@ def by_core(parts: Parts, project: Callable[[Tensor], Tensor]) -> draws.Draw:
     config = parts.config
     sample = samplers.find(config.algo.sampler)
     times_K = samplers.grids.times(config.algo.grid, config.sampling.steps)
-    process = parts.process()
+    process = process_of(parts)
     student = Tempered.of(process, parts.model, True)
     removal = noise_removal_of(config)
 

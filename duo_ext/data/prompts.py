@@ -34,7 +34,7 @@ class Frame:
         for a prompt that leaves nothing to write.
         """
         given = self.form.given(text) if self.form else text
-        return self._given([[*self.before, *self._ids(given, key)], []], key)
+        return self._given([[*self.before, *self.ids(given, key)], []], key)
 
     def infill(self, text: str, key: str = "infill") -> tuple[Tensor, Tensor]:
         """The same for a text with holes, ``HOLE``, which share alike what is left of the length.
@@ -44,7 +44,7 @@ class Frame:
         parts = text.split(HOLE)
         if len(parts) == 1:
             raise Refused(f"{key} is '{text}'; it must have a hole, written {HOLE}")
-        ids = [self._ids(part, key) for part in parts]
+        ids = [self.ids(part, key) for part in parts]
         return self._given([[*self.before, *ids[0]], *ids[1:-1], [*ids[-1], *self.after]], key)
 
     def decode(self, tokens_NL: Tensor) -> list[str]:
@@ -62,7 +62,8 @@ class Frame:
             return slice(start, next(found, len(tokens)))
         return slice(start, end if ends else len(tokens))
 
-    def _ids(self, text, key):
+    def ids(self, text: str, key: str) -> list[int]:
+        """The tokens of a text; Refused, with the text named ``key``, where the model has none."""
         if not text:
             return []
         [ids] = texts.encode(self.tokenizer, [text], key)
