@@ -163,8 +163,9 @@ def _config(tree, saved, options, named):
 
 
 def _add_options(parser):
-    removals = ("ancestral", "greedy", "none")
-    parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
+    parser.add_argument(
+        "--noise-removal", nargs="+", choices=subject.REMOVALS, default=["ancestral"]
+    )
     parser.add_argument("--nucleus", nargs="+", type=float, default=[1.0])
     parser.add_argument(
         "--predictor",

@@ -35,7 +35,10 @@ def write(options: argparse.Namespace) -> None:
         raise Refused("--for harness writes a new file, --output, and has no use of --results")
     path = pretrained.in_run(resolve(options.checkpoint))
     saved = pretrained.load(path, KEY, options.trust_checkpoint)
-    kind, family = families.of(saved.config["algo"]["name"], f"{KEY} is '{path}',")
+    algo = saved.config.get("algo", {}).get("name")
+    if algo is None:
+        raise Refused(f"{KEY} is '{path}'; its configuration must have algo.name, and lacks it")
+    kind, family = families.of(algo, f"{KEY} is '{path}',")
     if kind not in NAMES:
         raise Refused(f"{KEY} is '{path}', a {kind} model; the harness knows {', '.join(NAMES)}")
     config = tree.compose()

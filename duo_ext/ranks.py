@@ -74,7 +74,7 @@ def join(device_name: str, key: str = "device") -> tuple[torch.device, Ranks]:
     ``key`` is the setting that named the device: auto, cuda (torchrun's number of it) or another.
     """
     world, rank = (int(os.environ.get(name, default)) for name, default in SIZES)
-    device = _device(device_name, key)
+    device = device_of(device_name, key)
     if world > 1:
         _require_torchrun(world)
         signal.signal(signal.SIGTERM, _ended)
@@ -111,7 +111,8 @@ def _ended(*_):
     )
 
 
-def _device(name, key):
+def device_of(name: str, key: str = "device") -> torch.device:
+    """The device of a name, the value of ``key``; Refused if torch cannot use it."""
     given = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -294,8 +294,8 @@ def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, mon
     first = run(*given)
     kept = json.loads((place / f"{name}.times.json").read_text())
     assert kept["checkpoint_sha256"] == first["rows"][0]["checkpoint_sha256"]
-    assert list(kept["times"]) == ["spread 1", "spread 3"]
-    assert ways(first, "grid", "times") == [("auto", kept["times"][f"spread {n}"]) for n in (1, 3)]
+    assert list(kept["times"]) == ["spread ancestral 1", "spread ancestral 3"]
+    assert ways(first, "grid", "times") == [("auto", times) for times in kept["times"].values()]
     for times in kept["times"].values():
         assert times[0] == 1 and sorted(times, reverse=True) == times and times[-1] > 0
     sought, costs = [], auto.costs

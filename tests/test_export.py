@@ -189,6 +189,16 @@ def test_the_rows_of_the_checkpoint_are_in_the_card(teacher):
         assert part in table
 
 
+def test_a_run_is_the_checkpoint_that_it_kept(teacher):
+    """As ``evaluate`` takes it."""
+    best = Path("run", "checkpoints", "best.ckpt")
+    best.parent.mkdir(parents=True)
+    best.write_bytes(Path(teacher("mdlm")).read_bytes())
+    results(hashlib.sha256(best.read_bytes()).hexdigest(), "older")
+    run("run", "--results", "results.json")
+    assert "## Results" in Path("out/README.md").read_text()
+
+
 def test_results_that_say_nothing_of_the_checkpoint(teacher, place):
     path = teacher("mdlm")
     results("0" * 64, "older")

@@ -21,7 +21,7 @@ from duo_ext.commands.line import one_sentence
 
 LOCK = ".idlm.lock"
 TORCHRUN = ("RANK",)
-LIGHTNING = (*TORCHRUN, "LOCAL_RANK", "SLURM_PROCID")  # its own launcher's and srun's too
+LIGHTNING = (*TORCHRUN, "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # its launcher's, srun's too
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _claimed = {}  # {path: (process, open file)}: a lock lasts as long as its file is open

@@ -72,7 +72,7 @@ def wanted(options: argparse.Namespace) -> Iterator[dict]:
         return
     try:
         with opened(options.prompts) as file:
-            lines = file.read().decode().splitlines()
+            lines = file.read().decode().split("\n")  # not at a text's own U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"--prompts is '{options.prompts}'; it cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):

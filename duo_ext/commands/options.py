@@ -81,10 +81,13 @@ def divided(arguments: list[str], parser: argparse.ArgumentParser) -> tuple[list
     """(the words of options, the host's settings) of a command line; see the help's last lines."""
     actions = parser._option_string_actions
     words, overrides, option, place = [], [], None, 0
+    model = any(not action.option_strings for action in parser._actions)  # comes as a free word
     for word in arguments:
         name, equals, _ = word.partition("=")
         if name in actions:
             option, place = None if equals else actions[name], 0
+        elif OVERRIDE.match(word) and model and option is None and os.path.exists(word):
+            model = False
         elif OVERRIDE.match(word) and not _is_value(word, option, place):
             overrides.append(word)
             continue

@@ -71,7 +71,7 @@ def export(side: Side, options: argparse.Namespace) -> None:
 
     Raises Refused where the checkpoint, the results or the folder do not fit.
     """
-    path = resolve(options.checkpoint)
+    path = pretrained.in_run(resolve(options.checkpoint))
     saved = side.read(path, KEY, options.trust_checkpoint)
     if options.adapter:
         adapter_folder.write(options.output, saved, options.raw, f"{KEY} is '{options.checkpoint}'")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from duo_ext import Refused
+from duo_ext import Refused, ranks
 from duo_ext.commands import evaluation, options
 from duo_ext.commands.line import hush
 from duo_ext.core import samplers
@@ -41,6 +41,7 @@ class Student:
         words += ["--device", device] if device else []
         words += ["--trust-checkpoint"] if trust_checkpoint else []
         self._options = options.parse(side, [*words, *overrides])
+        self._options.device = ranks.device_of(self._options.device)
         self.host = side.activate(host)
         hush()  # a checkout's modules use what torch calls deprecated
         corpus.register_resolvers()
@@ -86,6 +87,7 @@ class Student:
         setting, given_L = self._way(steps, way)
         own = {"samples": count, "seed": seed, "batch_size": batch_size}
         told = argparse.Namespace(**vars(self._options) | own)
+        options.require_numbers(told, samples=1, batch_size=1, seed=0)
         given = given_L and tuple(x_L.expand(count, -1) for x_L in given_L)
         _, network = self._subject.core(Setting(steps))
 

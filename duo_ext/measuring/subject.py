@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from duo_ext.files import write_whole
 from duo_ext.measuring import draws
 
 PATHS = 16  # texts by which a grid is found
+REMOVALS = ("ancestral", "greedy", "none")
 HOST = ("host", "host")  # the host's own sampler on its own times
 
 
@@ -40,6 +42,14 @@ class Setting:
 
     def require(self, precision: str) -> None:
         """Raise Refused for what no checkpoint can be sampled under."""
+        for name, fits, wanted in (
+            ("steps", self.steps >= 1, "at least 1"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0"),
+            ("nucleus", 0 < self.nucleus <= 1, "above 0, at most 1"),
+            ("noise_removal", self.noise_removal in REMOVALS, f"one of {', '.join(REMOVALS)}"),
+        ):
+            if not fits:
+                raise Refused(f"{name} is {getattr(self, name)}; it must be {wanted}")
         if self.by_host:
             if self.grid != "host":
                 raise Refused(f"--grid is '{self.grid}'; --sampler host has a grid of its own")
@@ -126,7 +136,7 @@ class Subject:
         """The times (steps + 1,) at which a sampler of the core evaluates the network."""
         if setting.grid != "auto":
             return grids.times(setting.grid, setting.steps)
-        key = f"{setting.sampler} {setting.steps}"
+        key = f"{setting.sampler} {setting.predictor} {setting.steps}"
         if key not in self._found:
             times_M, costs = self._costs(setting)
             self._found[key] = times_M[auto.least(costs, setting.steps + 1)].tolist()
@@ -138,12 +148,13 @@ class Subject:
     def _costs(self, setting):
         """``auto.costs`` for a sampler, of the same texts each time."""
         spread = setting.sampler == "spread"
-        if spread not in self._costs_found:
+        key = spread, setting.predictor
+        if key not in self._costs_found:
             process, student = self.core(replace(setting, temperature=1.0, nucleus=1.0))
             process = replace(process, uniforms=draws.of_texts(0, 0, PATHS))
             start = blank(student, (PATHS, self.length))
-            self._costs_found[spread] = auto.costs(process, student, *start, spread)
-        return self._costs_found[spread]
+            self._costs_found[key] = auto.costs(process, student, *start, spread)
+        return self._costs_found[key]
 
     @property
     def _beside(self):
@@ -158,7 +169,7 @@ class Subject:
 
     @functools.cached_property
     def _found(self):
-        """{sampler and steps: times}: found in this process, or before for the same weights."""
+        """{sampler, predictor, steps: times}: of this process, or before for the same weights."""
         if not (self._beside and os.path.exists(self._beside)):
             return {}
         with open(self._beside) as file:

@@ -14,6 +14,7 @@ from duo_ext import Refused
 from duo_ext.core import adapters
 from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import batches, draws, held_out, judge
+from duo_ext.measuring.subject import REMOVALS
 from duo_ext.ranks import Ranks
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.resuming import BEST, LAST
@@ -31,7 +32,7 @@ def process_of(model: trainer_base.Diffusion) -> Sampled:
     for key, values in (
         ("predictor", ("ancestral", "ancestral_cache")),  # one law, and one sampler in the core
         ("use_float64", (True,)),
-        ("noise_removal", ("ancestral", "greedy", "none")),
+        ("noise_removal", REMOVALS),
     ):
         draws.require_of_guard(f"sampling.{key}", sampling[key], values)
     if not draws.is_log_linear(model.noise, process):

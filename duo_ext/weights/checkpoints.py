@@ -256,8 +256,11 @@ def sha256(path: str, backbone: torch.nn.Module) -> str:
     """The SHA-256 of a checkpoint file's bytes, or, for a folder or a hub id, of the weights."""
     if os.path.isdir(path) or not files.exists(path):
         return fingerprint(backbone)
+    digest = hashlib.sha256()
     with files.opened(path) as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        for block in iter(lambda: file.read(2**24), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint(backbone: torch.nn.Module) -> str:

@@ -1,13 +1,14 @@
 """``generate``, Duo's and SEDD's: what it writes, what it keeps, what it refuses."""
 
+import argparse
 import json
 
 import pytest
 import torch
 
 import duo_ext.generate
-from duo_ext import host, load_student
-from duo_ext.commands import playback
+from duo_ext import evaluate, host, load_student
+from duo_ext.commands import generating, playback
 
 PROMPT, HOLES = "we the", "a ___ b ___ of"
 
@@ -120,3 +121,22 @@ def test_a_line_that_is_no_prompt_is_named(run, tmp_path, line):
     path.write_text('{"prompt": "a"}\n' + line)
     with pytest.raises(SystemExit, match=r"prompts.jsonl'; line 2 "):
         run("--prompts", str(path))
+
+
+def test_a_text_may_have_any_line_separator_but_the_files(run, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a\u2028b"}\n', encoding="utf-8")
+    assert list(generating.wanted(argparse.Namespace(prompts=str(path)))) == [
+        {"prompt": "a\u2028b"}
+    ]
+
+
+def test_a_model_may_have_the_look_of_a_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "lr=1" / "best.ckpt"
+    path.parent.mkdir()
+    path.touch()
+    words = ["lr=1/best.ckpt", "--steps", "3", "data=sotu"]
+    options = generating.parse(evaluate.SIDE, "duo_ext.generate", words)
+    assert (options.model, options.steps) == ("lr=1/best.ckpt", 3)
+    assert options.overrides == ["data=sotu"]

@@ -59,3 +59,26 @@ def test_warnings_of_a_checkouts_modules_are_left_out(standalone, teacher, monke
 def test_what_cannot_be_loaded_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"^--student is '.*none.ckpt'; it cannot be opened"):
         load_student(tmp_path / "none.ckpt", host=host.STANDALONE)
+
+
+@pytest.mark.parametrize(
+    ("way", "sentence"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"temperature": 0}, "temperature is 0; it must be above 0"),
+        ({"nucleus": 2}, "nucleus is 2; it must be above 0, at most 1"),
+        ({"noise_removal": "gredy"}, "noise_removal is gredy; it must be one of ancestral, greedy"),
+        ({"count": 0}, "--samples is 0; at least 1"),
+        ({"batch_size": -1}, "--batch-size is -1; at least 1"),
+        ({"seed": -1}, "--seed is -1; at least 0"),
+    ],
+)
+def test_a_way_in_which_no_text_can_be_written_is_refused(student, way, sentence):
+    with pytest.raises(Refused, match=f"^{sentence}"):
+        student[1].sample(**way)
+
+
+def test_a_device_that_is_not_there_is_refused(teacher, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match=r"^device is 'cuda:99'; torch cannot use it here"):
+        load_student(teacher("mdlm"), host=host.STANDALONE, device="cuda:99")

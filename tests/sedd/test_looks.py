@@ -1,5 +1,9 @@
 """The average of a SEDD run as its looks take it."""
 
+import types
+
+import omegaconf
+import pytest
 import torch
 
 from sedd_ext import looks
@@ -33,3 +37,15 @@ def test_a_model_is_averaged_for_a_while_and_no_copy_of_it_stays():
         assert not network.training
     assert all(map(torch.equal, model.parameters(), before)) and model.training
     assert len(ema.collected_params) == 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "asked", "wanted"),
+    [("ancestral", False, False), ("ancestral", True, True), ("spread", False, True)],
+)
+def test_scores_get_their_mass_where_the_sampler_needs_it(sampler, asked, wanted):
+    sections = {"sampling": {"renormalise": asked}, "algo": {"sampler": sampler}}
+    parts = types.SimpleNamespace(
+        config=omegaconf.OmegaConf.create(sections), process=lambda renormalised: renormalised
+    )
+    assert looks.process_of(parts) is wanted
