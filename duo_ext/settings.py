@@ -273,5 +273,4 @@ def _check_guard(guard):
         require_number(f"algo.guard.{key}", guard[key], 1, whole=True)
     for key in ("entropy", "unigram_kl", "word_length"):
         require_number(f"algo.guard.{key}", guard[key])
-    if guard.every:
-        require_counts("algo.guard.steps", guard.steps)
+    require_counts("algo.guard.steps", guard.steps)

@@ -88,7 +88,7 @@ def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(tmp_path):
     [("local", LocalFileSystem), ("memory://report/atomic", MemoryFileSystem)],
     ids=["local", "memory"],
 )
-@pytest.mark.parametrize("step", ["pipe_file", "mv"])
+@pytest.mark.parametrize("step", ["open", "mv"])
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     tmp_path, monkeypatch, folder, files, step
 ):

@@ -165,7 +165,7 @@ def test_the_history_is_written_complete_in_strict_json(guard, tmp_path, place):
     assert math.isnan(guard.history[1]["rows"]["4"]["genppl"])  # the state keeps its own
 
 
-@pytest.mark.parametrize("step", ["pipe_file", "mv"])
+@pytest.mark.parametrize("step", ["open", "mv"])
 def test_a_failed_write_leaves_the_old_history(guard, tmp_path, monkeypatch, step):
     path = tmp_path / "guard.json"
     guard.judge(1, {8: row(9)})

@@ -19,7 +19,7 @@ def times(grid: str, steps: int | None = None) -> Tensor:
     by commas. ``steps`` is N; without it the grid is checked alone. Raises Refused for any other
     grid.
     """
-    steps = grid.count(",") if steps is None else steps
+    steps = (grid.count(",") or 1) if steps is None else steps
     found = _times(grid, steps)
     if not (found[0] == 1 and found[-1] > 0 and (found.diff() < 0).all()):  # nan is neither
         raise Refused(f"the grid is '{grid}'; its times must fall from 1 and stay above 0")
