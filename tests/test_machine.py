@@ -67,8 +67,8 @@ def test_nobody_is_warned_where_the_cpu_has_bf16(monkeypatch, tiny, caplog):
 def test_sedd_warns_too(imitating, caplog, device):
     config = OmegaConf.create(
         {
-            "mode": "train", "device": device, "precision": "bf16",
-            "optim": {"lr": 1}, "sampling": {"steps": 1, "samples": 1},
+            "mode": "train", "seed": 1, "device": device, "precision": "bf16",
+            "optim": {"lr": 1, "warmup": 0, "grad_clip": 1}, "sampling": {"steps": 1, "samples": 1},
             "model": dict.fromkeys(("length", "n_blocks", "n_heads", "hidden_size"), 1),
             "eval": {"batch_size": 1, "perplexity_batch_size": 1},
             "training": dict.fromkeys(

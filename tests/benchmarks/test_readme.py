@@ -3,22 +3,19 @@
 import pytest
 
 from benchmarks import readme
-from duo_ext.report.results import load
 
 
-@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.parent.name)
-def test_the_page_has_the_numbers_of_the_results(path):
-    text, rows, wanted = path.read_text(), load(str(readme.RESULTS))["rows"], readme.PAGES[path]
-    assert readme.HEAD in text
-    assert readme.page(text, rows, wanted) == text
+@pytest.mark.parametrize(("path", "study", "wanted"), readme.PAGES)
+def test_the_page_has_the_numbers_of_the_results(path, study, wanted):
+    text, rows = path.read_text(), study.rows
+    assert readme.page(text, study, rows, wanted) == text
     changed = [row | {"genppl": 2 * row["genppl"]} for row in rows]
-    assert readme.page(text, changed, wanted) != text
+    assert readme.page(text, study, changed, wanted) != text
 
 
-def test_what_is_beside_genppl_is_of_the_results():
-    (path, wanted) = list(readme.PAGES.items())[-1]
-    text, rows = path.read_text(), load(str(readme.RESULTS))["rows"]
-    assert readme.HEAD_BESIDE in text
-    for key, _ in readme.BESIDE.values():
+@pytest.mark.parametrize(("path", "study", "wanted"), readme.PAGES[1:])
+def test_what_is_beside_genppl_is_of_the_results(path, study, wanted):
+    text, rows = path.read_text(), study.rows
+    for key, _ in study.beside.values():
         changed = [row | {key: row[key] and row[key] + 1} for row in rows]
-        assert readme.page(text, changed, wanted) != text
+        assert readme.page(text, study, changed, wanted) != text
