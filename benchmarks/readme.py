@@ -92,15 +92,17 @@ def _row(row):
 
 
 def _moved(own, name, evaluations, steps):
-    """The cell of a model by the sampler that students are trained for; empty for a student that
-    is not there yet."""
+    """The cell of a model by the sampler that students are trained for; empty for a student of
+    which there is no row yet."""
+    if name not in {moved.name for moved in own}:
+        return ""
     wanted = (name, evaluations, True)
-    found = [
+    (found,) = (
         moved
         for moved in own
         if (moved.name, moved.evaluations, moved.sampler.startswith("spread")) == wanted
-    ]
-    return _cell(*found[0].at[steps][:3]) if found else ""
+    )
+    return _cell(*found.at[steps][:3])
 
 
 def _cell(value, low, high):

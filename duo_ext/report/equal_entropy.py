@@ -58,10 +58,12 @@ def comparisons(rows: list[dict]) -> list[tuple[dict[int, dict], list[Moved]]]:
 
 
 def _teachers(row, taught):
-    """What a row's line is compared with: its teacher, and itself where it has taught others; a
-    plain line is not compared with itself."""
+    """What a row's line is compared with: its teacher, and itself where it has taught others, which
+    may be one; a plain line is not compared with itself."""
     names = [row.get("after") or row.get("family"), *[row["name"]] * (row["name"] in taught)]
-    return [name for name in names if (name, "host") != (row["name"], row["sampler"])]
+    return [
+        name for name in dict.fromkeys(names) if (name, "host") != (row["name"], row["sampler"])
+    ]
 
 
 def _references(joined, teacher, own):

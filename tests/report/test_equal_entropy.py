@@ -41,6 +41,9 @@ def test_the_plain_teacher_is_the_hosts_and_itself_by_another_sampler_stands_bes
     assert not others and [group["genppl"] for group in references.values()] == [14.0]
     assert [(m.name, m.evaluations) for m in own] == [("Duo", 5), ("IDLM-Duo", 9)]
     assert own[0].sampler == "spread, ancestral"
+    named = [r | {"after": "Duo"} if r["name"] == "IDLM-Duo" else r for r in results["rows"]]
+    ((_, same),) = equal_entropy.comparisons([*named, *spread, greedy])
+    assert same == own  # once, where the student says from which teacher it is too
     value, _, _, beyond = own[0].at[32]
     assert value == pytest.approx(5.0 * 0.5**0.5) and beyond
 
