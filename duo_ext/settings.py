@@ -70,15 +70,12 @@ def _whole(key, value):
     return int(value) if isinstance(value, float) else value
 
 
-def require_positive(config: DictConfig, keys: Iterable[str], section: str = "") -> None:
-    """Raise Refused that names the first of the keys whose value is no positive number.
-
-    ``section`` is what stands before the keys in the name that a user gives them.
-    """
+def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
+    """Raise Refused that names the first of the keys whose value is no positive number."""
     for key in keys:
         value = omegaconf.OmegaConf.select(config, key)
         if not isinstance(value, int | float) or not value > 0:
-            raise Refused(f"{section}{key} is {value}; it must be a positive number")
+            raise Refused(f"{key} is {value}; it must be a positive number")
 
 
 def require_number(
@@ -174,8 +171,7 @@ def check_idlm(settings: DictConfig, length: int) -> None:
             f"algo.prompt_length is {settings.prompt_length}; "
             f"it must be less than model.length {length}"
         )
-    if settings.fake_lr is not None:
-        require_positive(settings, ("fake_lr",), "algo.")
+    _require_positive_or_null("algo.fake_lr", settings.fake_lr, "optim.lr")
     for key in ("on_policy", "infill"):
         require_number(f"algo.{key}", settings[key], most=1)
     require_counts("algo.rollout_steps", settings.rollout_steps)
@@ -187,6 +183,12 @@ def check_idlm(settings: DictConfig, length: int) -> None:
     _check_adapter(settings.adapter)
 
 
+def _require_positive_or_null(key, value, null):
+    """Raise Refused for any other value; ``null`` is what it stands for then."""
+    if value is not None and not (isinstance(value, int | float) and value > 0):
+        raise Refused(f"{key} is {value}; it must be a positive number, or null for {null}")
+
+
 def _check_adapter(adapter):
     """Raise Refused for values of ``algo.adapter`` that no network can have, or without peft."""
     key = "algo.adapter"
@@ -194,9 +196,7 @@ def _check_adapter(adapter):
         raise Refused(
             f"{key}.rank is {adapter.rank}; it must be a whole number, 0 for full networks"
         )
-    alpha = adapter.alpha
-    if alpha is not None and not (isinstance(alpha, int | float) and alpha > 0):
-        raise Refused(f"{key}.alpha is {alpha}; it must be a positive number, or null for the rank")
+    _require_positive_or_null(f"{key}.alpha", adapter.alpha, "the rank")
     for name, least in (("targets", 1), ("whole", 0)):
         patterns = adapter[name]
         listed = omegaconf.OmegaConf.is_list(patterns) and len(patterns) >= least

@@ -123,7 +123,7 @@ def test_a_line_that_is_no_prompt_is_named(run, tmp_path, line):
         run("--prompts", str(path))
 
 
-def test_a_text_may_have_any_line_separator_but_the_files(run, tmp_path):
+def test_a_text_may_have_any_line_separator_but_the_files(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a\u2028b"}\n', encoding="utf-8")
     assert list(generating.wanted(argparse.Namespace(prompts=str(path)))) == [
