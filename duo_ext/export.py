@@ -27,6 +27,7 @@ def _dit(config, weights):
 SIDE = Side(
     module="duo_ext.export",
     activate=lambda path: host.find(path).activate(),
+    chosen=pretrained.in_run,
     read=pretrained.load,
     sections=("algo", "model", "data"),
     process=_process,

@@ -94,7 +94,7 @@ def load(role: str, path: str, options: argparse.Namespace) -> Subject:
     ``role`` is "teacher" or "student", ``path`` as the command line gives it, ``options`` are those
     of the command. Raises Refused where the checkpoint or an option does not fit.
     """
-    resolved, key = line.resolve(path), f"--{role}"
+    resolved, key = runs.in_run(line.resolve(path)), f"--{role}"
     saved = runs.denoiser(resolved, key, options.trust_checkpoint)
     config = _config(saved, options, f"{key} is '{path}'")
     tokenizer = data.tokenizer_of(config)

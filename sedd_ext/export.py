@@ -22,6 +22,7 @@ def _network(config, weights):
 SIDE = publishing.Side(
     module="sedd_ext.export",
     activate=lambda path: host.find(path).activate(),
+    chosen=runs.in_run,
     read=runs.denoiser,
     sections=SECTIONS,
     process=_process,

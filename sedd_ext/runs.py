@@ -123,18 +123,15 @@ def load(checkpoint: dict, state: dict, key: str) -> None:
 def denoiser(path: str | None, key: str, trust: bool | None = None) -> Saved:
     """The trained network at ``path``, as ``Saved``.
 
-    ``path`` is a run folder (the checkpoint that its guard kept, or else the last one), one of
-    SEDD's checkpoint files, or a folder or hub id in Hugging Face format. ``key`` is the setting
-    that named it, ``trust`` is for checkpoints (``read``). Raises Refused where there is none.
+    ``path`` is a run folder (``in_run``), one of SEDD's checkpoint files, or a folder or hub id in
+    Hugging Face format. ``key`` is the setting that named it, ``trust`` is for checkpoints
+    (``read``). Raises Refused where there is none.
     """
-    if not (path and (is_run(path) or path.endswith(ENDINGS))):
+    path = path and in_run(path)
+    if not (path and path.endswith(ENDINGS)):
         return pretrained.load(path, key)
-    if is_run(path):
-        kept = BEST if os.path.exists(os.path.join(path, BEST)) else LAST
-        run, checkpoint = path, read(f"{path}/{kept}", key, trust)
-    else:
-        whole = path if files.is_url(path) else os.path.abspath(path)
-        run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)
+    whole = path if files.is_url(path) else os.path.abspath(path)
+    run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)
     try:
         weights = checkpoints.dit(checkpoint["model"])
     except Refused as error:
@@ -169,6 +166,8 @@ def _damaged(path, key):
     )
 
 
-def is_run(path: str) -> bool:
-    """Whether a path is a run folder, rather than a folder in HF format or a hub id."""
-    return os.path.exists(os.path.join(path, LAST))
+def in_run(path: str) -> str:
+    """The checkpoint in the folder of a run that its guard has kept, or else the last one; any
+    other path as it is."""
+    kept = (os.path.join(path, name) for name in (BEST, LAST))
+    return next(filter(os.path.exists, kept), path)

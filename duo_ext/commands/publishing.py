@@ -34,6 +34,7 @@ class Side:
 
     module: str  # what is run, as python -m takes it
     activate: Callable  # activate(path or None) makes a host active
+    chosen: Callable  # chosen(path) -> a run's kept checkpoint, any other path as it is
     read: Callable  # read(path, key, trust) -> a checkpoint as ``Saved``
     sections: tuple  # of its configuration: those that describe the model
     process: Callable  # process(configuration, path) -> the name of the process
@@ -71,7 +72,7 @@ def export(side: Side, options: argparse.Namespace) -> None:
 
     Raises Refused where the checkpoint, the results or the folder do not fit.
     """
-    path = pretrained.in_run(resolve(options.checkpoint))
+    path = side.chosen(resolve(options.checkpoint))
     saved = side.read(path, KEY, options.trust_checkpoint)
     if options.adapter:
         adapter_folder.write(options.output, saved, options.raw, f"{KEY} is '{options.checkpoint}'")

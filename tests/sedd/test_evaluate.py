@@ -121,6 +121,10 @@ def test_evaluate_draws_by_rows(student, tmp_path):
     assert analytic["sampler"] == renormalised["sampler"] == "ancestral"
     for row in (analytic, renormalised):  # a step that draws no token needs no network
         assert 1 < row["evaluations"] < 41
+    results = ("--results", tmp_path / "out" / "results.json")
+    for number, path in enumerate((student, f"{student}/{runs.LAST}")):  # a run, and its file
+        command("sedd_ext.export", path, *results, "--output", tmp_path / f"card {number}")
+        assert "## Results" in (tmp_path / f"card {number}" / "README.md").read_text()
     for wrong, sentence in (
         (("--predictor", "euler"), "--predictor is euler; --sampler ancestral has analytic"),
         (
