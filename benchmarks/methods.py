@@ -13,8 +13,9 @@ class Method:
     model ``checkpoint``. ``after`` is the method whose checkpoint is the teacher; ``extra`` are
     arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
     one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
-    first seed alone. ``own`` are the options of the sampler that its family's students are trained
-    for: it is sampled by that too. A family has the name of its teacher.
+    first seed alone; ``steps``: sampled in these besides the table's. ``own`` are the options of
+    the sampler that its family's students are trained for: it is sampled by that too. A family has
+    the name of its teacher.
     """
 
     family: str
@@ -26,6 +27,7 @@ class Method:
     greedy: bool = False
     reach: str = ""
     once: bool = False
+    steps: tuple = ()
     own: tuple = ()
 
     @property

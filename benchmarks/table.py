@@ -145,7 +145,7 @@ class Table:
 
     def parts(self, method, seed):
         """{part: arguments of evaluate}, of those that have something to sample."""
-        steps, first = self.options.steps, seed == self.options.seeds[0]
+        steps, first = [*self.options.steps, *method.steps], seed == self.options.seeds[0]
         few = [s for s in steps if s <= FEW]
         many = [s for s in steps if s > FEW and first]
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
