@@ -34,14 +34,6 @@ def softmax(logits: Tensor) -> Tensor:
     return logits.softmax(-1, dtype=wide_dtype(logits))
 
 
-def absorbing_loss(log_f: Tensor, xhat: Tensor, dalpha_over_alpha: Tensor) -> Tensor:
-    """(5) at masked positions: dalpha_t / (1 - alpha_t) <xhat, log f>, (R,).
-
-    log_f, xhat (R, V) with no mass on the mask; the mask's entry of log_f must be finite.
-    """
-    return dalpha_over_alpha * torch.linalg.vecdot(xhat, log_f)
-
-
 def mix(f: Tensor, alpha: Tensor) -> Tensor:
     """p(. | f) / alpha = f + (1 - alpha) / (V alpha), (R, V); alpha (R, 1) > 0.
 

@@ -7,9 +7,9 @@ KL(p || p*). The student here is a table over whole sequences, so xhat is one-ho
 import numpy
 import pytest
 import torch
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 
-from duo_ext.core.losses import absorbing_loss, mix, uniform_loss
+from duo_ext.core.losses import absorbing_hard, mix, uniform_loss
 
 SIZES = [(2, 1), (3, 1), (2, 2), (3, 2), (2, 3), (3, 3)]
 
@@ -48,9 +48,14 @@ def absorbing_losses(fake, teacher, space, V):
         # dalpha / (1 - alpha) = -1 / s, and this mask has probability s^m (1 - s)^(N - m)
         weight = (weights * -1 / s * s**m * (1 - s) ** (N - m)).sum()
         for index, x in enumerate(space):
-            logs = [masked_posterior(p, space, x, hidden, V).log() for p in (teacher, fake)]
-            xhat = one_hot(x[hidden], V).double()
-            losses[index] += absorbing_loss(logs[0] - logs[1], xhat, weight).sum()
+            values = [
+                absorbing_hard(
+                    pad(masked_posterior(p, space, x, hidden, V).log(), (0, 1)),  # and the mask
+                    weight.expand(m), x[hidden], mask=V,
+                )[0]
+                for p in (teacher, fake)
+            ]  # fmt: skip
+            losses[index] += (values[0] - values[1]).sum()
     return losses
 
 
