@@ -12,9 +12,9 @@ from benchmarks.methods import Benchmark, experiment
 from benchmarks.sotu32 import COLD, HOT, duo, mdlm
 
 RANKS = (4, 16, 64)
-# Learning rates over those of full networks: at 4 and 8 rank 16 leaves the guard's bounds within 80
-# pairs (results/adapters/tries).
-RATE = 2
+# Learning rates over those of full networks, times the root of the rank: what goes about as far in
+# as many pairs (results/adapters/tries).
+RATES = {"MDLM": 16, "Duo": 8}
 FULL = {  # family: (optim.lr, algo.fake_lr) of its experiment
     "MDLM": (8e-5, 1e-3),
     "Duo": (1e-4, 5e-4),
@@ -23,7 +23,7 @@ FULL = {  # family: (optim.lr, algo.fake_lr) of its experiment
 
 def adapted(family, rank, whole=()):
     """Overrides of a distillation with adapters."""
-    rates = [RATE * rate for rate in FULL[family]]
+    rates = [RATES[family] / rank**0.5 * rate for rate in FULL[family]]
     settings = (f"algo.adapter.rank={rank}", f"algo.adapter.whole=[{','.join(whole)}]")
     return (*settings, *map("{}={:g}".format, ("optim.lr", "algo.fake_lr"), rates))
 
