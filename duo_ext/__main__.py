@@ -7,8 +7,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from duo_ext import ALGORITHMS, host, machine, ranks
-from duo_ext.commands import folder, line
+from duo_ext import ALGORITHMS, host, ranks
+from duo_ext.commands import checking, folder, line
 from duo_ext.hosting import duo, remedies
 
 
@@ -21,15 +21,6 @@ def run(config: DictConfig) -> None:
         host.active().run(config, algorithm)
 
 
-def report(tree: host.Host) -> None:
-    """What --check prints: the host and each remedy with what became of it."""
-    print(f"host: {tree}")
-    for remedy in (*remedies.BEFORE, *duo.AFTER):
-        state = "applied" if remedy in tree.remedies else "not needed"
-        print(f"{state:>10}  {remedy.name}: {remedy.cause}")
-    print(machine.cpu())
-
-
 def main() -> None:
     """Find the host, compose the configuration, make the run folder and run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is made here
@@ -39,7 +30,7 @@ def main() -> None:
         tree = host.find(own.host).activate()
         line.hush()
         if own.check:
-            return report(tree)
+            return checking.report(tree, (*remedies.BEFORE, *duo.AFTER))
         atexit.register(ranks.leave)  # Lightning leaves a group of nccl only
         os.environ["DUO_ROOT"] = str(tree.root)  # for the other processes of a DDP run
         if folder.is_first_process():

@@ -8,8 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from duo_ext import machine
-from duo_ext.commands import folder, line
+from duo_ext.commands import checking, folder, line
 from duo_ext.hosting.remedies import BEFORE
 from duo_ext.settings import choose
 from sedd_ext import host, settings
@@ -63,19 +62,10 @@ def main() -> None:
         tree = host.find(own.host).activate()
         line.hush()
         if own.check:
-            return report(tree)
+            return checking.report(tree, (*BEFORE, *AFTER))
         if folder.is_first_process(folder.TORCHRUN):
             print(f"host: {tree}", flush=True)
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()
-
-
-def report(tree: host.Host) -> None:
-    """Print what --check says: the tree, the remedies that it needs here, what the CPU is worth."""
-    print(f"host: {tree}")
-    for remedy in (*BEFORE, *AFTER):
-        state = "applied" if remedy in tree.remedies else "not needed"
-        print(f"{state:>10}  {remedy.name}")
-    print(machine.cpu())
 
 
 if __name__ == "__main__":

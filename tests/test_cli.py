@@ -256,15 +256,6 @@ def test_check_says_the_host_and_the_remedies_that_the_standalone_tree_needs(pla
     ]
 
 
-def test_check_says_which_remedies_were_applied(capsys, tmp_path):
-    one, *others = duo.AFTER
-    duo_ext.__main__.report(host.Host(tmp_path, "duo ch-1", "0123abc", [one]))
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert first == f"host: duo ch-1 in {tmp_path}, commit 0123abc"
-    assert f"   applied  {one.name}: {one.cause}" in rest
-    assert {f"not needed  {remedy.name}: {remedy.cause}" for remedy in others} <= set(rest)
-
-
 def test_a_run_says_its_host_and_hands_it_to_the_processes_that_it_starts(
     plain, arguments, tmp_path, monkeypatch
 ):
