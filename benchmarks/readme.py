@@ -1,13 +1,15 @@
-"""The tables of README.md and results/README.md, from results/: python -m benchmarks.readme
+"""The tables of README.md, results/README.md and docs, from results/: python -m benchmarks.readme
 
-GenPPL at equal entropy, and what else is measured at temperature 1: means over the seeds, in the
-place of the tables that are there.
+GenPPL at equal entropy, and what else is measured at temperature 1: means over the seeds. A page's
+table is known by its head, and a new one takes its place.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import adapters
 from duo_ext.files import write_whole
 from duo_ext.report.compare import plain, seeds_joined
 from duo_ext.report.equal_entropy import comparisons
@@ -25,21 +27,12 @@ WORDS = {  # column: (key of a row, format)
 
 @dataclass(frozen=True)
 class Study:
-    """A folder of results and its two tables, which are known by their heads: ``students`` are the
-    teachers that are the columns of the first and their students, ``beside`` what is in the second.
-    """
+    """A folder of results: ``students`` are each teacher's students in the tables, ``beside`` what
+    is told of them besides GenPPL at equal entropy."""
 
     folder: str
-    students: dict[str, str]
+    students: dict[str, tuple[str, ...]]
     beside: dict[str, tuple[str, str]]
-
-    @property
-    def columns(self):
-        return ["", "evaluations", *self.students]
-
-    @property
-    def columns_beside(self):
-        return ["", "evaluations", *self.beside]
 
     @property
     def rows(self):
@@ -48,43 +41,86 @@ class Study:
 
 CHARACTERS = Study(
     "sotu32",
-    {"MDLM": "IDLM-MDLM", "Duo": "IDLM-Duo", "Duo-DCD": "IDLM-DCD", "SEDD": "IDLM-SEDD"},
+    {
+        "MDLM": ("IDLM-MDLM",),
+        "Duo": ("IDLM-Duo",),
+        "Duo-DCD": ("IDLM-DCD",),
+        "SEDD": ("IDLM-SEDD",),
+    },
     {"bigram TV": ("bigram_tv", ".3f"), "energy distance": ("energy", ".4f"), **WORDS},
 )
 TOKENS = Study(
     "sotu_bpe_cpu",
-    {"MDLM": "IDLM-MDLM", "Duo": "IDLM-Duo"},
+    {"MDLM": ("IDLM-MDLM",), "Duo": ("IDLM-Duo",)},
     {"unigram KL": ("unigram_kl", ".3f"), "MAUVE": ("mauve", ".2f"), **WORDS},
 )
-PAGES = (  # page, study, and what is in its main table: {evaluations: steps of the plain teacher}
-    (ROOT / "README.md", CHARACTERS, {5: 64}),
-    (RESULTS / "README.md", CHARACTERS, {5: 64, 9: 128}),
-    (RESULTS / "README.md", TOKENS, {3: 16, 5: 64, 9: 128}),
+ADAPTERS = Study(
+    "adapters",
+    {
+        family: tuple(m.name for m in adapters.METHODS if m.family == family and m.train)
+        for family in adapters.FULL
+    },
+    {"unigram KL": ("unigram_kl", ".4f"), "bigram TV": ("bigram_tv", ".3f"), **WORDS},
 )
 
 
 def main_table(study, rows, wanted):
-    """Markdown: for each number of evaluations the plain teachers, the same by the sampler of
-    their students, and the students, all at the plain teachers' entropies."""
-    groups = {
-        own[0].teacher: (references, own)
-        for references, own in comparisons(rows)
-        if {row["noise_removal"] for row in references.values()} == {"ancestral"}
-    }
-    body = []
+    """Markdown: for each number of evaluations in ``wanted``, {evaluations: steps of the plain
+    teacher}, the plain teachers, the same by the sampler of their students, and the students, all
+    at the plain teachers' entropies."""
+    groups, body = _groups(rows), []
     for evaluations, steps in wanted.items():
         teachers = [groups[teacher][0][steps] for teacher in study.students]
         body.append([f"teacher, {steps} steps", teachers[0]["evaluations"], *map(_row, teachers)])
         for label, names in (
-            ("teacher, same sampler", study.students.keys()),
-            ("**student**", study.students.values()),
+            ("teacher, same sampler", study.students),
+            ("**student**", [student for (student,) in study.students.values()]),
         ):
             found = [
                 _moved(groups[teacher][1], name, evaluations, steps)
                 for teacher, name in zip(study.students, names, strict=True)
             ]
             body.append([label, evaluations, *found])
-    return markdown(study.columns, body)
+    return markdown(["", "evaluations", *study.students], body)
+
+
+def beside_table(study, rows):
+    """Markdown: the other statistics of each plain teacher in 64 steps, of the same in 4 by the
+    sampler of its student, and of the student in 4 and 8."""
+    told, body = _others(study, rows), []
+    for teacher, (student,) in study.students.items():
+        for label, *key in (
+            (f"{teacher}, plain", teacher, "host", 64),
+            (f"{teacher}, the student's sampler", teacher, "spread", 4),
+            (student, student, "spread", 4),
+            (student, student, "spread", 8),
+        ):
+            body.append([label, *told(*key)])
+    return markdown(["", "evaluations", *study.beside], body, words=1)
+
+
+def lines_table(study, rows):
+    """Markdown, a line for each model: GenPPL in 5 and 9 evaluations at the entropy of the plain
+    teacher in 64 steps, and the other statistics in 5, of the plain teacher in 65."""
+    groups, told, body = _groups(rows), _others(study, rows), []
+    for teacher, students in study.students.items():
+        references, own = groups[teacher]
+        evaluations, *others = told(teacher, "host", 64)
+        body.append([f"{teacher}, plain in {evaluations}", _row(references[64]), "", *others])
+        named = {f"{teacher}, same sampler": teacher, **{name: name for name in students}}
+        for label, name in named.items():
+            moved = [_moved(own, name, evaluations, 64) for evaluations in (5, 9)]
+            body.append([label, *moved, *told(name, "spread", 4)[1:]])
+    return markdown(["", "GenPPL in 5", "in 9", *study.beside], body, words=1)
+
+
+def _groups(rows):
+    """{teacher: (its plain rows by steps, what is compared with them)}."""
+    return {
+        own[0].teacher: (references, own)
+        for references, own in comparisons(rows)
+        if {row["noise_removal"] for row in references.values()} == {"ancestral"}
+    }
 
 
 def _row(row):
@@ -92,10 +128,7 @@ def _row(row):
 
 
 def _moved(own, name, evaluations, steps):
-    """The cell of a model by the sampler that students are trained for; empty for a student of
-    which there is no row yet."""
-    if name not in {moved.name for moved in own}:
-        return ""
+    """The cell of a model by the sampler that students are trained for."""
     wanted = (name, evaluations, True)
     (found,) = (
         moved
@@ -109,45 +142,42 @@ def _cell(value, low, high):
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def beside_table(study, rows):
-    """Markdown: the other statistics of each plain teacher in 64 steps, of the same in 4 by the
-    sampler of its student, and of the student in 4 and 8."""
+def _others(study, rows):
+    """told(name, sampler, steps): evaluations and the other statistics, at temperature 1."""
     found = {
         (row["name"], row["sampler"], row["steps"]): row
         for row in plain(seeds_joined(rows))
         if row["noise_removal"] == "ancestral"
     }
 
-    def line(label, *key):
+    def told(*key):
         row = found[key]
-        numbers = [number(row[own], spec) for own, spec in study.beside.values()]
-        return [label, row["evaluations"], *numbers]
+        return [row["evaluations"], *(number(row[own], as_) for own, as_ in study.beside.values())]
 
-    body = []
-    for teacher, student in study.students.items():
-        body += [
-            line(f"{teacher}, plain", teacher, "host", 64),
-            line(f"{teacher}, the student's sampler", teacher, "spread", 4),
-            *(
-                line(student, student, "spread", steps)
-                for steps in (4, 8)
-                if (student, "spread", steps) in found
-            ),
-        ]
-    return markdown(study.columns_beside, body, words=1)
+    return told
 
 
-def page(text, study, rows, wanted):
-    """The page ``text`` with the tables of these rows, where it has them."""
-    made = {
-        markdown(study.columns, []): lambda: main_table(study, rows, wanted),
-        markdown(study.columns_beside, [], words=1): lambda: beside_table(study, rows),
-    }
-    for head, table in made.items():
-        text = re.sub(rf"{re.escape(head)}(\|.*\n)*", lambda _, table=table: table(), text)
+def of_steps(wanted):
+    return functools.partial(main_table, wanted=wanted)
+
+
+PAGES = (  # page, study, its tables there
+    (ROOT / "README.md", CHARACTERS, (of_steps({5: 64}),)),
+    (RESULTS / "README.md", CHARACTERS, (of_steps({5: 64, 9: 128}), beside_table)),
+    (RESULTS / "README.md", TOKENS, (of_steps({3: 16, 5: 64, 9: 128}), beside_table)),
+    (ROOT / "docs" / "adapters.md", ADAPTERS, (lines_table,)),
+)
+
+
+def page(text, study, rows, tables):
+    """The page ``text`` with the tables of these rows in the place of those with their heads."""
+    for table in tables:
+        made = table(study, rows)
+        head = "".join(made.splitlines(keepends=True)[:2])
+        text = re.sub(rf"{re.escape(head)}(\|.*\n)*", lambda _, made=made: made, text)
     return text
 
 
 if __name__ == "__main__":
-    for path, study, wanted in PAGES:
-        write_whole(str(path), page(path.read_text(), study, study.rows, wanted).encode())
+    for path, study, tables in PAGES:
+        write_whole(str(path), page(path.read_text(), study, study.rows, tables).encode())
