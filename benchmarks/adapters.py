@@ -2,9 +2,8 @@
 
 Distils the shipped MDLM and Duo teachers with full networks and with adapters of rank 4, 16 and 64
 (algo.adapter.rank), with each seed, at equal pairs; samples teachers and students, and writes
-results.json, table.md and figure.png to --output. The seconds of each distillation are in
-results.json, so that equal seconds can be compared by --only and trainer.max_steps. What a run has
-finished is not done again.
+results.json, with the seconds of each distillation, table.md and figure.png to --output. What a run
+has finished is not done again.
 """
 
 from benchmarks import sotu32, table

@@ -1,9 +1,11 @@
 """benchmarks.adapters: what each method trains. (benchmarks.sotu32 is run at its smallest.)"""
 
+import argparse
+
 import omegaconf
 import pytest
 
-from benchmarks import adapters
+from benchmarks import adapters, table
 
 pytest.importorskip("peft")
 
@@ -25,3 +27,13 @@ def test_methods_differ_in_the_rank_and_the_rates_alone(standalone):
         config.algo.fake_lr, config.optim.lr = plain.algo.fake_lr, plain.optim.lr
         assert omegaconf.OmegaConf.to_yaml(config) == omegaconf.OmegaConf.to_yaml(plain)
     assert found == [(4, []), (16, []), (64, []), (16, ["*.bias", "*norm*"])]
+
+
+def test_teachers_alone_are_sampled_in_the_steps_of_a_plain_one(tmp_path):
+    options = argparse.Namespace(
+        runs=tmp_path, output=tmp_path, add=False, only=None, seeds=[1], steps=[4, 8]
+    )
+    made = table.Table(adapters.BENCHMARK, options)
+    many = {m.name for m in adapters.METHODS if "many" in made.parts(m, 1)}
+    assert many == {"MDLM", "Duo"}
+    assert made.parts(made.by_name["Duo"], 1)["many"] == ("--steps", 64, *table.HOST)
