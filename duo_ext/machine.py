@@ -17,10 +17,16 @@ BF16 = ("bf16", "bf16-mixed", "bf16-true")  # Lightning's names for it
 def bf16_factor() -> float:
     """How many times longer than in float32 a matrix product takes on this CPU in bf16.
 
-    Measured here in about 60 ms: below 1 where the CPU has bf16 instructions, 5 to 9 where it
-    imitates them (AVX2 alone).
+    Measured here in about 60 ms, on one thread, because a second one on a core that is busy makes
+    any number of it: below 1 where the CPU has bf16 instructions, 5 to 9 where it imitates them
+    (AVX2 alone).
     """
-    return _seconds(torch.bfloat16) / _seconds(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _seconds(torch.bfloat16) / _seconds(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(dtype, width=256, tries=7):

@@ -1,6 +1,7 @@
 """duo_ext.machine: bf16 where a CPU imitates it, and what says so."""
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from duo_ext import machine, settings
@@ -14,9 +15,15 @@ def imitating(monkeypatch):
 
 
 def test_the_factor_is_of_two_times_that_were_measured(monkeypatch):
-    seconds = {"torch.bfloat16": 6e-3, "torch.float32": 2e-3}
-    monkeypatch.setattr(machine, "_seconds", lambda dtype: seconds[str(dtype)])
+    seconds, threads = {"torch.bfloat16": 6e-3, "torch.float32": 2e-3}, torch.get_num_threads()
+
+    def timed(dtype):
+        assert torch.get_num_threads() == 1  # more say little where other programs run
+        return seconds[str(dtype)]
+
+    monkeypatch.setattr(machine, "_seconds", timed)
     assert machine.bf16_factor.__wrapped__() == pytest.approx(3)
+    assert torch.get_num_threads() == threads
     monkeypatch.undo()
     assert 0.05 < machine.bf16_factor() < 50
 
