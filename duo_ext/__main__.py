@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from duo_ext import ALGORITHMS, host, ranks
 from duo_ext.commands import checking, folder, line
-from duo_ext.hosting import duo, remedies
+from duo_ext.hosting import duo
 
 
 def run(config: DictConfig) -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         tree = host.find(own.host).activate()
         line.hush()
         if own.check:
-            return checking.report(tree, (*remedies.BEFORE, *duo.AFTER))
+            return checking.report(tree, duo.AFTER)
         atexit.register(ranks.leave)  # Lightning leaves a group of nccl only
         os.environ["DUO_ROOT"] = str(tree.root)  # for the other processes of a DDP run
         if folder.is_first_process():

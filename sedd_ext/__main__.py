@@ -9,7 +9,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from duo_ext.commands import checking, folder, line
-from duo_ext.hosting.remedies import BEFORE
 from duo_ext.settings import choose
 from sedd_ext import host, settings
 from sedd_ext.remedies import AFTER
@@ -62,7 +61,7 @@ def main() -> None:
         tree = host.find(own.host).activate()
         line.hush()
         if own.check:
-            return checking.report(tree, (*BEFORE, *AFTER))
+            return checking.report(tree, AFTER)
         if folder.is_first_process(folder.TORCHRUN):
             print(f"host: {tree}", flush=True)
         hydra.main(version_base=None, config_path=str(tree.configs), config_name="config")(run)()

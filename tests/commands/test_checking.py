@@ -12,7 +12,7 @@ from duo_ext.hosting import duo, remedies
 def test_each_remedy_is_told_with_its_cause(capsys, tmp_path, after):
     one, *others = (*after, *remedies.BEFORE)
     tree = host.Host(tmp_path, "duo ch-1", "0123abc", [one])
-    checking.report(tree, (*remedies.BEFORE, *after))
+    checking.report(tree, after)
     first, *told, cpu = capsys.readouterr().out.splitlines()
     assert first == f"host: duo ch-1 in {tmp_path}, commit 0123abc"
     assert f"   applied  {one.name}: {one.cause}" in told
