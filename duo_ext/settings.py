@@ -235,7 +235,7 @@ def inputs(settings: DictConfig) -> dict:
         "on_policy": settings.on_policy,
         "rollout_steps": tuple(settings.rollout_steps),
         "rollout_grid": "linear" if settings.grid == "host" else settings.grid,
-        "spread": settings.sampler == "spread",
+        "order": samplers.order(settings.sampler),
     }
 
 

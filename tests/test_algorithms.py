@@ -299,20 +299,22 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
-    {
-        "sampling.use_float64=false": "sampling.use_float64 is 'False'; .* it must be True",
-        "sampling.predictor=analytic": "sampling.predictor is 'analytic'; .* ancestral or",
-    }.items(),
+    ("name", "setting", "told"),
+    [
+        ("idlm_mdlm", "sampling.use_float64=false", "use_float64 is 'False'; .* it must be True"),
+        ("idlm_mdlm", "sampling.predictor=analytic", "predictor is 'analytic'; .* ancestral or"),
+        ("idlm", "algo.sampler=comb", "sampler is 'comb', which needs a process that has masks"),
+    ],
 )
-def test_sampling_that_the_guard_does_not_know_is_refused_at_once(tiny, tokenizer, setting, told):
+def test_sampling_that_the_guard_cannot_do_is_refused_at_once(tiny, tokenizer, name, setting, told):
     from duo_ext import algorithms
 
-    config = tiny("algo=idlm_mdlm", "algo.teacher_path=none", setting)
-    assert algorithms.IDLMMDLM(config, tokenizer)  # without a guard
+    make = {"idlm": algorithms.IDLM, "idlm_mdlm": algorithms.IDLMMDLM}[name]
+    config = tiny(f"algo={name}", "algo.teacher_path=none", setting)
+    assert make(config, tokenizer)  # without a guard
     config.algo.guard.every = 10
     with pytest.raises(Refused, match=told):
-        algorithms.IDLMMDLM(config, tokenizer)
+        make(config, tokenizer)
 
 
 def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standalone, monkeypatch):

@@ -18,7 +18,7 @@ import transformers
 import duo_ext.__main__
 from duo_ext import evaluate, host
 from duo_ext.commands import evaluation, line
-from duo_ext.core.samplers import SAMPLERS, auto
+from duo_ext.core.samplers import OF_MASKS, SAMPLERS, auto, spread
 from duo_ext.data import corpus
 from duo_ext.measuring import draws
 from duo_ext.measuring.ceiling import Ceiling
@@ -309,7 +309,7 @@ def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, mon
     assert not sought
     changed(name, lambda saved: saved["ema"]["shadow_params"][0].add_(1.0))
     run(*given)  # of other weights
-    assert sought == [True]  # spread changes, once for both numbers of steps
+    assert sought == [spread.changes]  # once for both numbers of steps
 
 
 def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
@@ -327,7 +327,7 @@ def test_several_processes_write_what_one_writes(checkpoint, place, in_processes
 @pytest.mark.parametrize("algo", ["duo_base", "mdlm"])
 @pytest.mark.parametrize("sampler", [*SAMPLERS])
 def test_a_text_is_the_same_in_batches_of_any_size(checkpoint, options, sampler, algo):
-    if algo == "duo_base" and sampler in ("confidence", "entropy", "margin"):
+    if algo == "duo_base" and sampler in OF_MASKS:
         return
     setting, found = Setting(2, sampler), []
     for samples, size in ((4, 4), (10, 4), (10, 3), (10, 10)):
@@ -580,8 +580,8 @@ def error_of(capfd, *arguments):
 WRONG = {
     "--sampler ancestral --precision float32": "--precision is 'float32'; --sampler ancestral",
     "--sampler host --grid linear": "--grid is linear; --sampler host has a grid of its own: host",
-    "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, confidence",
-    "--sampler spread:2": "the sampler is 'spread:2'; it must be one of ancestral, spread, conf",
+    "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, comb, conf",
+    "--sampler spread:2": "the sampler is 'spread:2'; it must be one of ancestral, spread, comb",
     "--sampler margin:hot": "the sampler is 'margin:hot'; its temperature must be a number",
     "--sampler spread --grid auto --steps 48": "--steps is 48; --grid auto has at most 47",
     "--sampler spread --grid cosine": "the grid is 'cosine'; it must be host, linear, power:NUMBER",

@@ -11,7 +11,7 @@ from torch import Tensor
 from duo_ext.core import losses, rollout, rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.process import Process, sample_times
-from duo_ext.core.samplers import spread
+from duo_ext.core.samplers import ancestral
 from duo_ext.core.schedules import LOG_LINEAR, LogLinear
 
 
@@ -34,10 +34,11 @@ class AbsorbingProcess(Process):
         return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
 
     def _input(self, x0_BL, alpha_B, given_BL):
-        """z_t as a sampler meets it: with ``spread`` its masks lie apart."""
-        if not self.spread:
+        """z_t as a sampler meets it, unmasked in its ``order``."""
+        if self.order is ancestral.independent:
             return self.corrupt(x0_BL, alpha_B, given_BL)
-        rank_BL = spread.low_discrepancy(given_BL, self.uniforms)
+        alphas, _ = self.schedule(rollout.times(self).to(x0_BL.device))
+        rank_BL = self.order(self, given_BL, alphas)(alphas.new_zeros(()))  # what decides from 0 on
         hidden_BL = (rank_BL >= alpha_B[:, None]) & ~given_BL
         return torch.where(hidden_BL, self.mask_index, x0_BL)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from duo_ext.core import compiling, rollout, rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
+from duo_ext.core.samplers import ancestral
 
 
 def sample_times(n: int, eps: float, device: torch.device) -> Tensor:
@@ -44,7 +45,7 @@ class Process(Sampled):
     of these and of the fake's logits; ``_compared(sample, teacher, fake)``, the loss (10).
 
     How the student's inputs are drawn: ``input_times`` draws t; ``on_policy``, ``rollout_*``,
-    ``spread``: see ``rollout``. ``compiled``: the losses' closed forms (``losses``) are applied as
+    ``order``: see ``rollout``. ``compiled``: the losses' closed forms (``losses``) are applied as
     ``compiling.compiled`` makes them.
     """
 
@@ -54,7 +55,7 @@ class Process(Sampled):
     rollout_steps: tuple = (4,)
     rollout_grid: str = "linear"
     rollout_stops: Callable = rollout.sample_stops
-    spread: bool = False
+    order: Callable = ancestral.independent
     uniforms: Callable = rows.uniforms
     compiled: bool = False
 

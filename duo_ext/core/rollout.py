@@ -6,9 +6,8 @@ inputs is allowed, because z_t is the latent of a generator. For the absorbing p
 the drift of the marginals.
 
 A process says how its rollouts go. Each batch draws their number of steps out of ``rollout_steps``.
-``rollout_grid`` is the grid of times (``samplers.grids``). ``spread`` says that the positions that
-change together lie far apart (``samplers.spread``). ``rollout_stops`` draws where each sequence
-stops.
+``rollout_grid`` is the grid of times (``samplers.grids``), ``order`` says which positions change
+together (``samplers.ancestral.Order``), ``rollout_stops`` draws where each sequence stops.
 """
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
-from duo_ext.core.samplers import ancestral, grids, spread
+from duo_ext.core.samplers import ancestral, grids
 
 
 def sample_stops(steps: int, n: int, device: torch.device) -> Tensor:
@@ -35,6 +34,13 @@ def mix_in(
         z_BL[chosen], t_B[chosen] = states(process, student, x0_BL[chosen], given_BL[chosen])
 
 
+def times(process: Sampled) -> Tensor:
+    """The times (K,) of a batch's rollouts, their number K drawn out of ``rollout_steps``."""
+    choices = process.rollout_steps
+    K = choices[0] if len(choices) == 1 else choices[torch.randint(len(choices), ()).item()]
+    return grids.times(process.rollout_grid, K - 1)
+
+
 @torch.no_grad()
 def states(
     process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor
@@ -44,13 +50,10 @@ def states(
     Each sequence stops before a step that ``process.rollout_stops`` draws, as ``sample_stops``
     does; its t is the time at which that step begins.
     """
-    device, choices = x0_BL.device, process.rollout_steps
-    K = choices[0] if len(choices) == 1 else choices[torch.randint(len(choices), ()).item()]
-    times_K = grids.times(process.rollout_grid, K - 1).to(device)
+    times_K = times(process).to(x0_BL.device)
     alphas, _ = process.schedule(times_K)
-    stop_B = process.rollout_stops(K, len(x0_BL), device)
+    stop_B = process.rollout_stops(len(times_K), len(x0_BL), x0_BL.device)
     z_BL = process.prior(x0_BL, given_BL)
-    changes = spread.changes(process, given_BL) if process.spread else ancestral.independent
-    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, changes)
+    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, process.order)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
     return z_BL, times_K[stop_B]

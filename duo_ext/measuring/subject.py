@@ -147,13 +147,13 @@ class Subject:
 
     def _costs(self, setting):
         """``auto.costs`` for a sampler, of the same texts each time."""
-        spread = setting.sampler == "spread"
-        key = spread, setting.predictor
+        order = samplers.order(setting.sampler)
+        key = order, setting.predictor
         if key not in self._costs_found:
             process, student = self.core(replace(setting, temperature=1.0, nucleus=1.0))
             process = replace(process, uniforms=draws.of_texts(0, 0, PATHS))
             start = blank(student, (PATHS, self.length))
-            self._costs_found[key] = auto.costs(process, student, *start, spread)
+            self._costs_found[key] = auto.costs(process, student, *start, order)
         return self._costs_found[key]
 
     @property

@@ -12,7 +12,7 @@ from benchmarks import dense
 from duo_ext.core import gaussian, losses, rollout, rows, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
-from duo_ext.core.samplers import grids
+from duo_ext.core.samplers import comb, grids, spread
 from duo_ext.core.schedules import LogLinear
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
@@ -302,7 +302,8 @@ class TestRollout:
 
     def test_spread_inputs_have_their_masks_apart(self, networks):
         """Of noised data and of rollouts: those of one text are each second, third ... position."""
-        process = replace(self.process, on_policy=0.5, spread=True, schedule=LogLinear(0.0))
+        way = {"on_policy": 0.5, "order": spread.changes, "schedule": LogLinear(0.0)}
+        process = replace(self.process, **way)
         x0, given = torch.zeros(400, 64, dtype=torch.long), torch.zeros(400, 64, dtype=torch.bool)
         student = networks[0]
         student.features = lambda x, alpha: torch.zeros(*x.shape, 8, dtype=torch.float64)
@@ -313,10 +314,26 @@ class TestRollout:
         halves = masked.view(400, 2, 32).sum(2)  # as many in both halves of a text
         assert (halves[:, 0] - halves[:, 1]).abs().max() <= 1
 
+    @pytest.mark.parametrize("on_policy", [0.0, 1.0])
+    def test_comb_inputs_are_unmasked_tooth_by_tooth(self, networks, on_policy):
+        """Where a position of a text is known, so are all or none of its left neighbours' class."""
+        way = {"on_policy": on_policy, "rollout_steps": (4,), "order": comb.changes}
+        process = replace(self.process, **way, schedule=LogLinear(0.0))
+        x0, given = torch.zeros(400, 64, dtype=torch.long), torch.zeros(400, 64, dtype=torch.bool)
+        student = networks[0]
+        student.features = lambda x, alpha: torch.zeros(*x.shape, 8, dtype=torch.float64)
+        torch.manual_seed(0)
+        known = process._draw(student, x0, given)[0].view(400, 16, 4) != MASK
+        whole, some = known.all(1), known.any(1)
+        assert ((some & ~whole).sum(1) <= (0 if on_policy else 1)).all()
+        before = some.roll(1, 1)  # the class of the left neighbours
+        assert ((some & ~before).sum(1) <= 1).all()  # that is not known of one class at most
+        assert len({tuple(row) for row in whole.tolist()}) > 4
+
     @pytest.mark.parametrize(("steps", "grid"), [((2, 4, 8), "linear"), ((5,), "1,.6,.3,.12,.03")])
     def test_rollouts_stop_at_the_times_of_their_grid(self, toy, steps, grid):
         process = UniformProcess(
-            V, on_policy=1.0, rollout_steps=steps, rollout_grid=grid, spread=True
+            V, on_policy=1.0, rollout_steps=steps, rollout_grid=grid, order=spread.changes
         )
         torch.manual_seed(0)
         x0, given = torch.zeros(40, L, dtype=torch.long), torch.zeros(40, L, dtype=torch.bool)

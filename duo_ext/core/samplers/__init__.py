@@ -20,19 +20,22 @@ from duo_ext import Refused
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
-from duo_ext.core.samplers import ancestral, confidence, grids, renoise, spread
+from duo_ext.core.samplers import ancestral, comb, confidence, grids, renoise, spread
 
-__all__ = ["SAMPLERS", "blank", "drawing", "find", "grids"]
+__all__ = ["SAMPLERS", "blank", "drawing", "find", "grids", "order", "require_masks"]
 
 SAMPLERS = {
     "ancestral": ancestral.sample,
     "spread": spread.sample,
+    "comb": comb.sample,
     "confidence": functools.partial(confidence.sample, confidence.probability),
     "entropy": functools.partial(confidence.sample, confidence.entropy),
     "margin": functools.partial(confidence.sample, confidence.margin),
     "renoise": renoise.sample,
 }
+ORDERS = {"spread": spread.changes, "comb": comb.changes}  # which positions change together
 TEMPERED = ("confidence", "entropy", "margin")  # these may have a temperature behind their name
+OF_MASKS = ("comb", *TEMPERED)  # these say in which order masks are filled
 WANTED = f"{', '.join(SAMPLERS)}; {', '.join(TEMPERED)} may have a temperature: confidence:0.5"
 
 
@@ -52,6 +55,17 @@ def find(name: str) -> Callable[..., Tensor]:
     return functools.partial(SAMPLERS[kind], temperature=number)
 
 
+def order(name: str) -> ancestral.Order:
+    """In which order the sampler of a name changes the positions, where that asks no network."""
+    return ORDERS.get(name, ancestral.independent)
+
+
+def require_masks(name: str, process: Sampled) -> None:
+    """Raise Refused where a sampler that orders masks meets a process that has none."""
+    if name.partition(":")[0] in OF_MASKS and not process.changes_once:
+        raise Refused(f"the sampler is '{name}', which needs a process that has masks")
+
+
 def drawing(
     name: str,
     process: Sampled,
@@ -66,6 +80,7 @@ def drawing(
     (x0_BL, given_BL), by default of texts of which nothing is given.
     """
     sample = find(name)
+    require_masks(name, process)
 
     def draw(size, uniforms=rows.uniforms, given=None):
         numbered, start = replace(process, uniforms=uniforms), blank(student, (size, length))

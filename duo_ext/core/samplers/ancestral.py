@@ -15,10 +15,21 @@ from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
 
+# order(process, given_BL, alphas) gives changes(alpha_t), the numbers (B, L) that decide which
+# positions change in a step from alpha_t (``Sampled.reverse``). ``alphas`` are those of the steps.
+Order = Callable[[Sampled, Tensor, Tensor], Callable[[Tensor], Tensor | None]]
 
-def independent(alpha_t: Tensor) -> None:
-    """The numbers that decide the changes of a step are the process's own."""
-    return None
+
+def independent(
+    process: Sampled, given_BL: Tensor, alphas: Tensor
+) -> Callable[[Tensor], Tensor | None]:
+    """An ``Order`` without any: the numbers are the process's own."""
+    return lambda alpha_t: None
+
+
+def in_order(rank_BL: Tensor) -> Callable[[Tensor], Tensor]:
+    """changes(alpha_t) by which each position changes once, where alpha passes its rank."""
+    return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)
 
 
 def sample(
@@ -28,10 +39,11 @@ def sample(
     given_BL: Tensor,
     times_K: Tensor,
     noise_removal: str = "ancestral",
-    changes: Callable[[Tensor], Tensor | None] = independent,
+    order: Order = independent,
 ) -> Tensor:
-    """Tokens (B, L) by the process's own steps. ``changes(alpha_t)`` (B, L) decide which positions
-    change in a step (``Sampled.reverse``), by default each by itself."""
+    """Tokens (B, L) by the process's own steps. ``order`` decides which positions change together,
+    by default each by itself."""
+    changes = order(process, given_BL, levels(process, times_K, given_BL))
 
     def step(z_BL, alpha_t, alpha_s):
         return process.reverse(student, z_BL, alpha_t, alpha_s, given_BL, changes(alpha_t))
@@ -52,7 +64,7 @@ def walk(
     """Tokens (B, L) by step(z_BL, alpha_t, alpha_s) -> z_BL between the times, from the process's
     noise to the end that ``noise_removal`` names."""
     z_BL = process.prior(x0_BL, given_BL)
-    alphas, _ = process.schedule(times_K.to(x0_BL.device))
+    alphas = levels(process, times_K, given_BL)
     if noise_removal == "ancestral":
         alphas = torch.cat([alphas, alphas.new_ones(1)])
     for alpha_t, alpha_s in itertools.pairwise(alphas):
@@ -62,6 +74,11 @@ def walk(
     return z_BL
 
 
+def levels(process: Sampled, times_K: Tensor, given_BL: Tensor) -> Tensor:
+    """alpha at the times (K,), where the texts are."""
+    return process.schedule(times_K.to(given_BL.device))[0]
+
+
 def descend(
     process: Sampled,
     student: Denoiser,
@@ -69,9 +86,10 @@ def descend(
     alphas: Tensor,
     given_BL: Tensor,
     steps_B: Tensor,
-    changes: Callable[[Tensor], Tensor | None] = independent,
+    order: Order = independent,
 ) -> Tensor:
     """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
+    changes = order(process, given_BL, alphas)
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)
         if not len(going):  # a network need not take a batch of nothing

@@ -19,7 +19,7 @@ from torch import Tensor
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
-from duo_ext.core.samplers import ancestral, spread
+from duo_ext.core.samplers import ancestral
 
 FINE = 48  # times that a grid is chosen from: (1 - k / FINE) ** 2
 MEMORY = 2**27  # logits that are kept
@@ -31,7 +31,7 @@ def costs(
     student: Denoiser,
     x0_BL: Tensor,
     given_BL: Tensor,
-    spread_changes: bool,
+    order: ancestral.Order,
     fine: int = FINE,
 ) -> tuple[Tensor, Tensor]:
     """(fine times (M,), C (M, M + 1)) by the paths of B texts; index M is clean data.
@@ -42,7 +42,7 @@ def costs(
     times_M = (1 - torch.arange(fine, dtype=torch.float64, device=device) / fine) ** 2
     alphas = torch.cat([process.schedule(times_M)[0], times_M.new_ones(1)])
     places_BP = _places(process, given_BL, MEMORY // (fine * student.vocab_size * B))
-    changes = spread.changes(process, given_BL) if spread_changes else ancestral.independent
+    changes = order(process, given_BL, alphas)
     z_BL, logits, states = process.prior(x0_BL, given_BL), [], []
     for alpha_t, alpha_s in itertools.pairwise(alphas):
         head = rows.Head.of(student, z_BL, alpha_t.expand(B))

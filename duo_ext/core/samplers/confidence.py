@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from duo_ext import Refused
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
@@ -46,10 +45,8 @@ def sample(
     """Tokens (B, L); score(probabilities (R, V), tokens (R,)) -> (R,), the highest first.
 
     A step to alpha_s adds Gumbel noise to the scores, of the scale temperature (1 - alpha_s). Where
-    the scores are equal, to TIE, chance decides. Raises Refused for a process without masks.
+    the scores are equal, to TIE, chance decides. The process is one that has masks.
     """
-    if not process.changes_once:
-        raise Refused("a sampler that fills the surest masks first needs a process that has masks")
     free_B = (~given_BL).sum(1)
 
     def step(z_BL, alpha_t, alpha_s):

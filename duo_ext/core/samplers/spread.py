@@ -33,17 +33,14 @@ def sample(
 ) -> Tensor:
     """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
     not given."""
-    found = changes(process, given_BL)
-    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, found)
+    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
 
 
-def changes(process: Sampled, given_BL: Tensor) -> Callable[[Tensor], Tensor]:
-    """What ``ancestral.sample`` takes: the numbers (B, L) that decide the changes of a step, a
-    function of its alpha_t."""
+def changes(process: Sampled, given_BL: Tensor, alphas: Tensor) -> Callable[[Tensor], Tensor]:
+    """As ``ancestral.Order`` says."""
     if not process.changes_once:
         return lambda alpha_t: low_discrepancy(given_BL, process.uniforms)
-    rank_BL = low_discrepancy(given_BL, process.uniforms)
-    return lambda alpha_t: (rank_BL - alpha_t) / (1 - alpha_t)  # revealed where alpha passes it
+    return ancestral.in_order(low_discrepancy(given_BL, process.uniforms))
 
 
 def low_discrepancy(given_BL: Tensor, uniforms: Callable[..., Tensor] = rows.uniforms) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.samplers import auto, blank
+from duo_ext.core.samplers import ancestral, auto, blank, order
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
 
@@ -80,15 +80,13 @@ class Fixed(torch.nn.Module):
         return features.clone()
 
 
-@pytest.mark.parametrize("spread_changes", [False, True])
+@pytest.mark.parametrize("sampler", ["ancestral", "spread"])
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_longer_step_costs_more_and_nothing_where_no_token_depends_on_another(
-    toy, name, spread_changes
-):
+def test_a_longer_step_costs_more_and_nothing_where_no_token_depends_on_another(toy, name, sampler):
     torch.manual_seed(0)
     for network, free in ((Fixed(), True), (toy(V, L), False)):
         start = blank(network, (B, L))
-        times_M, found = auto.costs(PROCESSES[name], network, *start, spread_changes, FINE)
+        times_M, found = auto.costs(PROCESSES[name], network, *start, order(sampler), FINE)
         assert times_M[0] == 1 and (times_M.diff() < 0).all() and times_M[-1] > 0
         cost = found[torch.isfinite(found)]
         assert len(cost) == FINE * (FINE + 1) / 2
@@ -108,7 +106,9 @@ def test_few_positions_stand_for_all(toy, monkeypatch):
         network = toy(V, L)
         start = blank(network, (64, L))
         found.append(
-            auto.costs(PROCESSES["uniform"], network, *start, False, FINE)[1][0, -1].item()
+            auto.costs(PROCESSES["uniform"], network, *start, ancestral.independent, FINE)[1][
+                0, -1
+            ].item()
         )
     assert found[0] != found[1]
     assert found[1] == pytest.approx(found[0], rel=0.3)

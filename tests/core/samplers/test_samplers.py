@@ -9,7 +9,7 @@ from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import SAMPLERS, blank, grids
+from duo_ext.core.samplers import OF_MASKS, SAMPLERS, blank, grids
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
 
@@ -20,7 +20,6 @@ PROCESSES = {
     "score": ScoreProcess(V, MASK),
     "uniform": UniformProcess(V),
 }
-OF_MASKS = ("confidence", "entropy", "margin")
 PAIRS = [(s, p) for s in SAMPLERS for p in PROCESSES if p != "uniform" or s not in OF_MASKS]
 
 
@@ -50,10 +49,9 @@ def test_what_is_given_stays_and_evaluations_are_counted(network, sampler, proce
 
 
 @pytest.mark.parametrize("sampler", OF_MASKS)
-def test_a_process_without_masks_has_no_surest_ones(network, sampler):
-    start = blank(network, (B, L))
-    with pytest.raises(Refused, match="needs a process that has masks"):
-        SAMPLERS[sampler](PROCESSES["uniform"], network, *start, grids.times("host", 2))
+def test_a_process_without_masks_has_no_order_of_them(network, sampler):
+    with pytest.raises(Refused, match=f"'{sampler}', which needs a process that has masks"):
+        samplers.drawing(sampler, PROCESSES["uniform"], network, L, grids.times("host", 2), "none")
 
 
 @pytest.mark.parametrize("temperature", ["", "warm", "-5", "nan", "inf"])
@@ -63,7 +61,7 @@ def test_a_temperature_is_a_number(temperature):
     assert samplers.find("confidence:0") and samplers.find("confidence:1e-1")
 
 
-@pytest.mark.parametrize("sampler", OF_MASKS)
+@pytest.mark.parametrize("sampler", samplers.TEMPERED)
 def test_the_surest_come_first(toy, sampler):
     """One at a time, in the order of the score that a network of one row has for each position."""
     sharpness_L = torch.tensor([3.0, 1.0, 5.0, 2.0, 4.0, 0.5, 6.0], dtype=torch.float64)

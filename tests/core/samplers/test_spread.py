@@ -6,7 +6,7 @@ import torch
 
 from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.samplers import blank, grids, spread
+from duo_ext.core.samplers import blank, comb, grids, spread
 from duo_ext.core.schedules import LogLinear
 from duo_ext.core.uniform import UniformProcess
 
@@ -53,7 +53,8 @@ def posterior(p, space, V, mask):
     return Exact()
 
 
-def test_as_many_steps_as_tokens_are_exact(space, same_law):
+@pytest.mark.parametrize("sampler", [spread, comb])
+def test_as_many_steps_as_tokens_are_exact(space, same_law, sampler):
     """Each step fills one position, so that the joint law is the data's; with fewer it is not."""
     V, L, mask = 3, 4, 3
     torch.manual_seed(0)
@@ -63,7 +64,7 @@ def test_as_many_steps_as_tokens_are_exact(space, same_law):
     seen, features = [], network.features
     network.features = lambda x, alpha: (seen.append(x.clone()), features(x, alpha))[1]
     N = 20_000
-    found = spread.sample(process, network, *blank(network, (N, L)), grids.times("linear", L - 1))
+    found = sampler.sample(process, network, *blank(network, (N, L)), grids.times("linear", L - 1))
     masks = [(x == mask).sum(1) for x in seen]
     assert [m.unique().tolist() for m in masks] == [[4], [3], [2], [1]]
     codes = V ** torch.arange(L - 1, -1, -1)
