@@ -8,8 +8,8 @@ from duo_ext.report.results import load
 
 
 class Earlier:
-    """The rows and the distillations of ``folder``/results.json by (method, seed); without a folder
-    there are none."""
+    """What is in ``folder``/results.json, the rows by (method, seed, sampler), the distillations by
+    (method, seed); without a folder there is nothing."""
 
     def __init__(self, folder=None):
         self.folder, self.results = folder, [load(folder)] if folder else []
@@ -18,7 +18,7 @@ class Earlier:
         for results in self.results:
             for row in results["rows"]:
                 if row["model"] != "judge":  # whose own row follows those that it was made with
-                    key = row["name"], self.seed(row)
+                    key = row["name"], self.seed(row), row["sampler"]
                 self.rows[key].append(row)
             for entry in results["distillations"]:
                 self.distillations[entry["name"], entry["seed"]].append(entry)
@@ -29,7 +29,12 @@ class Earlier:
         return row["distillation_seed"]
 
     def seeds(self, method):
-        return [seed for name, seed in self.rows if name == method.name]
+        return [seed for name, seed, _ in self.rows if name == method.name]
+
+    def of(self, method, seed):
+        """The rows of a method and a seed by all samplers."""
+        wanted = method.name, seed
+        return [row for key, rows in self.rows.items() if key[:2] == wanted for row in rows]
 
     def agrees(self, judge):
         """Refused if the rows were scored by another judge: GenPPL of two judges is no table."""

@@ -1,6 +1,6 @@
 """What is in a table of methods: its lines, and how small it may be made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from duo_ext.commands.options import SHIPPED_JUDGE
 
@@ -14,8 +14,8 @@ class Method:
     arguments of its first evaluation; ``greedy``: sampled with a greedy last step too; ``reach``:
     one temperature more, where the others do not reach the teacher's entropy; ``once``: of the
     first seed alone; ``steps``: sampled in these besides the table's. ``own`` are the options of
-    the sampler that its family's students are trained for: it is sampled by that too. A family has
-    the name of its teacher.
+    samplers of the core, {sampler: options}: it is sampled by them too. A family has the name of
+    its teacher.
     """
 
     family: str
@@ -28,7 +28,7 @@ class Method:
     reach: str = ""
     once: bool = False
     steps: tuple = ()
-    own: tuple = ()
+    own: dict = field(default_factory=dict)
 
     @property
     def program(self):

@@ -8,8 +8,8 @@ from benchmarks import table
 from benchmarks.methods import Benchmark, Method, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
-MASKS = ("--sampler", "spread", "--grid", "linear")
-JUMPS = ("--sampler", "spread", "--grid", "power:2.2")
+MASKS = {sampler: ("--sampler", sampler, "--grid", "linear") for sampler in ("spread", "comb")}
+JUMPS = {"spread": ("--sampler", "spread", "--grid", "power:2.2")}
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
 GAUSSIAN = (*PAPER, "algo.noising=gaussian")
 

@@ -27,12 +27,12 @@ from duo_ext.report.results import load, save
 FEW = 32  # rows of more steps take most of the time: they come last, of the first seed alone
 FRONTIER = (4, 8, 16)
 TEMPERATURES = ("0.85", "0.92", "1.08")
-OWN, OWN_FRONTIER = 16, range(2, 9)  # steps by the sampler of the students
+OWN, OWN_FRONTIER = 16, range(2, 9)  # steps by samplers of the core
 HOST = ("--sampler", "host")
 GREEDY = (*HOST, "--noise-removal", "greedy")
-PASSES = (("few", "own", "own-frontier"), ("frontier", "reach"), ("greedy",), ("many",))
-PASSES += (("many-greedy",),)
-READABLE = ("many", "own")  # parts, of the first seed, whose samples are shown
+PASSES = (("few", "spread", "spread-frontier", "comb", "comb-frontier"), ("frontier", "reach"))
+PASSES += (("greedy",), ("many",), ("many-greedy",))
+READABLE = ("many", "spread", "comb")  # parts, of the first seed, whose samples are shown
 
 
 class Table:
@@ -73,9 +73,9 @@ class Table:
         pages = [path.read_text()] if self.options.add and path.exists() else []
         for method in self.methods:
             seed = self.options.seeds[0]
-            if (method.name, seed) not in self.earlier.rows:
-                paths = [self.place(method, seed) / part / "samples.md" for part in READABLE]
-                pages += [page.read_text() for page in paths if page.exists()]
+            parts = [part for part in READABLE if part in self.missing(method, seed)]
+            paths = [self.place(method, seed) / part / "samples.md" for part in parts]
+            pages += [page.read_text() for page in paths if page.exists()]
         if pages:  # each with the same first line
             first, *others = pages
             rest = [page.partition("\n\n")[2] for page in others]
@@ -88,7 +88,7 @@ class Table:
             for parts in self.passes
             for seed in self.options.seeds
             for method in self.methods
-            if seed in self.seeds(method) and (method.name, seed) not in self.earlier.rows
+            if seed in self.seeds(method)
         ]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
             list(pool.map(lambda item: self.finish(*item), work))
@@ -118,16 +118,26 @@ class Table:
         return before, seed if seed in seeds else seeds[0]
 
     def finish(self, method, seed, parts):
-        """Train, where that is not done, and sample the ``parts``."""
-        place = self.place(method, seed)
+        """Sample those of the ``parts`` that are not done, of a method that is trained first."""
+        place, found = self.place(method, seed), self.missing(method, seed)
+        done = [part for part in found if (place / part / "results.json").exists()]
+        wanted = [part for part in found if part in parts and part not in done]
+        if not wanted:
+            return
         self.train(method, seed)
         common = (f"--{method.model}", self.checkpoint(method, seed), "--names", method.name)
         common += ("--samples", self.options.samples, "--judge", self.benchmark.judge)
-        for part, arguments in self.parts(method, seed).items():
-            output = place / part
-            if part in parts and not (output / "results.json").exists():
-                module = f"{method.program}.evaluate"
-                self.command(place, module, *common, *arguments, "--output", output)
+        for part in wanted:
+            module, output = f"{method.program}.evaluate", place / part
+            self.command(place, module, *common, *found[part], "--output", output)
+
+    def missing(self, method, seed):
+        """The ``parts`` by samplers of which --output has no rows."""
+        return {
+            part: arguments
+            for part, arguments in self.parts(method, seed).items()
+            if (method.name, seed, sampler_of(arguments)) not in self.earlier.rows
+        }
 
     def train(self, method, seed):
         """Train a method that is not done, its teacher first, and note its seconds, those of start
@@ -151,18 +161,22 @@ class Table:
         frontier = [s for s in FRONTIER if s in steps and (first or s < FRONTIER[-1])]
         reach = [step for step in frontier if step < FRONTIER[-1]] if method.reach else []
         greedy = (few if first else frontier) if method.greedy else []
-        own = [s for s in steps if s <= OWN and method.own]
+        own = [s for s in steps if s <= OWN]
         others = ("--temperature", *TEMPERATURES, *((method.reach,) if method.reach else ()))
         found = {
             "few": (few, (*HOST, *method.extra)),
-            "own": (own, method.own),
-            "own-frontier": ([s for s in own if s in OWN_FRONTIER], (*method.own, *others)),
             "frontier": (frontier, (*HOST, "--temperature", *TEMPERATURES)),
             "reach": (reach, (*HOST, "--temperature", method.reach)),
             "greedy": (greedy, GREEDY),
             "many": (many, HOST),
             "many-greedy": (many if method.greedy else [], GREEDY),
         }
+        for sampler, words in method.own.items():
+            found[sampler] = own, words
+            found[f"{sampler}-frontier"] = (
+                [s for s in own if s in OWN_FRONTIER],
+                (*words, *others),
+            )
         return {name: ("--steps", *own, *more) for name, (own, more) in found.items() if own}
 
     def training(self, method, seed):
@@ -191,17 +205,16 @@ class Table:
             raise Refused(f"{module} failed with {done.returncode}; see {place}/output.txt")
 
     def collect(self):
-        """The results: what --output has of a method and a seed, else what was sampled now."""
+        """The results: what --output has of a method, a seed and a sampler, else what was sampled
+        now."""
         rows, parts, distillations = [], [*self.earlier.results], []
         for method in self.benchmark.methods:
             for seed in self.all_seeds(method):
-                if (key := (method.name, seed)) in self.earlier.rows:
-                    rows += self.earlier.rows[key]
-                    distillations += self.earlier.distillations.get(key, [])
-                    continue
+                earlier = self.earlier.of(method, seed)
                 own, sampled = self.sampled(method, seed)
-                rows, parts = rows + own, parts + sampled
-                distillations += self.distillation(method, seed)
+                rows, parts = rows + earlier + own, parts + sampled
+                known = self.earlier.distillations.get((method.name, seed))
+                distillations += known or self.distillation(method, seed)
         if not parts:
             raise Refused(f"--runs is '{self.options.runs}'; it holds no samples of any method")
         self.earlier.agrees(parts[-1]["judge"])
@@ -225,9 +238,11 @@ class Table:
         return sorted({*wanted, *self.earlier.seeds(method)})
 
     def sampled(self, method, seed):
-        """(the rows of all parts that were sampled, the parts)."""
-        rows, parts = [], []
+        """(the rows of all parts that were sampled and are missing, the parts)."""
+        rows, parts, missing = [], [], self.missing(method, seed)
         for path in sorted(self.place(method, seed).glob("*/results.json")):
+            if path.parent.name not in missing:
+                continue
             part = load(str(path.parent))
             parts.append(part)
             own = {"family": method.family, "distillation_seed": seed}
@@ -271,6 +286,10 @@ class Table:
         config = omegaconf.OmegaConf.load(place / ".hydra" / "config.yaml")
         steps = omegaconf.OmegaConf.select(config, "trainer.max_steps")
         return steps or config.training.n_iters
+
+
+def sampler_of(arguments):
+    return arguments[arguments.index("--sampler") + 1]
 
 
 def said(key, parts):

@@ -34,13 +34,6 @@ def mix_in(
         z_BL[chosen], t_B[chosen] = states(process, student, x0_BL[chosen], given_BL[chosen])
 
 
-def times(process: Sampled) -> Tensor:
-    """The times (K,) of a batch's rollouts, their number K drawn out of ``rollout_steps``."""
-    choices = process.rollout_steps
-    K = choices[0] if len(choices) == 1 else choices[torch.randint(len(choices), ()).item()]
-    return grids.times(process.rollout_grid, K - 1)
-
-
 @torch.no_grad()
 def states(
     process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor
@@ -50,9 +43,11 @@ def states(
     Each sequence stops before a step that ``process.rollout_stops`` draws, as ``sample_stops``
     does; its t is the time at which that step begins.
     """
-    times_K = times(process).to(x0_BL.device)
+    device, choices = x0_BL.device, process.rollout_steps
+    K = choices[0] if len(choices) == 1 else choices[torch.randint(len(choices), ()).item()]
+    times_K = grids.times(process.rollout_grid, K - 1).to(device)
     alphas, _ = process.schedule(times_K)
-    stop_B = process.rollout_stops(len(times_K), len(x0_BL), x0_BL.device)
+    stop_B = process.rollout_stops(K, len(x0_BL), device)
     z_BL = process.prior(x0_BL, given_BL)
     z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, process.order)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
