@@ -239,16 +239,16 @@ class Table:
 
     def sampled(self, method, seed):
         """(the rows of all parts that were sampled and are missing, the parts)."""
-        rows, parts, missing = [], [], self.missing(method, seed)
-        for path in sorted(self.place(method, seed).glob("*/results.json")):
-            if path.parent.name not in missing:
+        rows, parts, place = [], [], self.place(method, seed)
+        for folder in (place / part for part in self.missing(method, seed)):
+            if not (folder / "results.json").exists():
                 continue
-            part = load(str(path.parent))
+            part = load(str(folder))
             parts.append(part)
             own = {"family": method.family, "distillation_seed": seed}
             own |= {"after": method.after} if method.after else {}
             rows += [
-                self.portable(path.parent, row) | (own if row["model"] != "judge" else {})
+                self.portable(folder, row) | (own if row["model"] != "judge" else {})
                 for row in part["rows"]
             ]
         return rows, parts

@@ -13,11 +13,12 @@ SHIPPED = results.load("results/sotu32")
 
 
 def some(*wanted):
-    """The shipped results with the rows of these (method, seed) and of the judge alone."""
+    """The shipped results of these (method, seed), without rows by comb, and the judge's."""
     rows = [
         row
         for row in SHIPPED["rows"]
-        if row["model"] == "judge" or (row["name"], row["distillation_seed"]) in wanted
+        if row["model"] == "judge"
+        or ((row["name"], row["distillation_seed"]) in wanted and row["sampler"] != "comb")
     ]
     trained = [d for d in SHIPPED["distillations"] if (d["name"], d["seed"]) in wanted]
     return SHIPPED | {"rows": rows, "distillations": trained, "command": "before"}
@@ -35,6 +36,7 @@ def adding(tmp_path):
             seeds=[1, 2],
             jobs=1,
             steps=[4],
+            samples=4,
             table=False,
             runs=tmp_path / "runs",
             output=tmp_path / "out",
@@ -50,18 +52,21 @@ def of_a_run(adding, seed, **changes):
         for row in part["rows"]
         if row["model"] != "judge"
     ]
-    results.save(part, adding.place(adding.by_name["SDTT"], seed) / "own")
+    results.save(part, adding.place(adding.by_name["SDTT"], seed) / "spread")
 
 
 def test_what_output_has_is_neither_done_again_nor_lost(adding, monkeypatch):
-    done = []
-    monkeypatch.setattr(
-        adding, "finish", lambda method, seed, parts: done.append((method.name, seed))
-    )
+    trained, sampled = [], []
+    monkeypatch.setattr(adding, "train", lambda method, seed: trained.append(seed))
+    monkeypatch.setattr(adding, "command", lambda *words: sampled.append(words[-1]))
     for seed in (1, 2):
         of_a_run(adding, seed)
     adding.make()
-    assert set(done) == {("SDTT", 2)}
+    assert {*trained} == {1, 2}
+    by_comb = [adding.runs / "sdtt" / "1" / part for part in ("comb", "comb-frontier")]
+    assert [path for path in sampled if path.parent.name == "1"] == by_comb
+    others = {path.name for path in sampled if path.parent.name == "2"}
+    assert others == {"few", "frontier", "spread-frontier", "comb", "comb-frontier"}
     found = results.load(adding.options.output)
     wanted = some(("MDLM", 1), ("SDTT", 1), ("SDTT", 2))["rows"]
     keys = ("model", "name", "steps", "genppl", "temperature", "sampler")
@@ -92,7 +97,7 @@ def test_samples_to_read_follow_those_that_are_there(adding):
     adding.options.seeds = [2, 1]
     of_a_run(adding, 2)
     texts = {"there": ["a"]}, {"new": ["b"], "newer": ["c"]}
-    places = adding.options.output, adding.place(adding.by_name["SDTT"], 2) / "own"
+    places = adding.options.output, adding.place(adding.by_name["SDTT"], 2) / "spread"
     for place, own in zip(places, texts, strict=True):
         (place / "samples.md").write_text(tables.samples_markdown(own))
     adding.show()

@@ -49,14 +49,15 @@ def test_what_is_sampled_of_a_method_depends_on_the_seed():
     made = table.Table(sotu32.BENCHMARK, options)
     dcd, teacher = made.by_name["Duo-DCD"], made.by_name["MDLM"]
     assert list(made.parts(dcd, 1)) == [
-        "few", "own", "own-frontier", "frontier", "greedy", "many", "many-greedy"
+        "few", "frontier", "greedy", "many", "many-greedy", "spread", "spread-frontier"
     ]  # fmt: skip
     assert made.parts(dcd, 2)["frontier"][:3] == ("--steps", 4, 8)
     assert made.parts(dcd, 1)["many"][:3] == ("--steps", 64, 128)
-    assert made.parts(dcd, 2)["own"] == ("--steps", 1, 2, 3, 4, 8, 16, *sotu32.JUMPS)
-    assert list(made.parts(dcd, 2)) == ["few", "own", "own-frontier", "frontier", "greedy"]
+    assert made.parts(dcd, 2)["spread"] == ("--steps", 1, 2, 3, 4, 8, 16, *sotu32.JUMPS["spread"])
+    assert list(made.parts(dcd, 2)) == ["few", "frontier", "greedy", "spread", "spread-frontier"]
     assert made.parts(dcd, 2)["greedy"][:3] == ("--steps", 4, 8)
     assert "many-greedy" not in made.parts(teacher, 1)
+    assert made.parts(teacher, 1)["comb"][-4:] == sotu32.MASKS["comb"]
     assert "--ceiling" in made.parts(teacher, 1)["few"] and made.seeds(teacher) == [1]
 
 

@@ -20,7 +20,7 @@ def test_teacher_and_student_are_trained_and_become_a_table(tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert [(row["name"], row["sampler"]) for row in results["rows"]] == [
         ("MDLM", "host"), ("judge_bpe", "host"), ("MDLM", "spread"),
-        ("IDLM-MDLM", "host"), ("IDLM-MDLM", "spread"),
+        ("MDLM", "comb"), ("IDLM-MDLM", "host"), ("IDLM-MDLM", "spread"), ("IDLM-MDLM", "comb"),
     ]  # fmt: skip
     assert [(d["name"], d["updates"]) for d in results["distillations"]] == [
         ("MDLM", 2), ("IDLM-MDLM", 2)
