@@ -28,15 +28,21 @@ WORDS = {  # column: (key of a row, format)
 @dataclass(frozen=True)
 class Study:
     """A folder of results: ``students`` are each teacher's students in the tables, ``beside`` what
-    is told of them besides GenPPL at equal entropy."""
+    is told of them besides GenPPL at equal entropy, ``combed`` the teachers that are sampled by
+    comb there, and their students; the others by spread."""
 
     folder: str
     students: dict[str, tuple[str, ...]]
     beside: dict[str, tuple[str, str]]
+    combed: tuple[str, ...] = ()
 
     @property
     def rows(self):
         return load(str(RESULTS / self.folder))["rows"]
+
+    def sampler(self, teacher):
+        """The sampler of the core by which a teacher and its students are in the tables."""
+        return "comb" if teacher in self.combed else "spread"
 
 
 CHARACTERS = Study(
@@ -47,12 +53,19 @@ CHARACTERS = Study(
         "Duo-DCD": ("IDLM-DCD",),
         "SEDD": ("IDLM-SEDD",),
     },
-    {"bigram TV": ("bigram_tv", ".3f"), "energy distance": ("energy", ".4f"), **WORDS},
+    {
+        "unigram KL": ("unigram_kl", ".4f"),
+        "bigram TV": ("bigram_tv", ".3f"),
+        "energy distance": ("energy", ".4f"),
+        **WORDS,
+    },
+    combed=("MDLM", "SEDD"),
 )
 TOKENS = Study(
     "sotu_bpe_cpu",
     {"MDLM": ("IDLM-MDLM",), "Duo": ("IDLM-Duo",)},
     {"unigram KL": ("unigram_kl", ".3f"), "MAUVE": ("mauve", ".2f"), **WORDS},
+    combed=("MDLM",),
 )
 ADAPTERS = Study(
     "adapters",
@@ -77,7 +90,7 @@ def main_table(study, rows, wanted):
             ("**student**", [student for (student,) in study.students.values()]),
         ):
             found = [
-                _moved(groups[teacher][1], name, evaluations, steps)
+                _moved(groups[teacher][1], name, study.sampler(teacher), evaluations, steps)
                 for teacher, name in zip(study.students, names, strict=True)
             ]
             body.append([label, evaluations, *found])
@@ -89,11 +102,12 @@ def beside_table(study, rows):
     sampler of its student, and of the student in 4 and 8."""
     told, body = _others(study, rows), []
     for teacher, (student,) in study.students.items():
+        sampler = study.sampler(teacher)
         for label, *key in (
             (f"{teacher}, plain", teacher, "host", 64),
-            (f"{teacher}, the student's sampler", teacher, "spread", 4),
-            (student, student, "spread", 4),
-            (student, student, "spread", 8),
+            (f"{teacher}, {sampler}", teacher, sampler, 4),
+            (f"{student}, {sampler}", student, sampler, 4),
+            (f"{student}, {sampler}", student, sampler, 8),
         ):
             body.append([label, *told(*key)])
     return markdown(["", "evaluations", *study.beside], body, words=1)
@@ -104,13 +118,13 @@ def lines_table(study, rows):
     teacher in 64 steps, and the other statistics in 5, of the plain teacher in 65."""
     groups, told, body = _groups(rows), _others(study, rows), []
     for teacher, students in study.students.items():
-        references, own = groups[teacher]
+        (references, own), sampler = groups[teacher], study.sampler(teacher)
         evaluations, *others = told(teacher, "host", 64)
         body.append([f"{teacher}, plain in {evaluations}", _row(references[64]), "", *others])
         named = {f"{teacher}, same sampler": teacher, **{name: name for name in students}}
         for label, name in named.items():
-            moved = [_moved(own, name, evaluations, 64) for evaluations in (5, 9)]
-            body.append([label, *moved, *told(name, "spread", 4)[1:]])
+            moved = [_moved(own, name, sampler, evaluations, 64) for evaluations in (5, 9)]
+            body.append([label, *moved, *told(name, sampler, 4)[1:]])
     return markdown(["", "GenPPL in 5", "in 9", *study.beside], body, words=1)
 
 
@@ -127,13 +141,13 @@ def _row(row):
     return _cell(*(row[key] for key in ("genppl", "genppl_low", "genppl_high")))
 
 
-def _moved(own, name, evaluations, steps):
-    """The cell of a model by the sampler that students are trained for."""
+def _moved(own, name, sampler, evaluations, steps):
+    """The cell of a model by a sampler."""
     wanted = (name, evaluations, True)
     (found,) = (
         moved
         for moved in own
-        if (moved.name, moved.evaluations, moved.sampler.startswith("spread")) == wanted
+        if (moved.name, moved.evaluations, moved.sampler.startswith(sampler)) == wanted
     )
     return _cell(*found.at[steps][:3])
 

@@ -184,9 +184,13 @@ def _draw_plain(axes, rows, reference):
 
 
 def _draw_moved(axes, own, at):
-    by_line = defaultdict(list)
+    """A line for each model and sampler; a model's have one colour, and the first full markers."""
+    by_line, of_name = defaultdict(list), defaultdict(list)
     for moved in own:
         by_line[moved.name, moved.sampler].append((moved.evaluations, *moved.at[at][:3]))
-    for index, ((name, sampler), points) in enumerate(by_line.items()):
+    for (name, sampler), points in by_line.items():
+        of_name[name].append(sampler)
+        index = list(of_name).index(name)
         style = line_style(index, "teacher" if name == own[0].teacher else "student")
+        style |= {} if len(of_name[name]) == 1 else {"markerfacecolor": "white"}
         with_interval(axes, *zip(*points, strict=True), label(name, sampler), style)

@@ -86,3 +86,11 @@ def test_the_figure_has_a_panel_for_each_teacher(results):
     assert student.get_xydata().tolist() == [[9, pytest.approx(6.0)]]
     assert set(level.get_ydata()) == {14.0}
     assert equal_entropy.plot(results | {"rows": results["rows"][:1]}) is None
+
+
+def test_the_samplers_of_a_model_share_a_colour_in_the_figure(results):
+    others = [r | {"sampler": "spread"} for r in results["rows"] if r["name"] == "IDLM-Duo"]
+    (axes,) = equal_entropy.plot(results | {"rows": [*results["rows"], *others]}).axes
+    *_, first, second = axes.lines
+    assert first.get_color() == second.get_color()
+    assert first.get_markerfacecolor() != second.get_markerfacecolor() == "white"
