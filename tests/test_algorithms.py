@@ -13,7 +13,7 @@ import torch
 from duo_ext import ALGORITHMS, Refused
 from duo_ext.core import adapters
 from duo_ext.core.networks import Tempered
-from duo_ext.core.samplers import ancestral, blank, grids, spread
+from duo_ext.core.samplers import SAMPLERS, ancestral, blank, grids
 from duo_ext.measuring import draws
 from duo_ext.trainer import manual_trainer
 from duo_ext.training import loaders
@@ -264,7 +264,7 @@ def test_the_hosts_commands_draw_as_algo_sampler_says(tiny, tokenizer, name):
     process = model.family.noisings["categorical"](model)
     student = Tempered(model.backbone, model.time_conditioning)
     for found, sampler, grid in (
-        (by_spread, spread.sample, "power:2"),
+        (by_spread, SAMPLERS["spread"], "power:2"),
         (linear, ancestral.sample, "linear"),
     ):
         torch.manual_seed(2)

@@ -5,7 +5,9 @@ sample(process, student, x0_BL, given_BL, times_K, noise_removal) gives tokens (
 ``given_BL`` keep their token of x0. The network is evaluated at the times, the first of which is 1
 (``grids``). ``noise_removal`` is what becomes of the state at the last time: the process's step to
 clean data (ancestral), the likeliest tokens (greedy), or nothing, without an evaluation (none). A
-new sampler is a module with a function ``sample``, and a line here.
+new sampler is a module with a function ``sample``, and a line in SAMPLERS; one that only decides
+which positions of the process's steps change together is an ``ancestral.Order``, and a line in
+ORDERS.
 """
 
 import functools
@@ -24,16 +26,15 @@ from duo_ext.core.samplers import ancestral, comb, confidence, grids, renoise, s
 
 __all__ = ["SAMPLERS", "blank", "drawing", "find", "grids", "order", "require_masks"]
 
+ORDERS = {"spread": spread.changes, "comb": comb.changes}
 SAMPLERS = {
     "ancestral": ancestral.sample,
-    "spread": spread.sample,
-    "comb": comb.sample,
+    **{name: functools.partial(ancestral.sample, order=found) for name, found in ORDERS.items()},
     "confidence": functools.partial(confidence.sample, confidence.probability),
     "entropy": functools.partial(confidence.sample, confidence.entropy),
     "margin": functools.partial(confidence.sample, confidence.margin),
     "renoise": renoise.sample,
 }
-ORDERS = {"spread": spread.changes, "comb": comb.changes}  # which positions change together
 TEMPERED = ("confidence", "entropy", "margin")  # these may have a temperature behind their name
 OF_MASKS = ("comb", *TEMPERED)  # these say in which order masks are filled
 WANTED = f"{', '.join(SAMPLERS)}; {', '.join(TEMPERED)} may have a temperature: confidence:0.5"

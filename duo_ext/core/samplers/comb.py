@@ -6,8 +6,8 @@ positions independently of each other, so it errs least where they lie far apart
 known is near. ``spread`` keeps any part of its order apart, for steps of any sizes; a comb is made
 for one number of equal steps. As many steps as tokens are sampling from left to right.
 
-The order knows nothing of the content. Each text begins at a random place of the comb, which makes
-the step of a position uniform: taken alone, a position changes as in an ancestral step.
+The order knows nothing of the content. Each text begins at a random place of the comb: taken alone,
+a position changes as in an ancestral step.
 """
 
 from collections.abc import Callable
@@ -16,35 +16,20 @@ import torch
 from torch import Tensor
 
 from duo_ext.core import rows
-from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral
 
 
-def sample(
-    process: Sampled,
-    student: Denoiser,
-    x0_BL: Tensor,
-    given_BL: Tensor,
-    times_K: Tensor,
-    noise_removal: str = "ancestral",
-) -> Tensor:
-    """Tokens (B, L) by the process's steps, that of a position decided by its place in the comb.
-    The process is one that has masks."""
-    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
-
-
 def changes(process: Sampled, given_BL: Tensor, alphas: Tensor) -> Callable[[Tensor], Tensor]:
-    """As ``ancestral.Order`` says. The comb has a tooth for as many positions as there are steps of
-    the size of the largest."""
+    """As ``ancestral.Order`` says, with a comb for as many steps as fit in 1 by the largest one."""
     shares = torch.cat([alphas, alphas.new_ones(1)]).diff()
-    n = round(1 / shares.max().item())
+    n = (1 / shares.max()).round().long()
     return ancestral.in_order(places(given_BL, n, process.uniforms))
 
 
-def places(given_BL: Tensor, n: int, uniforms: Callable[..., Tensor] = rows.uniforms) -> Tensor:
-    """Numbers (B, L) in [0, 1), float64: of the positions that are not given every n-th has one in
-    the same n-th part of it, its right neighbour in the next; at random within."""
+def places(given_BL: Tensor, n: Tensor, uniforms: Callable[..., Tensor] = rows.uniforms) -> Tensor:
+    """Numbers (B, L) in [0, 1), float64: of the positions that are not given each n-th has one in
+    the same n-th part of [0, 1), its right neighbour in the next; at random within a part."""
     device = given_BL.device
     place_BL = (~given_BL).cumsum(1)
     shift_B1 = (uniforms((len(given_BL), 1), device) * n).long()

@@ -18,22 +18,8 @@ import torch
 from torch import Tensor
 
 from duo_ext.core import rows
-from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral
-
-
-def sample(
-    process: Sampled,
-    student: Denoiser,
-    x0_BL: Tensor,
-    given_BL: Tensor,
-    times_K: Tensor,
-    noise_removal: str = "ancestral",
-) -> Tensor:
-    """Tokens (B, L) by the process's steps, with their changes spread over the positions that are
-    not given."""
-    return ancestral.sample(process, student, x0_BL, given_BL, times_K, noise_removal, changes)
 
 
 def changes(process: Sampled, given_BL: Tensor, alphas: Tensor) -> Callable[[Tensor], Tensor]:

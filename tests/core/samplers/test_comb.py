@@ -8,7 +8,7 @@ import torch
 
 from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.samplers import blank, comb, grids
+from duo_ext.core.samplers import SAMPLERS, blank, comb, grids
 from duo_ext.core.schedules import LogLinear
 
 V, MASK = 3, 3
@@ -41,7 +41,9 @@ def test_each_positions_number_is_uniform(L, n):
         return (begin + 0.5) / n if shape[1] == 1 else rows.uniforms(shape, device)
 
     if L > 1:
-        parts = (comb.places(torch.zeros(n, L, dtype=torch.bool), n, uniforms) * n).floor()
+        parts = (
+            comb.places(torch.zeros(n, L, dtype=torch.bool), torch.tensor(n), uniforms) * n
+        ).floor()
         assert torch.equal(parts.long().sort(0).values, begin.expand(-1, L))
 
 
@@ -50,7 +52,7 @@ def test_a_step_takes_every_nth_position_and_the_next_their_right_neighbours(gri
     """The last of the host's evaluations has next to nothing to do and is no part of it."""
     torch.manual_seed(0)
     network, B, L = Watched(), 20, 40
-    comb.sample(PROCESS, network, *blank(network, (B, L)), grids.times(grid, 4))
+    SAMPLERS["comb"](PROCESS, network, *blank(network, (B, L)), grids.times(grid, 4))
     states = [*network.seen[:n], torch.zeros(B, L, dtype=torch.long)]
     taken = [(a == MASK) & (b != MASK) for a, b in itertools.pairwise(states) if len(b) == B]
     assert len(taken) == n
@@ -62,7 +64,7 @@ def test_a_step_takes_every_nth_position_and_the_next_their_right_neighbours(gri
 def test_what_is_given_is_no_part_of_the_comb():
     torch.manual_seed(0)
     given_BL = torch.rand(50, 40) < 0.4
-    numbers_BL = comb.places(given_BL, 4)
+    numbers_BL = comb.places(given_BL, torch.tensor(4))
     for given_L, numbers_L in zip(given_BL, numbers_BL, strict=True):
         parts = (numbers_L[~given_L] * 4).floor()
         assert (parts.diff() % 4 == 1).all()

@@ -6,7 +6,7 @@ import torch
 
 from duo_ext.core import rows
 from duo_ext.core.absorbing import AbsorbingProcess
-from duo_ext.core.samplers import blank, comb, grids, spread
+from duo_ext.core.samplers import ORDERS, SAMPLERS, blank, grids, spread
 from duo_ext.core.schedules import LogLinear
 from duo_ext.core.uniform import UniformProcess
 
@@ -53,7 +53,7 @@ def posterior(p, space, V, mask):
     return Exact()
 
 
-@pytest.mark.parametrize("sampler", [spread, comb])
+@pytest.mark.parametrize("sampler", ORDERS)
 def test_as_many_steps_as_tokens_are_exact(space, same_law, sampler):
     """Each step fills one position, so that the joint law is the data's; with fewer it is not."""
     V, L, mask = 3, 4, 3
@@ -64,7 +64,9 @@ def test_as_many_steps_as_tokens_are_exact(space, same_law, sampler):
     seen, features = [], network.features
     network.features = lambda x, alpha: (seen.append(x.clone()), features(x, alpha))[1]
     N = 20_000
-    found = sampler.sample(process, network, *blank(network, (N, L)), grids.times("linear", L - 1))
+    found = SAMPLERS[sampler](
+        process, network, *blank(network, (N, L)), grids.times("linear", L - 1)
+    )
     masks = [(x == mask).sum(1) for x in seen]
     assert [m.unique().tolist() for m in masks] == [[4], [3], [2], [1]]
     codes = V ** torch.arange(L - 1, -1, -1)
@@ -108,8 +110,8 @@ def test_jumps_lie_apart(toy):
     features = network.features
     network.features = lambda x, alpha: (seen.append(x.clone()), features(x, alpha))[1]
     times = torch.tensor([1.0, 0.9], dtype=torch.float64)
-    spread.sample(process, network, *blank(network, (B, L)), times, "none")
-    spread.sample(process, network, *blank(network, (B, L)), times)
+    SAMPLERS["spread"](process, network, *blank(network, (B, L)), times, "none")
+    SAMPLERS["spread"](process, network, *blank(network, (B, L)), times)
     before, after = seen[1:]
     moved = [(a != b).nonzero().flatten() for a, b in zip(before, after, strict=True)]
     gaps = [m.diff() for m in moved if len(m) > 1]
