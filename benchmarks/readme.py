@@ -79,8 +79,8 @@ ADAPTERS = Study(
 
 def main_table(study, rows, wanted):
     """Markdown: for each number of evaluations in ``wanted``, {evaluations: steps of the plain
-    teacher}, the plain teachers, the same by the sampler of their students, and the students, all
-    at the plain teachers' entropies."""
+    teacher}, the plain teachers, the same by the study's sampler, and the students by it, all at
+    the plain teachers' entropies."""
     groups, body = _groups(rows), []
     for evaluations, steps in wanted.items():
         teachers = [groups[teacher][0][steps] for teacher in study.students]
@@ -99,7 +99,7 @@ def main_table(study, rows, wanted):
 
 def beside_table(study, rows):
     """Markdown: the other statistics of each plain teacher in 64 steps, of the same in 4 by the
-    sampler of its student, and of the student in 4 and 8."""
+    study's sampler, and of the student by it in 4 and 8."""
     told, body = _others(study, rows), []
     for teacher, (student,) in study.students.items():
         sampler = study.sampler(teacher)

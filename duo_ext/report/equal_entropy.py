@@ -25,6 +25,7 @@ from duo_ext.report.tables import markdown, measured, number, perplexity
 
 REFERENCES = (16, 32, 64, 128)  # steps of the plain teacher
 DRAWN = 64  # that whose entropy is the figure's, or the next below that there is
+FILLS = ("full", "none", "bottom")  # of the markers, for the samplers of a model
 
 
 @dataclass(frozen=True)
@@ -184,13 +185,14 @@ def _draw_plain(axes, rows, reference):
 
 
 def _draw_moved(axes, own, at):
-    """A line for each model and sampler; a model's have one colour, and the first full markers."""
+    """A line for each model and sampler; a model's have one colour, and other markers inside."""
     by_line, of_name = defaultdict(list), defaultdict(list)
     for moved in own:
         by_line[moved.name, moved.sampler].append((moved.evaluations, *moved.at[at][:3]))
     for (name, sampler), points in by_line.items():
         of_name[name].append(sampler)
-        index = list(of_name).index(name)
-        style = line_style(index, "teacher" if name == own[0].teacher else "student")
-        style |= {} if len(of_name[name]) == 1 else {"markerfacecolor": "white"}
+        style = line_style(
+            list(of_name).index(name), "teacher" if name == own[0].teacher else "student"
+        )
+        style["fillstyle"] = FILLS[(len(of_name[name]) - 1) % len(FILLS)]
         with_interval(axes, *zip(*points, strict=True), label(name, sampler), style)

@@ -93,4 +93,4 @@ def test_the_samplers_of_a_model_share_a_colour_in_the_figure(results):
     (axes,) = equal_entropy.plot(results | {"rows": [*results["rows"], *others]}).axes
     *_, first, second = axes.lines
     assert first.get_color() == second.get_color()
-    assert first.get_markerfacecolor() != second.get_markerfacecolor() == "white"
+    assert first.get_fillstyle() != second.get_fillstyle()
