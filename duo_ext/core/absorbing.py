@@ -34,12 +34,12 @@ class AbsorbingProcess(Process):
         return torch.where(self._hidden(alpha_B, given_BL), self.mask_index, x0_BL)
 
     def _input(self, x0_BL, alpha_B, given_BL):
-        """z_t as a sampler of the most ``rollout_steps`` meets it, unmasked in its ``order``."""
+        """z_t as a sampler of the most ``rollout_steps`` meets it, unmasked in ``order``."""
         if self.order is ancestral.independent:
             return self.corrupt(x0_BL, alpha_B, given_BL)
-        times_K = grids.times(self.rollout_grid, max(self.rollout_steps) - 1).to(x0_BL.device)
+        times_K = grids.times("linear", max(self.rollout_steps) - 1).to(x0_BL.device)
         alphas, _ = self.schedule(times_K)
-        rank_BL = self.order(self, given_BL, alphas)(alphas.new_zeros(()))  # what decides from 0 on
+        rank_BL = self.order(self, given_BL, alphas)(alphas.new_zeros(()))  # from alpha = 0
         hidden_BL = (rank_BL >= alpha_B[:, None]) & ~given_BL
         return torch.where(hidden_BL, self.mask_index, x0_BL)
 

@@ -316,8 +316,10 @@ class TestRollout:
 
     @pytest.mark.parametrize("on_policy", [0.0, 1.0])
     def test_comb_inputs_are_unmasked_tooth_by_tooth(self, networks, on_policy):
-        """Where a position of a text is known, so are all or none of its left neighbours' class."""
+        """What is known of a text is every fourth position, then their right neighbours too, and so
+        on; the last of these in part, where the inputs are noised data."""
         way = {"on_policy": on_policy, "rollout_steps": (4,), "order": comb.changes}
+        way |= {} if on_policy else {"rollout_grid": "1,.5"}  # which is of rollouts alone
         process = replace(self.process, **way, schedule=LogLinear(0.0))
         x0, given = torch.zeros(400, 64, dtype=torch.long), torch.zeros(400, 64, dtype=torch.bool)
         student = networks[0]
@@ -326,8 +328,8 @@ class TestRollout:
         known = process._draw(student, x0, given)[0].view(400, 16, 4) != MASK
         whole, some = known.all(1), known.any(1)
         assert ((some & ~whole).sum(1) <= (0 if on_policy else 1)).all()
-        before = some.roll(1, 1)  # the class of the left neighbours
-        assert ((some & ~before).sum(1) <= 1).all()  # that is not known of one class at most
+        before = some.roll(1, 1)  # whether their left neighbours are known
+        assert ((some & ~before).sum(1) <= 1).all()  # but for the first
         assert len({tuple(row) for row in whole.tolist()}) > 4
 
     @pytest.mark.parametrize(("steps", "grid"), [((2, 4, 8), "linear"), ((5,), "1,.6,.3,.12,.03")])
