@@ -222,9 +222,9 @@ class Table:
             "rows": rows,
             "judge": parts[0]["judge"],
             "data": parts[0]["data"],
-            "commit": ", ".join(said("commit", parts)),
-            "hardware": "; ".join(said("hardware", parts)),
-            "command": "; ".join([*said("command", self.earlier.results), self.line()]),
+            "commit": said("commit", parts, ", "),
+            "hardware": said("hardware", parts, "; "),
+            "command": said("command", [*self.earlier.results, {"command": self.line()}], "; "),
             "distillations": distillations,
         }
 
@@ -292,9 +292,10 @@ def sampler_of(arguments):
     return arguments[arguments.index("--sampler") + 1]
 
 
-def said(key, parts):
-    """What the parts have under a key, each once."""
-    return list(dict.fromkeys(part[key] for part in parts))
+def said(key, parts, between):
+    """What the parts have under a key, each once; a part may have several already."""
+    words = (word for part in parts for word in part[key].split(between))
+    return between.join(dict.fromkeys(words))
 
 
 def main(benchmark, description, arguments=None, made_by=Table, samples=512):
