@@ -119,17 +119,20 @@ class Table:
 
     def finish(self, method, seed, parts):
         """Sample those of the ``parts`` that are not done, of a method that is trained first."""
-        place, found = self.place(method, seed), self.missing(method, seed)
-        done = [part for part in found if (place / part / "results.json").exists()]
-        wanted = [part for part in found if part in parts and part not in done]
+        place = self.place(method, seed)
+        wanted = {
+            part: arguments
+            for part, arguments in self.missing(method, seed).items()
+            if part in parts and not (place / part / "results.json").exists()
+        }
         if not wanted:
             return
         self.train(method, seed)
         common = (f"--{method.model}", self.checkpoint(method, seed), "--names", method.name)
         common += ("--samples", self.options.samples, "--judge", self.benchmark.judge)
-        for part in wanted:
+        for part, arguments in wanted.items():
             module, output = f"{method.program}.evaluate", place / part
-            self.command(place, module, *common, *found[part], "--output", output)
+            self.command(place, module, *common, *arguments, "--output", output)
 
     def missing(self, method, seed):
         """The ``parts`` by samplers of which --output has no rows."""
@@ -310,7 +313,7 @@ def main(benchmark, description, arguments=None, made_by=Table, samples=512):
     parser.add_argument("--jobs", type=int, default=benchmark.jobs, help=jobs_help)
     parser.add_argument("--runs", default=f"runs/{name}", help="where the students are kept")
     parser.add_argument("--output", default=f"results/{name}")
-    add_help = "to what --output has of methods and seeds, which is not done again"
+    add_help = "to what --output has of methods, seeds and samplers, which is not done again"
     parser.add_argument("--add", action="store_true", help=add_help)
     parser.add_argument("--table", action="store_true", help="put together what is there, no more")
     parser.add_argument("--smoke", action="store_true", help="trainings of two steps, as a try")

@@ -118,10 +118,9 @@ def main(config):
     """Run ``config.mode`` with the algorithm that ``algo.name`` names."""
     require("algo.name", config.algo.name, ALGORITHMS)
     lightning.seed_everything(config.seed, verbose=False)
-    tokenizer = dataloader.get_tokenizer(config)
     return MODES[config.mode](
         diffusion_model=ALGORITHMS[config.algo.name],
         config=config,
         logger=None,
-        tokenizer=tokenizer,
+        tokenizer=dataloader.get_tokenizer(config),
     )
