@@ -9,15 +9,13 @@ import argparse
 import os
 
 import omegaconf
-import torch
 
 from duo_ext import Refused, families, host
 from duo_ext.commands import line
 from duo_ext.commands.line import resolve
 from duo_ext.commands.publishing import KEY
 from duo_ext.evaluate import SECTIONS
-from duo_ext.files import write_whole
-from duo_ext.weights import checkpoints, pretrained
+from duo_ext.weights import checkpoints, pretrained, saves
 
 SCRIPT = "discrete_diffusion_harness.py"
 NAMES = {"absorbing": "mdlm", "uniform": "duo_base"}
@@ -52,4 +50,4 @@ def write(options: argparse.Namespace) -> None:
         "hyper_parameters": {"config": omegaconf.OmegaConf.create(plain)},
         "state_dict": model.state_dict(),
     }
-    write_whole(options.output, lambda file: torch.save(content, file))
+    saves.write(options.output, content)

@@ -9,9 +9,7 @@ The averages are written both as the weights and as the EMA, in one storage: hal
 import argparse
 from pathlib import Path
 
-import torch
-
-from duo_ext.weights import checkpoints
+from duo_ext.weights import checkpoints, saves
 
 KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hyper_parameters")
 
@@ -34,9 +32,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    temporary = options.output.with_suffix(".part")
-    torch.save(slim(checkpoints.read(options.checkpoint, "checkpoint")), temporary)
-    temporary.replace(options.output)
+    saves.write(options.output, slim(checkpoints.read(options.checkpoint, "checkpoint")))
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
 
 

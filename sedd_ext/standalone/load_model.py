@@ -19,7 +19,7 @@ def load_model_local(root_dir, device):
     """From a run's folder, with the average weights."""
     config = utils.load_hydra_config_from_run(root_dir)
     path = os.path.join(root_dir, "checkpoints-meta", "checkpoint.pth")
-    saved = utils.read_checkpoint(path, device)
+    saved = utils.read_checkpoint(path)
     model = SEDD(config).to(device).eval()
     utils.load_weights(model, saved["model"], path)
     ema = ExponentialMovingAverage(model.parameters(), decay=config.training.ema)

@@ -2,13 +2,11 @@
 
 import logging
 import os
-import re
 
 import omegaconf
-import torch
 
 from duo_ext import Refused
-from duo_ext.weights import saves
+from duo_ext.weights import pickles, saves
 from sedd_ext.runs import NUMPY_TYPES
 
 LAYOUT = ("optimizer", "model", "ema", "step")
@@ -38,23 +36,13 @@ def save_checkpoint(ckpt_dir, state):
     saves.write(ckpt_dir, saved)
 
 
-def read_checkpoint(path, device="cpu"):
-    """{optimizer, model, ema, step}, of tensors and plain values alone.
+def read_checkpoint(path):
+    """{optimizer, model, ema, step} on the CPU, of tensors and plain values alone.
 
     Raises Refused if the file is missing, is no checkpoint of SEDD's, or holds other objects.
     """
-    if not os.path.isfile(path):
-        raise Refused(f"there is no checkpoint '{path}'")
-    try:
-        with torch.serialization.safe_globals(NUMPY_TYPES):
-            saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # what torch.load raises depends on the bytes that it meets
-        unknown = re.search(r"GLOBAL (\S+)", str(error))
-        raise Refused(
-            f"checkpoint '{path}' holds '{unknown[1]}'; only tensors and numbers are read from it"
-            if unknown
-            else f"checkpoint '{path}' is damaged, or no file of torch.save"
-        ) from error
+    rule = "only tensors and plain values are loaded"
+    saved = pickles.content(path, "the checkpoint", lambda file: NUMPY_TYPES, rule)
     lacks = [key for key in LAYOUT if not isinstance(saved, dict) or key not in saved]
     if lacks:
         raise Refused(f"'{path}' is no checkpoint of SEDD: it lacks {', '.join(lacks)}")
@@ -76,9 +64,10 @@ def restore_checkpoint(ckpt_dir, state, device):
     if not os.path.exists(ckpt_dir):
         logging.getLogger(__name__).warning("no checkpoint '%s': a new start", ckpt_dir)
         return state
-    saved = read_checkpoint(ckpt_dir, device)
+    saved = read_checkpoint(ckpt_dir)
     load_weights(bare(state["model"]), saved["model"], ckpt_dir)
     state["optimizer"].load_state_dict(saved["optimizer"])
     state["ema"].load_state_dict(saved["ema"])
+    state["ema"].move_shadow_params_to_device(device)
     state["step"] = saved["step"]
     return state
