@@ -499,6 +499,7 @@ ROWS = [
     {"text": "we the", "choices": [" people", " zzqq"], "answer": 0},
     {"text": "a more", "choices": [" xkqj", " perfect"], "answer": 1},
 ]
+LM_EVALS = ("0.4.10", "0.4.11")  # that the harness goes with (docs/evaluate.md)
 
 
 def likelihoods(root, path, folder):
@@ -526,7 +527,9 @@ def parameters(state):
 
 def test_duo_mains_harness_reads_a_student(run, checkout, weights, algorithm, tmp_path):
     """It says of an exported student what it says of a plain Duo checkpoint of its EMA weights."""
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    if lm_eval.__version__ not in LM_EVALS:
+        pytest.skip(f"lm-eval is {lm_eval.__version__}; Duo's harness goes with {LM_EVALS}")
     if not (checkout.root / harness.SCRIPT).is_file():
         pytest.skip(f"{checkout.name} has no {harness.SCRIPT}")
     program = f"-m duo_ext --host {checkout.root}"
