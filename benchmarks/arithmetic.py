@@ -16,7 +16,10 @@ from duo_ext.report.tables import markdown
 
 STEPS = (1, 2, 3, 4, 8, 16, 32, 64)
 OF_STUDENTS = 16  # the most steps at which a student is asked
-MASKED = {name: ("--sampler", name) for name in ("ancestral", "spread", "comb", "confidence")}
+MASKED = {
+    name: ("--sampler", name, "--grid", "host")
+    for name in ("ancestral", "spread", "comb", "confidence")
+}
 UNIFORM = {
     "ancestral": ("--sampler", "ancestral"),
     "spread": ("--sampler", "spread", "--grid", "power:2.2"),

@@ -50,6 +50,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         prepare_blocks(self.backbone, config.algo)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, **inputs(config.algo))
+        samplers.require_masks(config.algo.sampler, self.process)
         self.require_looks()
         self.opponents = self.distiller = self.watch = self.resumed = None
 

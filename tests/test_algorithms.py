@@ -303,7 +303,6 @@ def test_a_look_draws_the_average_student_by_the_cores_sampler(distil, monkeypat
     [
         ("idlm_mdlm", "sampling.use_float64=false", "use_float64 is 'False'; .* it must be True"),
         ("idlm_mdlm", "sampling.predictor=analytic", "predictor is 'analytic'; .* ancestral or"),
-        ("idlm", "algo.sampler=comb", "sampler is 'comb', which needs a process that has masks"),
     ],
 )
 def test_sampling_that_the_guard_cannot_do_is_refused_at_once(tiny, tokenizer, name, setting, told):
@@ -315,6 +314,17 @@ def test_sampling_that_the_guard_cannot_do_is_refused_at_once(tiny, tokenizer, n
     config.algo.guard.every = 10
     with pytest.raises(Refused, match=told):
         make(config, tokenizer)
+
+
+def test_an_order_of_masks_is_refused_where_there_are_none(tiny, tokenizer):
+    """With and without a guard: the checkpoint would name a sampler that cannot draw from it."""
+    from duo_ext import algorithms
+
+    config = tiny("algo=idlm", "algo.teacher_path=none", "algo.sampler=comb")
+    with pytest.raises(Refused, match="sampler is 'comb', which needs a process that has masks"):
+        algorithms.IDLM(config, tokenizer)
+    config = tiny("algo=idlm_mdlm", "algo.teacher_path=none", "algo.sampler=comb")
+    assert algorithms.IDLMMDLM(config, tokenizer)
 
 
 def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standalone, monkeypatch):

@@ -284,6 +284,9 @@ def test_a_student_is_sampled_as_it_was_trained_for(checkpoint, place):
         for name in ("mdlm", "idlm_mdlm", "duo_base")
         for way in (("host", "host"), ("ancestral", "linear"))
     ]
+    samplers = "--sampler", "host", "ancestral", "spread"
+    named = ways(run("--student", student, "--steps", 2, *samplers), "sampler", "grid")
+    assert named == [("host", "host"), ("ancestral", "host"), ("spread", "linear")]
     other_grid = ways(run(*given[2:], "--grid", "linear"), *keys[:3])
     assert other_grid == [("idlm_mdlm", "spread", "linear"), ("duo_base", "host", "host")]
 

@@ -14,7 +14,7 @@ import torch
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
-from duo_ext.measuring.subject import Setting, Subject
+from duo_ext.measuring.subject import Setting, Subject, grid_of
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _check(options):
         raise Refused(
             f"--grid is {' '.join(options.grid)}; --sampler host has a grid of its own: host"
         )
-    for setting in settings(options, options.sampler or (), options.grid or ["host"]):
+    for setting in settings(options, options.sampler or (), options.grid):
         setting.require(options.precision)
 
 
@@ -140,12 +140,13 @@ def _values(options, name):
 
 
 def settings(
-    options: argparse.Namespace, samplers: Iterable[str], grids: Iterable[str]
+    options: argparse.Namespace, samplers: Iterable[str], grids: Iterable[str] | None
 ) -> Iterator[Setting]:
-    """Each ``Setting`` that the options ask for, with these samplers and the grids of our own."""
+    """Each ``Setting`` that the options ask for, with these samplers and, of our own, these grids;
+    None: each sampler's own."""
     others = options.noise_removal, options.temperature, options.nucleus
     for steps, sampler in itertools.product(options.steps, samplers):
-        times = ["host"] if sampler == "host" else grids
+        times = [grid_of(sampler)] if sampler == "host" or grids is None else grids
         predictors = options.predictor or [options.predictor_of(sampler)]
         for way in itertools.product(times, predictors, *others):
             yield Setting(steps, sampler, *way)
@@ -157,7 +158,7 @@ def of_subject(
     """The ways to sample a checkpoint: as the options say; where they name no sampler, a student as
     it was trained for, a teacher by the host's sampler and by the students'."""
     if options.sampler:
-        return list(settings(options, options.sampler, options.grid or ["host"]))
+        return list(settings(options, options.sampler, options.grid))
     own = [subject.ways]
     if subject.role == "teacher":
         own = dict.fromkeys([subject.plain, *(s.ways for s in subjects if s.role == "student")])

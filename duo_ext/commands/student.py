@@ -12,7 +12,7 @@ from duo_ext.commands import evaluation, options
 from duo_ext.commands.line import hush
 from duo_ext.core import samplers
 from duo_ext.data import corpus, prompts
-from duo_ext.measuring.subject import Setting
+from duo_ext.measuring.subject import Setting, grid_of
 
 
 class Student:
@@ -112,7 +112,7 @@ class Student:
         given_L = next((getattr(self.frame, key)(text, key) for key, text in wanted), None)
         sampler, grid = self._subject.ways
         if "sampler" in way:
-            sampler, grid = way["sampler"], "host"
+            sampler, grid = way["sampler"], grid_of(way["sampler"])
         elif wanted and sampler == "host":
             sampler = "ancestral"
         own = {"sampler": sampler, "grid": grid, "predictor": self._options.predictor_of(sampler)}

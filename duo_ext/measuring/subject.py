@@ -65,6 +65,12 @@ class Setting:
             raise Refused(f"--steps is {self.steps}; --grid auto has at most {auto.FINE - 1}")
 
 
+def grid_of(sampler: str) -> str:
+    """The grid of a sampler that is asked for without one: the host's for the host's algorithm,
+    else equal steps, of which the last evaluation too has its share."""
+    return "host" if sampler in ("host", "ancestral") else "linear"
+
+
 def trained_for(algo: Mapping) -> tuple[str, str]:
     """(sampler, grid) that a student was trained for, as the section ``algo`` of its configuration
     says; the host's where it says nothing."""

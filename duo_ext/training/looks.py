@@ -11,7 +11,7 @@ import dataloader
 import trainer_base
 
 from duo_ext import Refused
-from duo_ext.core import adapters, samplers
+from duo_ext.core import adapters
 from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import batches, draws, held_out, judge
 from duo_ext.measuring.subject import REMOVALS
@@ -39,7 +39,6 @@ def process_of(model: trainer_base.Diffusion) -> Sampled:
         raise Refused(
             "noise is not log-linear, which the guard needs; algo.guard.every=0: no guard"
         )
-    samplers.require_masks(model.config.algo.sampler, process)
     return process
 
 
