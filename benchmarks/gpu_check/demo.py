@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.harness import REPOSITORY
-from duo_ext import evaluate, host
+from duo_ext import Refused, evaluate, host
 from duo_ext.commands import evaluation
 from duo_ext.data import corpus
 
@@ -49,11 +49,17 @@ def subjects(students):
 
 
 def recorded(role, name, found):
-    """The row of results/demo that was sampled in the same way."""
+    """The row of results/demo that was sampled in the same way; Refused where it has none."""
     path = REPOSITORY / "results" / "demo" / name / "results.json"
     rows = json.loads(path.read_text())["rows"]
     same = {"model": role} | {key: found[key] for key in ("steps", "sampler")}
-    return next(row for row in rows if same.items() <= row.items())
+    alike = [row for row in rows if same.items() <= row.items()]
+    if not alike:
+        raise Refused(
+            f"results/demo/{name} has no row of the {role} in {found['steps']} steps by "
+            f"{found['sampler']}; make it anew: make demo TEACHER={name}"
+        )
+    return alike[0]
 
 
 def _beside(row, found):

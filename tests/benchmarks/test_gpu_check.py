@@ -11,10 +11,11 @@ import torch
 
 from benchmarks import one_pair, scale
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import agreement, command_lines, harness, items, networks, pair
+from benchmarks.gpu_check import agreement, command_lines, demo, harness, items, networks, pair
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.draws import FromCPU
 from benchmarks.gpu_check.harness import Bound, Item
+from duo_ext import Refused
 
 FAKE = """
 import os, time
@@ -214,3 +215,10 @@ def test_a_pair_is_measured_and_profiled(standalone, monkeypatch):
 def test_cosine_of_nothing_is_none():
     assert networks.cosine(torch.ones(3), torch.zeros(3)) is None
     assert networks.cosine(torch.ones(3), -torch.ones(3)) == pytest.approx(-1)
+
+
+def test_a_demo_that_was_sampled_otherwise_is_refused():
+    found = {"steps": 4, "sampler": "host"}
+    assert demo.recorded("teacher", "duo", found)["steps"] == 4
+    with pytest.raises(Refused, match="no row of the teacher in 4 steps by margin; make it anew"):
+        demo.recorded("teacher", "duo", found | {"sampler": "margin"})
