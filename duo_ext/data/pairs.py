@@ -40,7 +40,8 @@ class Form:
     def configured(cls, data: DictConfig) -> "Form | None":
         """That of the section ``data``; None for data of whole texts.
 
-        Raises Refused for a key that is none, and for a template without its prompt.
+        null stands for a key's default. Raises Refused for a key that is none, a value of another
+        type, and a template without its prompt.
         """
         settings = data.get("pairs")
         if settings is None:
@@ -48,7 +49,13 @@ class Form:
         names = cls.__dataclass_fields__
         if unknown := [key for key in settings if key not in names]:
             raise Refused(f"data.pairs.{unknown[0]} is no key; they are {', '.join(names)}")
-        form = cls(**settings)
+        given = {"prompt": None, "completion": None}
+        given |= {key: value for key, value in settings.items() if value is not None}
+        for key, value in given.items():
+            kind, wanted = (bool, "true or false") if key == "end" else (str, "a text")
+            if type(value) is not kind:
+                raise Refused(f"data.pairs.{key} is {value}; it must be {wanted}")
+        form = cls(**given)
         if "{prompt}" not in form.template:
             raise Refused(f"data.pairs.template is '{form.template}'; it must have {{prompt}}")
         return form

@@ -41,6 +41,8 @@ class Frame:
 
         What stands before and behind a hole, spaces too, is kept. Raises Refused without a hole.
         """
+        if self.form:
+            raise Refused(f"{key} is '{text}'; the model writes answers, and takes a prompt")
         parts = text.split(HOLE)
         if len(parts) == 1:
             raise Refused(f"{key} is '{text}'; it must have a hole, written {HOLE}")
@@ -57,23 +59,26 @@ class Frame:
         starts, ends = tuple(tokens[:start]) == self.before, tuple(tokens[end:]) == self.after
         start = start if starts else 0
         if self.form:
-            closing = self.tokenizer.eos_token_id, padding_of(self.tokenizer)
-            found = (n for n in range(start, len(tokens)) if tokens[n] in closing)
+            found = (n for n in range(start, len(tokens)) if tokens[n] in self._closing)
             return slice(start, next(found, len(tokens)))
         return slice(start, end if ends else len(tokens))
+
+    @property
+    def _closing(self):
+        """The tokens that end a pair."""
+        return {self.tokenizer.eos_token_id, padding_of(self.tokenizer)}
 
     def ids(self, text: str, key: str) -> list[int]:
         """The tokens of a text; Refused, with the text named ``key``, where the model has none."""
         if not text:
             return []
         [ids] = texts.encode(self.tokenizer, [text], key)
-        word, unknown = self.tokenizer.unk_token, self.tokenizer.unk_token_id
-        # the token of what is unknown may be an ordinary one
-        lacking = word is not None and ids.count(unknown) > text.count(word)
-        if lacking or max(ids) >= self.vocab_size:
+        if texts.unread(self.tokenizer, text, ids) or max(ids, default=-1) >= self.vocab_size:
             raise Refused(
                 f"{key} is '{text}'; the model's vocabulary has no token for a part of it"
             )
+        if self.form and not self._closing.isdisjoint(ids):
+            raise Refused(f"{key} is '{text}'; a token in it ends a text of this model")
         return ids
 
     def _given(self, parts, key):

@@ -127,6 +127,13 @@ def encode(tokenizer: Tokenizer, lines: list[str], key: str) -> list[list[int]]:
         ) from error
 
 
+def unread(tokenizer: Tokenizer, text: str, ids: list[int]) -> int:
+    """How many of a text's tokens stand for what the tokenizer does not know; the token that does
+    may be an ordinary one besides."""
+    word = tokenizer.unk_token
+    return 0 if word is None else max(0, ids.count(tokenizer.unk_token_id) - text.count(word))
+
+
 def _encode(tokenizer, lines):
     if not lines:
         return []

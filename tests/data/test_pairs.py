@@ -114,6 +114,12 @@ def test_the_section_of_a_configuration():
     assert Form.configured(omegaconf.OmegaConf.create({"wrap": True})) is None
     with pytest.raises(Refused, match=r"data.pairs.promt is no key; they are prompt, compl"):
         Form.configured(omegaconf.OmegaConf.create({"pairs": {"promt": "q"}}))
+    nulls = {**data.pairs, "separator": None, "template": None, "score": None}
+    assert Form.configured(omegaconf.OmegaConf.create({"pairs": nulls})) == Form("q", "a")
+    for key, value in (("separator", 5), ("end", "maybe"), ("score", 5), ("prompt", None)):
+        section = omegaconf.OmegaConf.create({"pairs": {**data.pairs, key: value}})
+        with pytest.raises(Refused, match=rf"data.pairs.{key} is {value}; it must be"):
+            Form.configured(section)
     data.pairs.template = "question:"
     with pytest.raises(Refused, match=r"data.pairs.template is 'question:'; it must have {prompt}"):
         Form.configured(data)

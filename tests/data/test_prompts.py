@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duo_ext import Refused
-from duo_ext.data import corpus
+from duo_ext.data import corpus, texts
+from duo_ext.data.pairs import Form
 from duo_ext.data.prompts import Frame
 
 L, BOS, EOS = 20, 0, 0  # the shipped tokenizer has one newline for both
@@ -61,6 +62,22 @@ def test_what_has_no_place_is_one_sentence():
         frame.infill("a" * (L - 4) + "___bb")
     with pytest.raises(Refused, match=r"^infill is 'abc'; it must have a hole, written ___"):
         frame.infill("abc")
+
+
+def test_a_model_of_pairs_takes_a_prompt_that_does_not_end_its_text():
+    frame = Frame(TOKENIZER, L, 33, form=Form("q", "a"))
+    assert frame.decode(frame.prompt("we the")[0][None]) == ["we the"]
+    with pytest.raises(Refused, match=r"^infill is 'a ___'; the model writes answers"):
+        frame.infill("a ___")
+    with pytest.raises(Refused, match=r"a token in it ends a text of this model"):
+        frame.prompt("we\nthe")
+
+
+def test_a_part_without_tokens_is_an_empty_one(monkeypatch):
+    """As of a space, for a tokenizer of whole words."""
+    monkeypatch.setattr(texts, "encode", lambda tokenizer, lines, key: [[] for _ in lines])
+    assert FRAMES["without"].ids(" ", "prompt") == []
+    assert FRAMES["without"].infill("a ___ ___ b")[1].sum() == 0
 
 
 def test_what_the_vocabulary_lacks_is_one_sentence():
