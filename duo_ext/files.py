@@ -136,12 +136,13 @@ def made_once(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove the unfinished files that a ``write_whole`` which was killed has left in a folder."""
+    """Remove what a ``write_whole``, or another write which was killed, has left unfinished in a
+    folder: files, and folders of an export."""
     files, folder = located(folder)
     if files.isdir(folder):
         for path in files.ls(folder, detail=False):
             if re.search(r"\.[0-9a-f]{32}\.tmp$", path):
-                files.rm(path)
+                files.rm(path, recursive=True)
 
 
 def exists(path: str | Path) -> bool:

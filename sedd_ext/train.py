@@ -14,7 +14,7 @@ from duo_ext.data.texts import Tokenizer
 from duo_ext.files import sweep, write_whole
 from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
-from duo_ext.settings import chosen
+from duo_ext.settings import choose, chosen
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.order import ResumableLoader
@@ -45,8 +45,9 @@ def train(config: DictConfig, folder: str) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.manual_seed(config.seed)
+    algorithm = choose("algo.name", config.algo.name, ALGORITHMS)
     parts = Parts.build(config, device)
-    trained = ALGORITHMS[config.algo.name](parts, world)
+    trained = algorithm(parts, world)
 
     def blocks(split):
         return ranks.in_turn(lambda: data.blocks(config, split, tokenizer))

@@ -59,7 +59,10 @@ def test_only_unfinished_files_are_swept(tmp_path, monkeypatch):
     for name in kept:
         (tmp_path / name).write_text("mine")
     (tmp_path / "inner").mkdir()
-    assert len(list(tmp_path.iterdir())) == 5
+    export = tmp_path / f"hub.{'0' * 32}.tmp"
+    export.mkdir()
+    (export / "config.json").write_text("half")
+    assert len(list(tmp_path.iterdir())) == 6
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept | {"inner"}
     files.sweep(tmp_path / "missing")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from duo_ext.core import losses, rows
+from duo_ext.core import losses, rows, sums
 from duo_ext.core.networks import Mixture
 from duo_ext.core.uniform import Sample, UniformProcess
 
@@ -160,7 +160,7 @@ def largest_normals(R: int, n: int, K: int, device: torch.device) -> tuple[Tenso
     """
     j_K = torch.arange(K, dtype=torch.float64, device=device)
     log_v_RK = torch.rand(R, K, dtype=torch.float64, device=device).log()
-    tail_RK = -torch.expm1(rows.cumulate(log_v_RK / (n - j_K)))
+    tail_RK = -torch.expm1(sums.cumulated(log_v_RK / (n - j_K)))
     return -torch.special.ndtri(tail_RK), different(R, n, K, device)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from duo_ext.core import sums
 from duo_ext.core.losses import wide
 from duo_ext.core.precision import running_in
 
@@ -206,5 +207,5 @@ class Tempered(Denoiser):
         if self.mask is not None:
             logits[..., self.mask].fill_(-torch.inf)
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= self.nucleus
+        outside = sums.cumulated(ordered) - ordered >= self.nucleus
         return logits.masked_fill_(outside.scatter(-1, order, outside), -torch.inf)

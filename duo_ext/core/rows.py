@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from duo_ext.core import sums
 from duo_ext.core.networks import Denoiser, Mixture
 
 # Logits of a network in a chunk, and in a piece of a chunk. A formula holds about ten tensors of
@@ -280,18 +281,9 @@ def sample_tokens(probs: Tensor, u: Tensor) -> Tensor:
     return (block * BLOCK + _invert(inside, share)[0]).clamp(max=V - 1)
 
 
-def cumulate(values: Tensor) -> Tensor:
-    """The sums (..., n) of the first 1, ..., n entries of each row. torch's own are refused on a
-    GPU where algorithms must be deterministic."""
-    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
-        n = values.shape[-1]
-        return values @ torch.ones(n, n, dtype=values.dtype, device=values.device).triu_()
-    return values.cumsum(-1)
-
-
 def _invert(masses, u):
     """The first index at which the cumulated mass passes the share u, and the share of it there."""
-    cumulated = cumulate(masses)
+    cumulated = sums.cumulated(masses)
     target = u.clamp(max=1 - 1e-12)[..., None] * cumulated[..., -1:]
     index = torch.searchsorted(cumulated, target, right=True)
     index = index.clamp(max=masses.shape[-1] - 1)  # not a number is for the loss to find

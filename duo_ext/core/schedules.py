@@ -97,10 +97,9 @@ class GaussianSchedule:
     def configured(
         cls, vocab_size: int, gamma_min: float | None, gamma_max: float | None
     ) -> "GaussianSchedule":
-        """The schedule of a configuration, where a range with a null is ``matching_gammas``."""
-        if gamma_min is None or gamma_max is None:
-            gamma_min, gamma_max = matching_gammas(vocab_size)
-        return cls(vocab_size, gamma_min, gamma_max)
+        """The schedule of a configuration, where null is an end of ``matching_gammas``."""
+        ends = zip((gamma_min, gamma_max), matching_gammas(vocab_size), strict=True)
+        return cls(vocab_size, *(own if end is None else end for end, own in ends))
 
     def gamma(self, t_B: Tensor) -> Tensor:
         """gamma_t (B,), float64."""

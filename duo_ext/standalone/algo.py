@@ -229,6 +229,11 @@ class SelfDistilled:
     def _validate_configuration(self):
         super()._validate_configuration()
         require_positive(self.config, ("algo.T", "algo.update_teacher_every"))
+        if self.config.algo.teacher_ema and not self.config.training.ema > 0:
+            raise Refused(
+                f"training.ema is {self.config.training.ema}; algo.teacher_ema is true and takes "
+                "the average, so it must be above 0"
+            )
 
     def on_save_checkpoint(self, checkpoint):
         weights = checkpoint["state_dict"]

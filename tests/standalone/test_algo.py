@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from duo_ext import Refused
 from duo_ext.core import schedules
 
 L = 2
@@ -234,6 +235,9 @@ def test_soft_tokens_are_for_training_within_the_curriculum(build, attach):
 def test_the_range_of_gamma_is_the_keys_or_that_of_matching_alphas(build):
     given_range = build("duo", 3, *GAUSSIAN).gaussian
     assert (given_range.gamma_min, given_range.gamma_max) == (-3, -1)
+    own = build("duo", 3).gaussian
+    one_end = build("duo", 3, "algo.gamma_min=-4").gaussian
+    assert (one_end.gamma_min, one_end.gamma_max) == (-4, own.gamma_max)
     at_ends, _ = build("duo", 3).gaussian(torch.tensor([0.0, 1.0]))
     published, _ = schedules.gaussian_alpha(torch.tensor([-3.55, -1.85]), 50258)
     torch.testing.assert_close(at_ends, published, rtol=1e-6, atol=1e-6)
@@ -269,6 +273,12 @@ def test_the_teacher_is_the_student_of_every_nth_step(build, attach, name, avera
     assert [i for i, is_fresh in enumerate(fresh) if is_fresh] == [0, 6, 12]
     assert not model.teacher.training
     assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+@SELF_DISTILLED
+def test_a_teacher_of_the_average_needs_one(build, name):
+    with pytest.raises(Refused, match=r"training.ema is 0; algo.teacher_ema is true"):
+        build(name, 3, "algo.teacher_ema=true", "training.ema=0")
 
 
 @SELF_DISTILLED
