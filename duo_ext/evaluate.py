@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from duo_ext import Refused, families, host
+from duo_ext import Refused, families, host, settings
 from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
@@ -21,6 +21,7 @@ from duo_ext.core.sampled import Sampled
 from duo_ext.measuring import draws, held_out, subject
 from duo_ext.weights import checkpoints, pretrained
 
+PREDICTORS = ("ancestral", "psi")
 SECTIONS = ("algo", "model", "data")  # of a checkpoint's configuration; the rest is the host's
 
 
@@ -84,6 +85,7 @@ class Subject(subject.Subject):
     def require(self, setting: subject.Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint, or its host, has not."""
         super().require(setting, precision)
+        settings.require("--predictor", setting.predictor, PREDICTORS)
         if setting.predictor == "psi" and not (
             setting.by_host and "psi" in self.model.config.sampling
         ):
@@ -170,7 +172,7 @@ def _add_options(parser):
     parser.add_argument(
         "--predictor",
         nargs="+",
-        choices=("ancestral", "psi"),
+        choices=PREDICTORS,
         help="the host's: psi, with ReMDM, is Duo main's; its settings are sampling.psi.*",
     )
     parser.set_defaults(predictor_of=_predictor_of)

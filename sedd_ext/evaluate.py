@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused
+from duo_ext import Refused, settings
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
 from duo_ext.core.score import ScoreProcess
@@ -24,12 +24,13 @@ from duo_ext.weights import checkpoints
 from sedd_ext import data, host, runs
 from sedd_ext.__main__ import hydra_arguments
 from sedd_ext.parts import Parts
-from sedd_ext.sampler import Way, sampler
+from sedd_ext.sampler import Way, check_way, sampler
 
 SECTIONS = ("tokens", "graph", "noise", "model", "data")  # of a checkpoint's configuration
 # {value of --predictor: (SEDD's name of the predictor, whether scores are renormalised)}
 PREDICTORS = {"analytic": ("analytic", False), "euler": ("euler", False)}
 PREDICTORS["renormalised"] = ("analytic", True)
+REMOVALS = ("ancestral", "none")  # of SEDD's own sampler
 
 
 @dataclass
@@ -56,10 +57,14 @@ class Subject(subject.Subject):
     def require(self, setting: subject.Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         super().require(setting, precision)
-        if setting.by_host:
-            return
-        self.parts.process()
         predictor = setting.predictor
+        settings.require("--predictor", predictor, PREDICTORS)
+        if setting.nucleus != 1:
+            raise Refused(f"nucleus is {setting.nucleus}; with SEDD's models it must be 1: none")
+        if setting.by_host:
+            settings.require("--noise-removal", setting.noise_removal, REMOVALS)
+            check_way(self._way(setting, precision), self.parts.graph)
+            return
         if setting.sampler != "ancestral" and predictor != "renormalised":
             raise Refused(
                 f"--predictor is {predictor}; --sampler {setting.sampler} says itself which masks "
@@ -72,15 +77,17 @@ class Subject(subject.Subject):
             )
         if setting.temperature != 1 and predictor == "analytic":
             raise Refused(
-                f"--temperature is {setting.temperature}; with --sampler ancestral it is for "
-                "--predictor renormalised"
+                f"--temperature is {setting.temperature}; --sampler ancestral takes one with "
+                "--predictor renormalised alone; --sampler spread and comb take any"
             )
 
     def _hosts(self, setting, precision):
+        return sampler(self.parts, self._way(setting, precision))
+
+    def _way(self, setting, precision):
         predictor, renormalise = PREDICTORS[setting.predictor]
         removal, float64 = setting.noise_removal == "ancestral", precision == "float64"
-        way = Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
-        return sampler(self.parts, way)
+        return Way(setting.steps, predictor, removal, renormalise, setting.temperature, float64)
 
     def held_out(self) -> held_out.HeldOut:
         """The validation data, with which samples are compared."""
@@ -134,8 +141,7 @@ def _config(saved, options, named):
 
 def _add_options(parser):
     parser.add_argument("--predictor", nargs="+", choices=PREDICTORS)
-    removals = ("ancestral", "none")
-    parser.add_argument("--noise-removal", nargs="+", choices=removals, default=["ancestral"])
+    parser.add_argument("--noise-removal", nargs="+", choices=REMOVALS, default=["ancestral"])
     parser.set_defaults(nucleus=[1.0], predictor_of=_predictor_of)
 
 

@@ -77,7 +77,7 @@ def sampler(
     Refused for a predictor that SEDD does not have, and for a temperature on the uniform graph.
     """
     sampling, scores = host.active().module("sampling"), Scores(parts, way)
-    _check_way(way, parts.graph)
+    check_way(way, parts.graph)
     try:
         sampling.get_predictor(way.predictor)
     except KeyError as error:
@@ -101,7 +101,8 @@ def sampler(
     return draw, scores.calls
 
 
-def _check_way(way, graph):
+def check_way(way: Way, graph: object) -> None:
+    """Raise Refused for what a graph of SEDD's has not: a temperature on the uniform one."""
     if not graph.absorb and (way.renormalise or way.temperature != 1):
         raise Refused(
             "graph.type is 'uniform'; a temperature and renormalised scores are for absorb"

@@ -229,6 +229,9 @@ class NoJudge:
     def score(self, texts, ranks):
         return None
 
+    def warn_of_unread(self, texts):
+        assert texts
+
 
 def test_a_run_that_the_guard_stopped_stays_stopped(distil, monkeypatch, tmp_path):
     """Stopped after its first pair, it takes no other when it is started again."""

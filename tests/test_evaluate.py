@@ -291,6 +291,32 @@ def test_a_student_is_sampled_as_it_was_trained_for(checkpoint, place):
     assert other_grid == [("idlm_mdlm", "spread", "linear"), ("duo_base", "host", "host")]
 
 
+def test_a_sampler_of_masks_is_refused_before_anything_is_drawn(
+    checkpoint, place, capfd, monkeypatch
+):
+    """And a teacher without masks is not drawn by it for a student's sake."""
+    student, plain = checkpoint("mdlm"), checkpoint("duo_base")
+    own = {"name": "idlm_mdlm", "sampler": "comb", "grid": "linear"}
+    changed(student, lambda saved: saved["hyper_parameters"]["config"]["algo"].update(own))
+    given = ("--teacher", plain, "--student", student, "--steps", 1)
+    assert ways(run(*given), "name", "sampler") == [("duo_base", "host"), ("idlm_mdlm", "comb")]
+    monkeypatch.setattr(evaluation, "sample", pytest.fail)
+    message = error_of(capfd, *SMALL, "--student", student, plain, "--sampler", "confidence")
+    assert "the sampler is 'confidence', which needs a process that has masks" in message
+
+
+def test_a_grid_that_no_row_has_is_refused(checkpoint, place, capfd):
+    message = error_of(capfd, *SMALL, "--student", checkpoint("duo_base"), "--grid", "linear")
+    assert "--grid is linear; every model here is drawn by its host's sampler" in message
+
+
+def test_the_judge_is_asked_once_whether_it_reads_the_text(checkpoint, place, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Judge, "warn_of_unread", lambda self, given: asked.append(given))
+    run("--student", checkpoint("duo_base"), checkpoint("mdlm"), "--steps", 1)
+    assert [len(given) for given in asked] == [6, 6]  # each model's own text
+
+
 def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, monkeypatch):
     name = checkpoint("duo_base")
     given = ("--student", name, "--sampler", "spread", "--grid", "auto", "--steps", 1, 3)
@@ -313,6 +339,10 @@ def test_times_that_are_found_stand_beside_the_checkpoint(checkpoint, place, mon
     changed(name, lambda saved: saved["ema"]["shadow_params"][0].add_(1.0))
     run(*given)  # of other weights
     assert sought == [spread.changes]  # once for both numbers of steps
+    for damaged in ('{"checkpoint_sha256": "x"', "{}", "[]"):
+        (place / f"{name}.times.json").write_text(damaged)
+        assert run(*given)["rows"]
+    assert len(sought) == 4
 
 
 def test_several_processes_write_what_one_writes(checkpoint, place, in_processes):
@@ -488,8 +518,8 @@ GRAMMAR = {
         "a.ckpt b=1.safetensors here=1", "", "gone=1"
     ),
     "--student a.ckpt --names seed=1": ("a.ckpt", "--names seed=1", ""),
-    "--student a b --names seed=1 seed=2 --seed 3 seed=4": (
-        "a b", "--names seed=1 seed=2 --seed 3", "seed=4"
+    "--student a b --names seed=1 seed=2 --seed 3 algo.T=4": (
+        "a b", "--names seed=1 seed=2 --seed 3", "algo.T=4"
     ),
     "--student a.ckpt --judge=x=1 algo=mdlm": ("a.ckpt", "--judge x=1", "algo=mdlm"),
     "--student a.ckpt --host h=1 --trust-checkpoint algo=mdlm": (
@@ -591,7 +621,10 @@ WRONG = {
     "--steps 0": "--steps is 0; at least 1",
     "--samples 0": "--samples is 0; at least 1",
     "--batch-size -1": "--batch-size is -1; at least 1",
-    "--seed -1": "--seed is -1; at least 0",
+    "--seed -1": "--seed is -1; it must be from 0 to 4294967295",
+    "--seed 4294967296": "--seed is 4294967296; it must be from 0 to",
+    "--steps 1 seed=7": "'seed=7' has no effect here",
+    "--steps 1 sampling.p_nucleus=.9": "'sampling.p_nucleus=.9' has no effect here",
     "--temperature 0": "--temperature is 0.0; above 0",
     "--temperature nan": "--temperature is nan; above 0",
     "--nucleus 1.5": "--nucleus is 1.5; above 0, at most 1",

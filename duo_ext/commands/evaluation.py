@@ -145,7 +145,10 @@ class Own:
     def __init__(self, subject: Subject, judge: Judge, count: int, ranks: Ranks = ALONE):
         self.held_out = ranks.in_turn(subject.held_out)
         self.given = self.held_out.given(count)
-        self.scores = judge.score(self.held_out.some(count), ranks)
+        some = self.held_out.some(count)
+        if ranks.first:
+            judge.warn_of_unread(some)
+        self.scores = judge.score(some, ranks)
         self.words = words.known_of(str(subject.data.train))
         train = omegaconf.OmegaConf.to_container(subject.data, resolve=False)["train"]
         blocks = len(self.held_out.tokens_NL)
@@ -189,6 +192,11 @@ def evaluate(
         for name, subject in zip(names, subjects, strict=True)
         for setting in of_subject(subject, subjects, options)
     ]
+    if options.grid and all(setting.by_host for _, setting in parts):
+        raise Refused(
+            f"--grid is {' '.join(options.grid)}; every model here is drawn by its host's sampler, "
+            "which has a grid of its own; --sampler names one of ours"
+        )
     for (_, subject), setting in parts:
         subject.require(setting, options.precision)
         if not setting.by_host:

@@ -14,7 +14,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.commands import evaluation, playback
 from duo_ext.commands.line import one_sentence
-from duo_ext.commands.options import divided, require_numbers
+from duo_ext.commands.options import divided, require_numbers, require_own
 from duo_ext.commands.student import Student
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
@@ -59,6 +59,7 @@ def parse(side: evaluation.Side, module: str, arguments: list[str]) -> argparse.
     words, overrides = divided(arguments, parser)
     options = parser.parse_args(words, argparse.Namespace(overrides=overrides))
     require_numbers(options, samples=1, steps=1, batch_size=1, teacher_steps=1)
+    require_own(options)
     if options.teacher and not options.page:
         raise Refused("--teacher is for --page, beside whose text its own is shown")
     return options

@@ -15,6 +15,7 @@ from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
 from duo_ext.measuring.subject import Setting, Subject, grid_of
+from duo_ext.settings import SEEDS
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
+OF_SAMPLING = re.compile(r"\+{0,2}(seed|sampling\.(?!psi\.)[\w.]+)=")
 
 
 def parse(side: "Side", arguments: list[str]) -> argparse.Namespace:
@@ -112,13 +114,24 @@ def _check(options):
         raise Refused("nothing to evaluate: give --teacher or --student checkpoints")
     if options.names and len(options.names) != len(given):
         raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
-    require_numbers(options, steps=1, samples=1, batch_size=1, seed=0)
+    require_numbers(options, steps=1, samples=1, batch_size=1)
+    require_own(options)
     if options.sampler == ["host"] and options.grid not in (None, ["host"]):
         raise Refused(
             f"--grid is {' '.join(options.grid)}; --sampler host has a grid of its own: host"
         )
     for setting in settings(options, options.sampler or (), options.grid):
         setting.require(options.precision)
+
+
+def require_own(options: argparse.Namespace) -> None:
+    """Raise Refused for a seed that random numbers have not, and for settings of the host that have
+    no part in a command whose options say how it samples."""
+    if not 0 <= options.seed < SEEDS:
+        raise Refused(f"--seed is {options.seed}; it must be from 0 to {SEEDS - 1}")
+    for word in options.overrides:
+        if OF_SAMPLING.match(word):
+            raise Refused(f"'{word}' has no effect here; --help says by which options to sample")
 
 
 def require_numbers(options: argparse.Namespace, **least: int) -> None:
@@ -161,7 +174,8 @@ def of_subject(
         return list(settings(options, options.sampler, options.grid))
     own = [subject.ways]
     if subject.role == "teacher":
-        own = dict.fromkeys([subject.plain, *(s.ways for s in subjects if s.role == "student")])
+        ways = [s.ways for s in subjects if s.role == "student"]
+        own = dict.fromkeys([subject.plain, *(way for way in ways if subject.takes(way[0]))])
     return [
         setting
         for sampler, grid in own

@@ -113,7 +113,7 @@ class Student:
         sampler, grid = self._subject.ways
         if "sampler" in way:
             sampler, grid = way["sampler"], grid_of(way["sampler"])
-        elif wanted and sampler == "host":
+        elif sampler == "host":  # a text of the core's samplers can be drawn alone, and watched
             sampler = "ancestral"
         own = {"sampler": sampler, "grid": grid, "predictor": self._options.predictor_of(sampler)}
         setting = Setting(steps, **own | way)

@@ -5,6 +5,7 @@ Shapes: N texts, B of them a batch, T judge tokens a text, D the width of its la
 
 import bisect
 import contextlib
+import sys
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tqdm
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -106,6 +108,18 @@ class Judge:
         for batch, scores in zip(chosen, found, strict=True):
             nll_N[batch], tokens_N[batch], features_ND[batch] = scores
         return Scores(nll_N, tokens_N, features_ND)
+
+    def warn_of_unread(self, given: list[str]) -> None:
+        """Say it on stderr if more than 1 % of the tokens of texts are unknown to the judge."""
+        ids = texts.encode(self.tokenizer, given, self.key)
+        unread = sum(texts.unread(self.tokenizer, *pair) for pair in zip(given, ids, strict=True))
+        share = unread / max(1, sum(map(len, ids)))
+        if share > 0.01:
+            tqdm.tqdm.write(
+                f"warning: {self.key} is '{self.given}', to which {share:.0%} of the held-out "
+                "text's tokens are unknown: GenPPL and what else it measures say little",
+                file=sys.stderr,
+            )
 
     def nll(self, given: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """(nll_N, tokens_N) of ``score``, by this process alone."""

@@ -109,6 +109,12 @@ class Subject:
                 f"--sampler is host, which knows no prompts, and the data of '{self.path}' has "
                 f"them; it must be one of ours: {samplers.WANTED}"
             )
+        if not setting.by_host:
+            samplers.require_masks(setting.sampler, self.core(setting)[0])
+
+    def takes(self, sampler: str) -> bool:
+        """Whether it can be drawn by a sampler, as far as that depends on its process."""
+        return sampler == "host" or samplers.suits(sampler, self.core(Setting(1, sampler))[0])
 
     @property
     def form(self) -> Form | None:
@@ -178,6 +184,9 @@ class Subject:
         """{sampler, predictor, steps: times}: of this process, or before for the same weights."""
         if not (self._beside and os.path.exists(self._beside)):
             return {}
-        with open(self._beside) as file:
-            kept = json.load(file)
-        return kept["times"] if kept["checkpoint_sha256"] == self.sha256 else {}
+        try:
+            with open(self._beside) as file:
+                kept = json.load(file)
+            return kept["times"] if kept["checkpoint_sha256"] == self.sha256 else {}
+        except (ValueError, KeyError, TypeError):  # damaged: they are found again
+            return {}

@@ -125,6 +125,8 @@ class Watch:
         """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
         bounds = Bounds(**{field.name: self.settings[field.name] for field in fields(Bounds)})
         if not saved:
+            if self.ranks.first:
+                self.judge.warn_of_unread(self.held_out.some(self.settings.samples))
             steps = self.settings.teacher_steps
             with self._bar(f"the teacher at {steps} steps", 1) as bar:
                 measured = self._measure(bar, steps, teacher=True)

@@ -29,7 +29,7 @@ def run(standalone, teacher, capsys):
 def test_what_is_given_is_kept(run, algo, sampler):
     if algo == "duo_base" and sampler == "confidence":
         pytest.skip("a process without masks has no surest mask")
-    words = ("--samples", "3", "--steps", "3", "--sampler", sampler, "--json")
+    words = ("--samples", "3", "--steps", "3", "--sampler", sampler, "--grid", "host", "--json")
     for kind, given in (("prompt", PROMPT), ("infill", HOLES)):
         lines = run(f"--{kind}", given, *words, algo=algo).out.splitlines()
         found = [json.loads(line) for line in lines]
@@ -80,6 +80,17 @@ def test_watch_shows_each_state(run):
     assert playback.BLANK in out
 
 
+def test_a_page_plays_the_first_text_that_is_written(run, tmp_path, monkeypatch):
+    """Of a model that is trained for the host's own sampler too: each text is drawn alone."""
+    columns = []
+    monkeypatch.setattr(generating.page, "html", lambda shown: columns.extend(shown) or "")
+    words = ("--page", str(tmp_path / "page.html"), "--samples", "2", "--json")
+    first, _ = run(*words).out.splitlines()
+    [column] = columns
+    last = "".join(column["pieces"][token] for token in column["frames"][-1])
+    assert last == json.loads(first)["text"]
+
+
 def test_a_page_has_both_models(run, teacher, tmp_path):
     path = tmp_path / "page.html"
     run("--page", str(path), "--teacher", str(teacher("mdlm")), "--teacher-steps", "6")
@@ -97,6 +108,8 @@ def test_a_page_has_both_models(run, teacher, tmp_path):
         (["--steps", "0"], "error: --steps is 0; at least 1"),
         (["--temperature", "0"], "error: --temperature is 0.0; above 0"),
         (["--teacher", "x"], "error: --teacher is for --page"),
+        (["--seed", "4294967296"], "error: --seed is 4294967296; it must be from 0 to"),
+        (["sampling.steps=64"], "error: 'sampling.steps=64' has no effect here"),
         (["--sampler", "best"], "error: the sampler is 'best'; it must be one of"),
     ],
 )

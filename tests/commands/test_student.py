@@ -56,6 +56,11 @@ def test_warnings_of_a_checkouts_modules_are_left_out(standalone, teacher, monke
     assert [w for w in caught if "is deprecated" in str(w.message)] == []
 
 
+def test_a_step_that_the_host_has_not_is_refused(student):
+    with pytest.raises(Refused, match=r"--predictor is 'foo'; it must be one of ancestral, psi"):
+        student[1].sample(steps=1, predictor="foo")
+
+
 def test_what_cannot_be_loaded_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"^--student is '.*none.ckpt'; it cannot be opened"):
         load_student(tmp_path / "none.ckpt", host=host.STANDALONE)

@@ -118,6 +118,18 @@ def test_features_are_the_last_layer_at_a_texts_last_token(folder):
         np.testing.assert_allclose(found, hidden[0, -1].numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_judge_cannot_read_is_told(folder, capfd):
+    """And the word <unk> in a text is no unknown one."""
+    judge = Judge(str(folder), "cpu", key="--judge")
+    capfd.readouterr()
+    known = " ".join(WORDS[3:5])
+    judge.warn_of_unread([known] * 99 + ["<unk>"])
+    judge.warn_of_unread([])
+    assert not capfd.readouterr().err
+    judge.warn_of_unread([known, "unheard of"])
+    assert f"--judge is '{folder}', to which 50% of the held-out" in capfd.readouterr().err
+
+
 def test_no_text_is_no_score(folder):
     nll_N, tokens_N = Judge(str(folder), "cpu").nll([])
     assert nll_N.shape == tokens_N.shape == (0,)

@@ -35,6 +35,7 @@ def test_mauve_is_high_for_the_same_texts_and_low_for_others():
     rng = np.random.default_rng(0)
     same, again = rng.normal(size=(2, 200, 8)).astype(np.float32)
     assert mauve(same, again, seed=1) > 0.9 > 0.1 > mauve(same + 4, again, seed=1)
+    assert mauve(same, again, seed=2**32 - 1) > 0.9
 
 
 def test_without_mauve_text_there_is_no_mauve(monkeypatch):

@@ -127,10 +127,7 @@ def test_evaluate_draws_by_rows(student, tmp_path):
         assert "## Results" in (tmp_path / f"card {number}" / "README.md").read_text()
     for wrong, sentence in (
         (("--predictor", "euler"), "--predictor is euler; --sampler ancestral has analytic"),
-        (
-            ("--temperature", 0.5),
-            "--temperature is 0.5; with --sampler ancestral it is for --predictor",
-        ),
+        (("--temperature", 0.5), "--temperature is 0.5; --sampler ancestral takes one with"),
     ):
         assert f"error: {sentence}" in command("sedd_ext.evaluate", *rows, *wrong, code=1)
 

@@ -211,6 +211,9 @@ SETTINGS = OmegaConf.create(
 class Length:
     """A judge of a text's letters, which looks at what the processes share."""
 
+    def warn_of_unread(self, texts):
+        assert texts
+
     def score(self, texts, ranks):
         nll_N = numpy.array(ranks.shared(texts, lambda text: float(len(set(text)))))
         return Scores(nll_N, numpy.full(len(texts), L), numpy.zeros((len(texts), 1)))

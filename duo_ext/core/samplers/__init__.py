@@ -61,9 +61,14 @@ def order(name: str) -> ancestral.Order:
     return ORDERS.get(name, ancestral.independent)
 
 
+def suits(name: str, process: Sampled) -> bool:
+    """Whether a process has the masks that the sampler of a name orders, if it orders any."""
+    return process.changes_once or name.partition(":")[0] not in OF_MASKS
+
+
 def require_masks(name: str, process: Sampled) -> None:
     """Raise Refused where a sampler that orders masks meets a process that has none."""
-    if name.partition(":")[0] in OF_MASKS and not process.changes_once:
+    if not suits(name, process):
         raise Refused(f"the sampler is '{name}', which needs a process that has masks")
 
 
