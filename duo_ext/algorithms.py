@@ -47,12 +47,17 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         self.automatic_optimization = False
         check_idlm(config.algo, self.num_tokens)
         require_whole(config.trainer.get("precision"))
+        if path := config.training.get("finetune_path"):
+            raise Refused(
+                f"training.finetune_path is '{path}'; algo.teacher_path is what is distilled, "
+                "so it must be empty"
+            )
         prepare_blocks(self.backbone, config.algo)  # the other networks are its copies
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, **inputs(config.algo))
         samplers.require_masks(config.algo.sampler, self.process)
         self.require_looks()
-        self.opponents = self.distiller = self.watch = self.resumed = None
+        self.opponents = self.distiller = self.watch = self.resumed = self.unwatched = None
 
     def _require_own(self, process):
         if choose("algo.process", process, FAMILIES) is not self.family:
@@ -147,13 +152,16 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
 
     # training --------------------------------------------------------------------------------
 
+    @property
+    def given_length(self) -> int:
+        """How many tokens at a text's start are given, not written."""
+        return max(self.config.algo.prompt_length, int(self.ignore_bos))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Give the distiller one micro-batch; after a pair, update the student's average."""
         x0_BL = batch["input_ids"]
         given_BL = ~batch["attention_mask"].bool()
-        given_BL[:, : self.config.algo.prompt_length] = True
-        if self.ignore_bos:
-            given_BL[:, 0] = True
+        given_BL[:, : self.given_length] = True
         with self.optimizers().toggle_model(sync_grad=False):
             update = self.distiller.step(x0_BL, given_BL)
         self._pair_done = update is not None and update.ends_pair

@@ -12,7 +12,7 @@ from duo_ext import Refused
 from duo_ext.core import gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.uniform import UniformProcess
-from duo_ext.settings import require
+from duo_ext.settings import require, require_positive
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ def _gaussian(model, **inputs):
             "algo.shared_forward is true; algo.noising=gaussian differentiates the student's loss "
             "through the fake, so it must be false"
         )
+    if settings.get("posterior", False):
+        raise Refused(
+            "algo.posterior is true; algo.noising=gaussian takes the network's output for the "
+            "student's, so it must be false"
+        )
+    require_positive(model.config, ("algo.tau",))
     schedule = schedules.GaussianSchedule.configured(
         model.vocab_size, settings.gamma_min, settings.gamma_max
     )

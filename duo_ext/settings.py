@@ -111,6 +111,16 @@ def check_model(config: DictConfig) -> None:
         raise Refused(f"model.dropout is {dropout}; it must be a number from 0 to below 1")
 
 
+def check_optimizer(config: DictConfig) -> None:
+    """Raise Refused for values of ``optim.*`` that AdamW does not take."""
+    for key in ("beta1", "beta2", "eps", "weight_decay"):
+        value = omegaconf.OmegaConf.select(config, f"optim.{key}")
+        if value is not None:
+            require_number(f"optim.{key}", value)
+            if key.startswith("beta") and value >= 1:
+                raise Refused(f"optim.{key} is {value}; it must be below 1")
+
+
 def check(config: DictConfig) -> None:
     """Raise Refused that names the first key whose value cannot work."""
     make_whole(config, PROCESSES)
@@ -125,6 +135,7 @@ def check(config: DictConfig) -> None:
             if value is not None:
                 require_number(key, value, least)
     check_model(config)
+    check_optimizer(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
@@ -240,15 +251,15 @@ def inputs(settings: DictConfig) -> dict:
 
 
 def require_whole(precision: str | int) -> None:
-    """Raise Refused for a trainer.precision that scales gradients or rounds weights.
+    """Raise Refused for a trainer.precision that scales gradients or changes weights.
 
     The fake's optimizer would step with the scaled gradients. How the networks run is said by
     algo.precision.
     """
-    if str(precision) in ("16", "16-mixed", "16-true", "bf16-true"):
+    if precision is not None and str(precision) not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise Refused(
-            f"trainer.precision is {precision}, which scales gradients or rounds weights; a "
-            "distillation takes 32 or bf16, and algo.precision says how its networks run"
+            f"trainer.precision is {precision}; a distillation takes 32 or bf16, by which no "
+            "gradient is scaled and no weight changed; algo.precision says how its networks run"
         )
 
 

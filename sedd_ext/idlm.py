@@ -100,7 +100,7 @@ class IDLM:
 
     def state_dict(self) -> dict:
         return {
-            "guard": self.watch.guard.state_dict() if self.watch else None,
+            "guard": self.watch.guard.state_dict() if self.watch else self.saved_guard,
             "distiller": self.distiller.state_dict(),
             "student_scheduler": self.distiller.schedulers[STUDENT].state_dict(),
         }

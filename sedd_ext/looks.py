@@ -70,7 +70,9 @@ def make(idlm: "IDLM", tokenizer: Tokenizer, valid: torch.utils.data.Dataset) ->
         ),
         batch_size=batches.of_a_look(config.model.length, config.model.hidden_size),
         judge=parts.judge(),
-        held_out=held_out.of(valid, data.batches(valid), tokenizer, parts.graph.dim),
+        held_out=held_out.of(
+            valid, data.batches(valid), tokenizer, parts.graph.dim, config.algo.prompt_length
+        ),
         seed=config.seed,
         ranks=Ranks(world.rank, world.size),
     )

@@ -10,6 +10,7 @@ from duo_ext.settings import (
     COUNTS,
     SEEDS,
     check_model,
+    check_optimizer,
     make_whole,
     require_number,
     require_positive,
@@ -35,6 +36,7 @@ def check(config: DictConfig) -> None:
     make_whole(config, counts)
     require_positive(config, ALWAYS)
     check_model(config)
+    check_optimizer(config)
     require_number("seed", config.seed, most=SEEDS - 1, whole=True)
     if str(config.precision) not in PRECISIONS:
         raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")

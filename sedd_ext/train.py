@@ -190,6 +190,7 @@ class Run:
                         done = f"interrupted after {self.state['step']} steps: {self.last}"
                         tqdm.tqdm.write(done)
                         interrupt.requeue()
+                    self._one_says(False)  # a worker that ends first has the others killed
                     raise KeyboardInterrupt
         self.save(self.last)
         if self.watch:

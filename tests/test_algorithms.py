@@ -223,6 +223,8 @@ LOOKS = (
 
 
 class NoJudge:
+    name = "none"
+
     def __init__(self, *_, key):
         pass
 
@@ -328,6 +330,27 @@ def test_an_order_of_masks_is_refused_where_there_are_none(tiny, tokenizer):
         algorithms.IDLM(config, tokenizer)
     config = tiny("algo=idlm_mdlm", "algo.teacher_path=none", "algo.sampler=comb")
     assert algorithms.IDLMMDLM(config, tokenizer)
+
+
+def test_a_start_from_other_weights_than_the_teachers_is_refused(tiny, tokenizer):
+    from duo_ext import algorithms
+
+    config = tiny("algo=idlm", "algo.teacher_path=none", "training.finetune_path=x.ckpt")
+    with pytest.raises(Refused, match=r"training.finetune_path is 'x.ckpt'; .* must be empty"):
+        algorithms.IDLM(config, tokenizer)
+
+
+def test_a_run_without_looks_hands_the_guards_state_on(distil, monkeypatch):
+    """Switched on again, the guard knows the looks before."""
+    from duo_ext.measuring import judge, metrics
+
+    row = {"genppl": 9.0, "entropy": 2.0, "unigram_kl": 0.0, "bigram_tv": 0.0}
+    monkeypatch.setattr(metrics, "measure", lambda *_: dict(row))
+    monkeypatch.setattr(judge, "Judge", NoJudge)
+    distil("idlm", *LOOKS, save_after=4)
+    first = checkpoints.read("middle.ckpt", "path")["idlm"]["guard"]
+    distil("idlm", "algo.guard.every=0", save_after=1, resume="middle.ckpt")
+    assert first and checkpoints.read("middle.ckpt", "path")["idlm"]["guard"] == first
 
 
 def test_a_noise_that_the_guard_does_not_know_is_refused(tiny, tokenizer, standalone, monkeypatch):

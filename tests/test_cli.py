@@ -113,6 +113,10 @@ SETTINGS = {
     "trainer.devices=0": ["trainer.devices is 0", "a whole number, at least 1"],
     "trainer.precision=16-mixed": ["trainer.precision is 16-mixed", "32 or bf16"],
     "trainer.precision=8": ["Precision 8 is invalid"],
+    "trainer.precision=64": ["trainer.precision is 64", "32 or bf16"],
+    "algo.posterior=true": ["algo.posterior is true", "must be false"],
+    "algo.tau=0": ["algo.tau is 0", "a positive number"],
+    "algo.gamma_min=5": ["algo.gamma_min and gamma_max are 5", "the first the smaller one"],
     "loader.num_workers=-1": ["loader.num_workers is -1", "at least 0"],
     "model.dropout=2": ["model.dropout is 2", "from 0 to below 1"],
     "model.n_heads=3": ["model.hidden_size is 32", "multiple of model.n_heads 3"],
@@ -125,10 +129,13 @@ SETTINGS = {
 }
 
 
+OF_GAUSSIAN = ("algo.process=nope", "algo.shared_forward=true", "algo.posterior=true")
+OF_GAUSSIAN += ("algo.tau=0", "algo.gamma_min=5")
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_that_cannot_work(command, tmp_path, setting):
-    gaussian = setting in ("algo.process=nope", "algo.shared_forward=true")
-    given = ("algo.noising=gaussian",) if gaussian else ()
+    given = ("algo.noising=gaussian",) if setting in OF_GAUSSIAN else ()
     assert is_one_sentence(command(*DISTIL, *given, setting), *SETTINGS[setting])
     assert not leftovers(tmp_path / "run")
 

@@ -60,6 +60,11 @@ def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Mo
             f"{KEY}.targets is {list(settings['targets'])}, which matches the last layer; it has "
             f"no adapters, but can be trained whole: {KEY}.whole=['{HEAD}.*']"
         )
+    if not targets:
+        raise Refused(
+            f"{KEY}.whole is {list(settings['whole'])}, which leaves no layer of {KEY}.targets an "
+            f"adapter; full networks are {KEY}.rank=0"
+        )
     whole = [_own(network, name) for name in names]
     rank = settings["rank"]
     holder = torch.nn.ModuleDict({"network": network})  # peft looks into a network's config

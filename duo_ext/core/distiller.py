@@ -58,6 +58,12 @@ class Recipe:
         """Updates in a cycle, hence in a pair."""
         return self.fake_ratio + 1 - self.shared_forward
 
+    def ends_fakes_part(self, update: int) -> bool:
+        """Whether an update is the fake's last one in its pair, or one before the first pair: then
+        the fake's learning rate goes on, which is a schedule over pairs as the student's is."""
+        done = update - self.fake_warmup
+        return done < 0 or done % self.cycle == self.fake_ratio - 1
+
     def phase(self, update: int) -> tuple[str, ...]:
         """The networks that an update is for."""
         done = update - self.fake_warmup
@@ -209,7 +215,8 @@ class Distiller:
         for name, norm in zip(phase, norms, strict=True):
             self._clip(gradients[name], norm)
             self.optimizers[name].step()
-            self.schedulers[name].step()
+            if name == STUDENT or self.recipe.ends_fakes_part(self.updates):
+                self.schedulers[name].step()
         self.updates, self.micro, self.loss_sums = self.updates + 1, 0, {}
         return update
 

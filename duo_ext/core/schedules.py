@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from duo_ext import Refused
+
 # The range that Duo publishes for its training, at the vocabulary it was chosen for.
 DUO_GAMMA = (-3.55, -1.85)
 DUO_VOCAB = 50258
@@ -97,9 +99,18 @@ class GaussianSchedule:
     def configured(
         cls, vocab_size: int, gamma_min: float | None, gamma_max: float | None
     ) -> "GaussianSchedule":
-        """The schedule of a configuration, where null is an end of ``matching_gammas``."""
+        """The schedule of a configuration, where null is an end of ``matching_gammas``.
+
+        Raises Refused where the ends are no range.
+        """
         ends = zip((gamma_min, gamma_max), matching_gammas(vocab_size), strict=True)
-        return cls(vocab_size, *(own if end is None else end for end, own in ends))
+        low, high = (own if end is None else end for end, own in ends)
+        if not all(isinstance(end, int | float) for end in (low, high)) or not low < high:
+            raise Refused(
+                f"algo.gamma_min and gamma_max are {low} and {high}; they must be numbers, the "
+                "first the smaller one"
+            )
+        return cls(vocab_size, low, high)
 
     def gamma(self, t_B: Tensor) -> Tensor:
         """gamma_t (B,), float64."""

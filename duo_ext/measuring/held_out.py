@@ -17,18 +17,25 @@ Rows: TypeAlias = Tensor | list[Tensor]  # tokens (N, L), or of N texts of diffe
 
 
 class HeldOut:
-    """Whole texts, of which nothing is given; ``tokens_NL`` are the first blocks of them."""
+    """Whole texts, of which the first ``prompt_length`` tokens are given; ``tokens_NL`` are the
+    first blocks of them."""
 
-    def __init__(self, tokens_NL: Tensor, tokenizer: Tokenizer, vocab_size: int):
+    def __init__(
+        self, tokens_NL: Tensor, tokenizer: Tokenizer, vocab_size: int, prompt_length: int = 0
+    ):
         self.tokens_NL, self.tokenizer, self.vocab_size = tokens_NL, tokenizer, vocab_size
+        self.prompt_length = prompt_length
 
     def given(self, count: int) -> tuple[Tensor, Tensor] | None:
         """What is given of ``count`` samples: (x0, given), (count, L) each; None for nothing."""
-        return None
+        if self.prompt_length == 0:
+            return None
+        x0_NL = self.tokens_NL[torch.arange(count) % len(self.tokens_NL)]
+        return x0_NL, (torch.arange(x0_NL.shape[1]) < self.prompt_length).expand(count, -1)
 
     def written(self, tokens_NL: Tensor) -> Rows:
         """What a model has written of samples (N, L), in which ``given(N)`` was given."""
-        return tokens_NL
+        return tokens_NL[:, self.prompt_length :]
 
     def texts(self, tokens_NL: Tensor) -> list[str]:
         """The same as texts."""
@@ -41,7 +48,7 @@ class HeldOut:
     @property
     def blocks(self) -> Rows:
         """The held-out texts, as ``written`` gives a sample's."""
-        return self.tokens_NL
+        return self.written(self.tokens_NL)
 
     def some(self, count: int) -> list[str]:
         """At most ``count`` of them, evenly over all."""
@@ -116,12 +123,14 @@ def of(
     batches: Iterable[dict],
     tokenizer: Tokenizer,
     vocab_size: int,
+    prompt_length: int = 0,
 ) -> HeldOut:
-    """That of a data set, which ``batches`` go through."""
+    """That of a data set, which ``batches`` go through; of whole texts ``prompt_length`` tokens are
+    given."""
     if isinstance(data, Pairs):
         return HeldOutPairs(data, tokenizer, vocab_size)
     blocks_NL = metrics.first_blocks(batch["input_ids"] for batch in batches)
-    return HeldOut(blocks_NL, tokenizer, vocab_size)
+    return HeldOut(blocks_NL, tokenizer, vocab_size, prompt_length)
 
 
 def accuracy(right: list[bool]) -> dict[str, float]:

@@ -17,7 +17,7 @@ class CosineDecayWarmupLRScheduler(torch.optim.lr_scheduler.LambdaLR):
         def factor(step):
             if step < warmup_t:
                 return (warmup_lr_init + (base - warmup_lr_init) * step / warmup_t) / base
-            progress = min(1.0, (step - warmup_t) / t_initial)
+            progress = min(1.0, (step - warmup_t) / max(1, t_initial))
             return (lr_min + (base - lr_min) * (1 + math.cos(math.pi * progress)) / 2) / base
 
         super().__init__(optimizer, factor)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 import tqdm
 from omegaconf import DictConfig
 
+from duo_ext import Refused
 from duo_ext.core.distiller import Distiller
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics, words
@@ -41,6 +42,7 @@ class Guard:
     bounds: Bounds
     teacher: dict  # the teacher's metrics
     history: list = field(default_factory=list)  # one entry for each evaluation
+    by: dict = field(default_factory=dict)  # how it is measured: steps, samples, judge
 
     def judge(self, pair: int, rows: dict[int, dict]) -> tuple[bool, bool]:
         """Take in the metrics of the student after ``pair`` pairs: {steps: metrics}.
@@ -91,7 +93,7 @@ class Guard:
 
     def state_dict(self) -> dict:
         """What a guard is made from again: ``Guard(bounds, **state)``."""
-        return {"teacher": self.teacher, "history": self.history}
+        return {"teacher": self.teacher, "history": self.history, "by": self.by}
 
     def write(self, path: str) -> None:
         """Write the history to ``path`` as JSON, whole or not at all; nan becomes null."""
@@ -122,15 +124,27 @@ class Watch:
     took: tuple = (0.0, 0.0)  # seconds of a network evaluation, and of scoring, when last measured
 
     def begin(self, saved: dict | None = None) -> "Watch":
-        """Measure the teacher, or go on where ``saved``, the guard's state, left it."""
+        """Measure the teacher, or go on where ``saved``, the guard's state, left it.
+
+        Raises Refused where ``saved`` was measured otherwise, with which no look compares.
+        """
         bounds = Bounds(**{field.name: self.settings[field.name] for field in fields(Bounds)})
+        by = {key: self.settings[key] for key in ("samples", "teacher_steps")}
+        by |= {"steps": list(self.settings.steps), "judge": self.judge.name}
         if not saved:
             if self.ranks.first:
                 self.judge.warn_of_unread(self.held_out.some(self.settings.samples))
             steps = self.settings.teacher_steps
             with self._bar(f"the teacher at {steps} steps", 1) as bar:
                 measured = self._measure(bar, steps, teacher=True)
-            saved = {"teacher": measured | {"held_out_word_length": self.held_out.word_length}}
+            teacher = measured | {"held_out_word_length": self.held_out.word_length}
+            saved = {"teacher": teacher, "by": by}
+        for key, before in saved.get("by", {}).items():
+            if by[key] != before:
+                raise Refused(
+                    f"the guard's {key}: {by[key]}; the run's looks had {before}, and do not "
+                    "compare with others"
+                )
         self.guard = Guard(bounds, **saved)
         return self
 

@@ -66,7 +66,9 @@ def make(model: trainer_base.Diffusion) -> Watch:
             config.eval.perplexity_batch_size,
             key=JUDGE,
         ),
-        held_out=held_out.of(valid.dataset, valid, model.tokenizer, model.vocab_size),
+        held_out=held_out.of(
+            valid.dataset, valid, model.tokenizer, model.vocab_size, model.given_length
+        ),
         seed=config.seed,
         ranks=ranks,
     )

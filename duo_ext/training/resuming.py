@@ -24,7 +24,8 @@ class Resumed:
     """The checkpoints of a distillation: a part of ``algorithms.Distillation``.
 
     ``resumed`` is what our part of a checkpoint held from which the run goes on; None once the
-    training has started, or where it begins anew.
+    training has started, or where it begins anew. ``unwatched`` is the guard's state in it, which a
+    run without a guard hands on.
     """
 
     def sweep(self) -> None:
@@ -48,7 +49,7 @@ class Resumed:
             "format": checkpoints.FORMAT,
             "run": self._identity(),
             "distiller": self.distiller.state_dict(),
-            "guard": self.watch.guard.state_dict() if self.watch else None,
+            "guard": self.watch.guard.state_dict() if self.watch else self.unwatched,
         }
         if adapters.adapted(self.backbone):
             self._merge(checkpoint)
@@ -75,7 +76,7 @@ class Resumed:
                 "checkpointing.resume_ckpt_path: the checkpoint belongs to another run "
                 f"({differing}); use another run folder, or checkpointing.resume_from_ckpt=false"
             )
-        self.resumed = saved
+        self.resumed, self.unwatched = saved, saved["guard"]
         if adapters.adapted(self.backbone):
             average = adapters.go_on(self.backbone, saved["adapter"])
             checkpoint["state_dict"] = self.state_dict()

@@ -254,6 +254,10 @@ def test_adapters_are_drawn_by_the_seed_and_nothing_else(network):
             {"targets": ["*"]},
             r"algo.adapter.targets is \['\*'\], which matches the last layer; it ",
         ),
+        (
+            {"whole": ["*"]},
+            r"algo.adapter.whole is \['\*'\], which leaves no layer of .* an adapter",
+        ),
         ({"whole": ["*.bais"]}, r"algo.adapter.whole has '\*.bais', which matches no name of .*"),
     ],
 )

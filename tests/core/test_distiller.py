@@ -48,6 +48,16 @@ def test_order_of_updates(toy):
     assert machine.pairs == 2
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_both_learning_rates_follow_pairs(toy, shared):
+    """With several fake updates in a pair too; those before the first pair count besides."""
+    machine = make(toy, fake_ratio=3, fake_warmup=2, shared_forward=shared)
+    for x in batches(2 + 3 * machine.recipe.cycle):
+        machine.step(x, GIVEN)
+    steps = {name: scheduler.last_epoch for name, scheduler in machine.schedulers.items()}
+    assert machine.pairs == 3 and steps == {"student": 3, "fake": 2 + 3}
+
+
 def test_order_of_updates_with_a_shared_forward(toy):
     machine = make(toy, fake_ratio=2, fake_warmup=1, shared_forward=True)
     updates = [machine.step(x, GIVEN) for x in batches(5)]

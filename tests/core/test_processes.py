@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import one_hot
 
 from benchmarks import dense
-from duo_ext.core import gaussian, losses, rollout, rows, schedules
+from duo_ext.core import gaussian, losses, rollout, rows, samplers, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
 from duo_ext.core.samplers import comb, grids, spread
@@ -197,6 +197,21 @@ def test_visible_and_given_positions_carry_nothing(networks, batch, name):
     assert touched.any() and not touched[given].any()
     if name in ("absorbing", "score"):
         assert not touched[seen["z"] != MASK].any()
+
+
+def test_given_tokens_may_have_the_masks_number(networks, batch):
+    """As padding has that a host adds: they are no masks, in a distillation and in sampling."""
+    student, *_ = networks
+    x0, given = batch[0].clone(), batch[1]
+    x0[given] = MASK
+    for name in ("absorbing", "score"):
+        process, seen = PROCESSES[name], []
+        assert (process._sample(student, x0, given).x_BL[given] == MASK).all()
+        for sampler in ("ancestral", "spread", "comb", "confidence", "renoise"):
+            for removal in ("ancestral", "greedy"):
+                own = process, student, x0, given, grids.times("linear", 3), removal
+                seen.append(samplers.find(sampler)(*own))
+        assert all((z[given] == MASK).all() and (z[~given] != MASK).all() for z in seen)
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -30,9 +30,19 @@ def test_whole_texts_are_measured_whole():
     blocks = [{"input_ids": torch.arange(8).view(2, 4) + n} for n in range(3)]
     found = held_out.of(blocks, blocks, TOKENIZER, V)
     assert found.tokens_NL.shape == (6, 4) and found.given(5) is None
-    assert found.written(found.tokens_NL) is found.tokens_NL and found.right(["a"]) is None
+    assert found.written(found.tokens_NL).equal(found.tokens_NL) and found.right(["a"]) is None
     assert found.texts(found.tokens_NL) == TOKENIZER.batch_decode(found.tokens_NL)
     assert len(found.some(4)) == 4 and len(found.some(9)) == 6
+
+
+def test_the_first_tokens_of_whole_texts_may_be_given():
+    """They are real ones, and what follows them alone is measured."""
+    blocks = [{"input_ids": torch.arange(8).view(2, 4) + n} for n in range(2)]
+    found = held_out.of(blocks, blocks, TOKENIZER, V, prompt_length=1)
+    x0_NL, given_NL = found.given(6)
+    assert x0_NL.equal(found.tokens_NL[[0, 1, 2, 3, 0, 1]])
+    assert given_NL.tolist() == [[True, False, False, False]] * 6
+    assert found.written(x0_NL).equal(x0_NL[:, 1:]) and found.blocks.shape == (4, 3)
 
 
 def test_prompts_are_spread_evenly_or_come_again(pairs):

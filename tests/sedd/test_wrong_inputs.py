@@ -31,6 +31,7 @@ WRONG = {
     "optim.lr=-1": "optim.lr is -1; it must be a positive number",
     "optim.warmup=null": "optim.warmup is None; it must be a number",
     "optim.grad_clip=null": "optim.grad_clip is None; it must be a number",
+    "optim.beta1=1": "optim.beta1 is 1; it must be below 1",
     "optim.grad_clip=0": "optim.grad_clip is 0, to which SEDD clips all gradients; -1: no limit",
     "algo.name=nope": "algo.name is 'nope'; it must be one of",
     "seed=-1": "seed is -1; it must be a whole number, at least 0",

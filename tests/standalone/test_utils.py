@@ -25,6 +25,16 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine(utils):
     assert rates == pytest.approx([*rise, *fall, 0.02, 0.02], abs=1e-12)
 
 
+def test_a_rise_of_all_steps_has_an_end(utils):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = {"t_initial": 0, "warmup_t": 2, "warmup_lr_init": 0.1, "lr_min": 0.02}
+    scheduler = utils.CosineDecayWarmupLRScheduler(optimizer, **schedule)
+    for wanted in (0.1, 0.3, 0.5, 0.02):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted)
+        optimizer.step()
+        scheduler.step()
+
+
 def test_the_norm_is_of_all_gradients_there_are(utils):
     weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
     weights[0].grad, weights[2].grad = torch.tensor([1.0, 2.0]), torch.tensor([4.0, -10.0])

@@ -15,6 +15,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from omegaconf import OmegaConf
 
+from duo_ext import Refused
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.samplers import ancestral, blank, grids
 from duo_ext.measuring import metrics
@@ -211,6 +212,8 @@ SETTINGS = OmegaConf.create(
 class Length:
     """A judge of a text's letters, which looks at what the processes share."""
 
+    name = "letters"
+
     def warn_of_unread(self, texts):
         assert texts
 
@@ -265,6 +268,20 @@ def test_any_number_of_processes_has_the_same_texts_and_the_same_guard(watch, in
     seen = alone[0]
     assert len({str(row) for tokens in seen for row in tokens}) > 15  # no batch is another again
     assert in_processes(world, lambda: looks(join("cpu")[1])) == [alone] * world
+
+
+def test_a_run_goes_on_with_looks_that_compare(watch):
+    own, _ = watch()
+    state = own.begin().guard.state_dict()
+    assert state["by"]["judge"] == "letters"
+    again, _ = watch()
+    assert again.begin(state).guard.state_dict() == state
+    older = {key: state[key] for key in ("teacher", "history")}
+    assert again.begin(older).guard.history == []
+    for key, value in (("samples", 1), ("steps", [9]), ("judge", "another")):
+        other = state | {"by": state["by"] | {key: value}}
+        with pytest.raises(Refused, match=f"the guard's {key}: .* looks had"):
+            again.begin(other)
 
 
 def test_one_process_decides_where_another_would_not_agree(watch, in_processes, monkeypatch):
