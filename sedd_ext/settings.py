@@ -48,7 +48,7 @@ def check(config: DictConfig) -> None:
         require_positive(config, ("optim.lr", *TRAINING))
         for key in ("warmup", "grad_clip"):  # SEDD takes less than 0 for none
             require_number(f"optim.{key}", config.optim[key], -math.inf)
-        if config.algo.name == "sedd" and config.optim.grad_clip == 0:
+        if config.optim.grad_clip == 0 and config.algo.name == "sedd":
             raise Refused("optim.grad_clip is 0, to which SEDD clips all gradients; -1: no limit")
     elif config.checkpoint is None:
         raise Refused(f"checkpoint is null; mode={config.mode} needs one")
