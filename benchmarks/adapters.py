@@ -11,8 +11,8 @@ from benchmarks.methods import Benchmark, experiment
 from benchmarks.sotu32 import COLD, HOT, duo, mdlm
 
 RANKS = (4, 16, 64)
-# Learning rates over those of full networks, times the root of the rank: the best that were tried
-# of rank 16 (results/adapters/tries).
+# Learning rates over those of full networks, times the root of the rank. Half and twice were tried
+# of each rank (results/adapters/tries).
 RATES = {"MDLM": 16, "Duo": 8}
 FULL = {  # family: (optim.lr, algo.fake_lr) of its experiment
     "MDLM": (8e-5, 1e-3),
