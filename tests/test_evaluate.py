@@ -308,6 +308,9 @@ def test_a_sampler_of_masks_is_refused_before_anything_is_drawn(
 def test_a_grid_that_no_row_has_is_refused(checkpoint, place, capfd):
     message = error_of(capfd, *SMALL, "--student", checkpoint("duo_base"), "--grid", "linear")
     assert "--grid is linear; every model here is drawn by its host's sampler" in message
+    shutil.rmtree(place / "out", ignore_errors=True)
+    name = next(path.name for path in place.glob("*.ckpt"))
+    assert run("--student", name, "--steps", 1, "--sampler", "host", "--grid", "host")["rows"]
 
 
 def test_the_judge_is_asked_once_whether_it_reads_the_text(checkpoint, place, monkeypatch):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from duo_ext import Refused
 from duo_ext.commands.line import hush, one_sentence, resolve
-from duo_ext.commands.options import of_subject, parse
+from duo_ext.commands.options import EVERY_HOST, of_subject, parse, require_grid
 from duo_ext.data import corpus
 from duo_ext.files import is_url, located, write_whole
 from duo_ext.hosting import trees
@@ -192,11 +192,7 @@ def evaluate(
         for name, subject in zip(names, subjects, strict=True)
         for setting in of_subject(subject, subjects, options)
     ]
-    if options.grid and all(setting.by_host for _, setting in parts):
-        raise Refused(
-            f"--grid is {' '.join(options.grid)}; every model here is drawn by its host's sampler, "
-            "which has a grid of its own; --sampler names one of ours"
-        )
+    require_grid((setting for _, setting in parts), options, EVERY_HOST)
     for (_, subject), setting in parts:
         subject.require(setting, options.precision)
         if not setting.by_host:

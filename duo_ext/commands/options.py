@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SHIPPED_JUDGE = "${idlm_asset:judge}"
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_]")
+EVERY_HOST = (
+    "every model here is drawn by its host's sampler, which has a grid of its own; --sampler names "
+    "one of ours"
+)
 OF_SAMPLING = re.compile(r"\+{0,2}(seed|sampling\.(?!psi\.)[\w.]+)=")
 
 
@@ -116,12 +120,17 @@ def _check(options):
         raise Refused(f"--names has {len(options.names)} names for {len(given)} checkpoints")
     require_numbers(options, steps=1, samples=1, batch_size=1)
     require_own(options)
-    if options.sampler == ["host"] and options.grid not in (None, ["host"]):
-        raise Refused(
-            f"--grid is {' '.join(options.grid)}; --sampler host has a grid of its own: host"
-        )
-    for setting in settings(options, options.sampler or (), options.grid):
+    given = list(settings(options, options.sampler or (), options.grid))
+    if given:
+        require_grid(given, options, "--sampler host has a grid of its own: host")
+    for setting in given:
         setting.require(options.precision)
+
+
+def require_grid(given: Iterable[Setting], options: argparse.Namespace, reason: str) -> None:
+    """Raise Refused, with the reason, for a grid of ours where the hosts' samplers alone draw."""
+    if options.grid not in (None, ["host"]) and all(setting.by_host for setting in given):
+        raise Refused(f"--grid is {' '.join(options.grid)}; {reason}")
 
 
 def require_own(options: argparse.Namespace) -> None:
