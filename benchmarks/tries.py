@@ -76,8 +76,8 @@ class AbsorbingTimes(AbsorbingProcess):
         noise = map(torch.cat, zip(first, *more, strict=True))
         return z_BL.repeat(self.draws, 1), alpha_t.repeat(self.draws), *noise
 
-    def _masked(self, z_BL, given_BL):
-        return super()._masked(z_BL, given_BL.repeat(len(z_BL) // len(given_BL), 1))
+    def masked(self, z_BL, given_BL):
+        return super().masked(z_BL, given_BL.repeat(len(z_BL) // len(given_BL), 1))
 
     def _sample(self, student, x0_BL, given_BL):
         sample = super()._sample(Repeated(student, self.draws), x0_BL, given_BL)

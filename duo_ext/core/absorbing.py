@@ -47,8 +47,8 @@ class AbsorbingProcess(Process):
         u_BL = self.uniforms(given_BL.shape, given_BL.device)
         return (u_BL < 1 - alpha_B[:, None]) & ~given_BL
 
-    def _masked(self, z_BL, given_BL):
-        """Where a token is to be written. Padding that is given may have the mask's number."""
+    def masked(self, z_BL: Tensor, given_BL: Tensor) -> Tensor:
+        """Where a token is to be written, (B, L). Given padding may have the mask's number."""
         return (z_BL == self.mask_index) & ~given_BL
 
     def probs(self, logits: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class AbsorbingProcess(Process):
         if changes_BL is None:
             changes_BL = self.uniforms(z_BL.shape, z_BL.device)
         u_BL = self.uniforms(z_BL.shape, z_BL.device)
-        drawn_BL = (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & self._masked(z_BL, given_BL)
+        drawn_BL = (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & self.masked(z_BL, given_BL)
 
         def choose(logits, u):
             return rows.sample_tokens(self.probs(logits), u)
@@ -107,7 +107,7 @@ class AbsorbingProcess(Process):
         def choose(logits):
             return self.probs(logits).argmax(-1)
 
-        return rows.fill(student, z_BL, self._masked(z_BL, given_BL), alpha_t, choose)
+        return rows.fill(student, z_BL, self.masked(z_BL, given_BL), alpha_t, choose)
 
     def _renoise(self, z_BL, hidden_BL, output, sampled):
         """x_s: the student's sampled tokens with the mask at the hidden positions.
@@ -122,7 +122,7 @@ class AbsorbingProcess(Process):
 
     def _sample(self, student, x0_BL, given_BL):
         z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
-        masked_BL = self._masked(z_BL, given_BL)
+        masked_BL = self.masked(z_BL, given_BL)
         sampled, free, copied = rows.positions(
             masked_BL & ~hidden_BL, masked_BL & hidden_BL, hidden_BL & ~masked_BL
         )

@@ -54,7 +54,7 @@ class ScoreProcess(AbsorbingProcess):
             return rows.sample_tokens(probs, u)
 
         u_BL = self.uniforms(z_BL.shape, z_BL.device)
-        return rows.fill(student, z_BL, self._masked(z_BL, given_BL), alpha_t, choose, u_BL)
+        return rows.fill(student, z_BL, self.masked(z_BL, given_BL), alpha_t, choose, u_BL)
 
     def _levels(self, alpha):
         """log r, and what the last layer's output lacks of log s."""

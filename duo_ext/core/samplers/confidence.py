@@ -50,7 +50,7 @@ def sample(
     free_B = (~given_BL).sum(1)
 
     def step(z_BL, alpha_t, alpha_s):
-        masked_BL = (z_BL == process.mask_index) & ~given_BL
+        masked_BL = process.masked(z_BL, given_BL)
         left_B = (free_B * (1 - alpha_s)).round().long()
         filled_BL, score_BL = _filled(score, process, student, z_BL, masked_BL, alpha_t)
         u_BL = process.uniforms(z_BL.shape, z_BL.device)
