@@ -11,6 +11,10 @@ from benchmarks.methods import Benchmark, experiment
 from benchmarks.sotu32 import COLD, HOT, duo, mdlm
 
 RANKS = (4, 16, 64)
+WAYS = {  # biases and norms trained whole; weights under adapters held in bf16
+    "biases": "algo.adapter.whole=['*.bias','*norm*']",
+    "bf16": "algo.adapter.frozen=bf16",
+}
 # Learning rates over those of full networks, times the root of the rank. Half and twice were tried
 # of each rank (results/adapters/tries).
 RATES = {"MDLM": 16, "Duo": 8}
@@ -20,22 +24,23 @@ FULL = {  # family: (optim.lr, algo.fake_lr) of its experiment
 }
 
 
-def adapted(family, rank, whole=()):
+def adapted(family, rank, *settings):
     """Overrides of a distillation with adapters."""
     rates = [RATES[family] / rank**0.5 * rate for rate in FULL[family]]
-    settings = (f"algo.adapter.rank={rank}", f"algo.adapter.whole=[{','.join(whole)}]")
+    settings = (f"algo.adapter.rank={rank}", *settings)
     return (*settings, *map("{}={:g}".format, ("optim.lr", "algo.fake_lr"), rates))
 
 
 def of_ranks(make, family, recipe, reach):
-    """The methods of a family: full networks, each rank, and one with biases and norms whole."""
+    """The methods of a family: full networks, each rank, and WAYS with one rank."""
     name = f"IDLM-{family}"
     yield make(name, *experiment(recipe), reach=reach)
     for rank in RANKS:
         words = adapted(family, rank)
         yield make(f"{name}, rank {rank}", *experiment(recipe, *words), reach=reach)
-    words = adapted(family, RANKS[1], ("'*.bias'", "'*norm*'"))
-    yield make(f"{name}, rank {RANKS[1]}, biases", *experiment(recipe, *words), reach=reach)
+    for way, setting in WAYS.items():
+        words = adapted(family, RANKS[1], setting)
+        yield make(f"{name}, rank {RANKS[1]}, {way}", *experiment(recipe, *words), reach=reach)
 
 
 METHODS = (

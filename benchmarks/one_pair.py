@@ -37,9 +37,11 @@ def _gaussian(cls, **settings):
     return make
 
 
-FORMS = CORE, SHARED, TEXTBOOK, ADAPTED = (
-    *("core", "core, shared forward", "textbook", "core, adapters"),
+FORMS = CORE, SHARED, TEXTBOOK, ADAPTED, HALVED = (
+    *("core", "core, shared forward", "textbook", "core, adapters", "core, adapters on bf16"),
 )
+# forms with adapters: how weights under them are held
+FROZEN = {ADAPTED: "float32", HALVED: "bf16"}
 ADAPTER = {"rank": 16, "alpha": None, "whole": []}
 ADAPTER |= {"targets": ["blocks.*", "sigma_map.*", "*.adaLN_modulation"]}  # the default
 COMPILED = "core, compiled"  # with algo.compile; of gpu_check alone
@@ -50,7 +52,7 @@ def _masked(cls):
 
 
 def _forms(core, textbook):
-    return {CORE: core, COMPILED: core, SHARED: core, TEXTBOOK: textbook, ADAPTED: core}
+    return dict.fromkeys((CORE, COMPILED, SHARED, *FROZEN), core) | {TEXTBOOK: textbook}
 
 
 # name: {form: process made of a vocabulary}; a mask is its last token
@@ -62,7 +64,7 @@ CASES = {
         CORE: _gaussian(gaussian.GaussianUniformProcess),
         COMPILED: _gaussian(gaussian.GaussianUniformProcess),
         TEXTBOOK: _gaussian(dense.Gaussian, mixtures=False),
-        ADAPTED: _gaussian(gaussian.GaussianUniformProcess),
+        **dict.fromkeys(FROZEN, _gaussian(gaussian.GaussianUniformProcess)),
     },
 }
 
@@ -83,7 +85,7 @@ class Pair:
     def __init__(self, case, form, size, device):
         torch.manual_seed(0)
         self.size, self.device, self.plain = size, device, form == TEXTBOOK
-        networks = _networks(size, device, adapted=form == ADAPTED)
+        networks = _networks(size, device, FROZEN.get(form))
         if form == COMPILED:
             for network in networks:
                 compile_blocks(network)
@@ -166,12 +168,12 @@ class Pair:
         return peak(changes), most_tensors(changes, whole, parameters)
 
 
-def _networks(size, device, adapted):
-    """Student, fake and teacher."""
-    if not adapted:
+def _networks(size, device, frozen):
+    """Student, fake and teacher; full networks without a dtype of frozen weights."""
+    if frozen is None:
         return [_network(size, device) for _ in range(3)]
     student = _network(size, device)
-    teacher = adapters.adapt(student, ADAPTER, seed=0)
+    teacher = adapters.adapt(student, ADAPTER | {"frozen": frozen}, seed=0)
     return [student, adapters.twin(student), teacher]
 
 

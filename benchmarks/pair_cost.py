@@ -5,8 +5,9 @@ forward pass of the whole backbone on tokens without gradient. Beside the core's
 textbook form of dense.py, with AdamW and EMA as loops over the tensors; it draws tokens as the core
 does. "Core, shared forward" is the core with algo.shared_forward. In each repeat F and the pair of
 each form follow each other, so that what disturbs the machine disturbs all. "Core, adapters" is the
-core with algo.adapter.rank=16 (the library peft). State: bytes that networks, EMA, moments and
-gradients hold after a pair, shared ones once, over the parameters of one network.
+core with algo.adapter.rank=16 (the library peft), "on bf16" with algo.adapter.frozen=bf16 besides.
+State: bytes that networks, EMA, moments and gradients hold after a pair, shared ones once, over the
+parameters of one network.
 
 On a CPU: float32, one thread, CPU seconds of the process; results.json has wall-clock times as
 well. glibc's malloc keeps the memory that it has (mallopt: no mmap, no trimming): page faults of

@@ -213,6 +213,7 @@ def _check_adapter(adapter):
         listed = omegaconf.OmegaConf.is_list(patterns) and len(patterns) >= least
         if not listed or not all(isinstance(pattern, str) for pattern in patterns):
             raise Refused(f"{key}.{name} is {patterns}; it must be a list of patterns of names")
+    require(f"{key}.frozen", adapter.frozen, adapters.FROZEN)
     if adapter.rank:
         adapters.library()
 

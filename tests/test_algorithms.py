@@ -33,6 +33,7 @@ RECIPE = (
 MICRO_BATCHES = 14  # of two pairs
 SHARED = "algo.shared_forward=true"
 ADAPTED = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
+HALVED = "algo.adapter.frozen=bf16"
 
 
 @pytest.fixture
@@ -112,6 +113,7 @@ def test_the_posterior_is_what_was_asked_for(distil):
 
 
 RECIPES = (("idlm",), ("idlm_mdlm",), ("idlm", SHARED), ("idlm", *ADAPTED))
+RECIPES += (("idlm", *ADAPTED, HALVED),)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids="-".join)
@@ -424,15 +426,21 @@ def test_adapters_alone_are_trained_averaged_and_kept(adapted):
     assert saved["idlm"]["distiller"]["fake"].keys() == {*trained, "rotary_emb.inv_freq"}
 
 
+@pytest.mark.parametrize("frozen", adapters.FROZEN)
 @pytest.mark.parametrize("precision", ["mixed", "bf16"])
-def test_adapters_train_in_each_precision_and_the_way_to_less_memory(adapted, precision):
-    model = adapted(f"algo.precision={precision}", "algo.recompute_blocks=true")
+def test_adapters_train_in_each_precision_and_the_way_to_less_memory(adapted, precision, frozen):
+    way = f"algo.precision={precision}", "algo.recompute_blocks=true"
+    model = adapted(*way, f"algo.adapter.frozen={frozen}")
     assert model.distiller.pairs == 2
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.backbone.parameters())
+    trained = adapters.trained(model.backbone)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained)
 
 
-def test_an_adapted_student_is_saved_as_a_plain_one_of_the_host(adapted, standalone, tokenizer):
-    model = adapted(save_after=MICRO_BATCHES)
+@pytest.mark.parametrize("frozen", adapters.FROZEN)
+def test_an_adapted_student_is_saved_as_a_plain_one_of_the_host(
+    adapted, standalone, tokenizer, frozen
+):
+    model = adapted(f"algo.adapter.frozen={frozen}", save_after=MICRO_BATCHES)
     host = standalone.module("algo").MDLM(model.config, tokenizer)
     saved = checkpoints.denoiser(checkpoints.read("middle.ckpt", "path"))
     assert list(saved.weights) == list(host.backbone.state_dict())
@@ -481,6 +489,11 @@ def test_the_guard_draws_what_the_hosts_network_draws(adapted, standalone, token
             "algo.adapter.alpha=2",
             "its algo.adapter.alpha is 1, this run's 2",
         ),
+        (
+            "algo.adapter.alpha=null",
+            HALVED,
+            "its algo.adapter.frozen is float32, this run's bf16",
+        ),
     ],
 )
 def test_a_run_goes_on_with_its_own_adapters_alone(adapted, before, after, told):
@@ -499,3 +512,18 @@ def test_an_earlier_versions_run_had_full_networks(adapted):
     with pytest.raises(Refused, match=r"its algo.adapter.rank is 0, this run's 3"):
         adapted(resume="middle.ckpt")
     adapted("algo.adapter.rank=0", resume="middle.ckpt")
+
+
+def test_the_teacher_is_known_by_its_file_however_its_weights_are_held(adapted):
+    known = [adapted(*way).opponents.teacher_sha256 for way in ((), (HALVED,))]
+    assert known[0] == known[1]
+
+
+def test_an_earlier_versions_adapters_were_on_float32(adapted):
+    adapted(save_after=2)
+    saved = torch.load("middle.ckpt", weights_only=False)
+    del saved["idlm"]["run"]["algo.adapter.frozen"]
+    torch.save(saved, "middle.ckpt")
+    with pytest.raises(Refused, match=r"its algo.adapter.frozen is float32, this run's bf16"):
+        adapted(HALVED, resume="middle.ckpt")
+    adapted(resume="middle.ckpt")

@@ -83,6 +83,7 @@ SETTINGS = {
     "algo.adapter.alpha=0": ["algo.adapter.alpha is 0", "a positive number, or null"],
     "algo.adapter.targets=[]": ["algo.adapter.targets is []", "a list of patterns of names"],
     "algo.adapter.whole=bias": ["algo.adapter.whole is bias", "a list of patterns of names"],
+    "algo.adapter.frozen=int8": ["algo.adapter.frozen is 'int8'", "float32, bf16"],
     "algo.recompute_blocks=2": ["algo.recompute_blocks is '2'", "True, False"],
     "algo.sampler=nope": ["algo.sampler: the sampler is 'nope'", "ancestral, spread"],
     "algo.grid=cosine": ["algo.grid: the grid is 'cosine'", "host, linear, power:NUMBER"],

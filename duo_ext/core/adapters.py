@@ -1,10 +1,11 @@
 """Networks that share frozen weights: each is the host's own, with low-rank adapters of its own.
 
 ``adapt`` freezes a network and lets its linear layers compute W x + (alpha / rank) B A x. W stays,
-A and B are trained; B starts at 0, so the network starts as it was. The layers are peft's. ``twin``
-copies a network's modules and what is trained in it; what is frozen is the same tensors in both. So
-nothing is switched on or off: no network can see another's adapters, also where its blocks are
-compiled, or computed again in a backward pass.
+A and B are trained; B starts at 0, so the network starts as it was. The layers are peft's. W can be
+held in bf16 (``halved``): then all networks start as the one with W rounded. ``twin`` copies a
+network's modules and what is trained in it; what is frozen is the same tensors in both. So nothing
+is switched on or off: no network can see another's adapters, also where its blocks are compiled, or
+computed again in a backward pass.
 
 What is trained is what requires a gradient, as for the hosts' averages. All of this holds for a
 network without adapters, too: its twin shares nothing, and merged it is itself.
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 
 from duo_ext import Refused
+from duo_ext.core.halved import Halved, halved, linear
 
 KEY = "algo.adapter"
 HEAD = "output_layer.linear"
 NAME = "default"  # peft's, of the one adapter of a layer
+FROZEN = ("float32", "bf16")  # how weights under adapters are held
 
 
 def library() -> object:
@@ -76,8 +79,12 @@ def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Mo
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, holder, NAME)
-    for layer in adapted(network).values():
+    for name, layer in adapted(network).items():
         layer.cast_input_dtype_enabled = False  # an autocast says what they run in
+        if settings["frozen"] == "bf16":
+            weight, teachers = halved(layer.base_layer.weight), frozen.get_submodule(name)
+            layer.base_layer = linear(Halved, layer.base_layer, weight)
+            frozen.set_submodule(name, linear(Halved, teachers, weight))
     for parameter in whole:
         parameter.requires_grad_(True)
     return frozen
@@ -143,9 +150,8 @@ def merged(network: torch.nn.Module, values: Iterable[Tensor] = ()) -> torch.nn.
         for parameter, value in zip(trained(plain), values, strict=True):
             parameter.copy_(value)
     for name, layer in adapted(plain).items():
-        weight = layer.base_layer.weight + layer.get_delta_weight(NAME)
-        layer.base_layer.weight = torch.nn.Parameter(weight)
-        plain.set_submodule(name, layer.base_layer)
+        weight = torch.nn.Parameter(layer.base_layer.weight + layer.get_delta_weight(NAME))
+        plain.set_submodule(name, linear(torch.nn.Linear, layer.base_layer, weight))
     return plain
 
 

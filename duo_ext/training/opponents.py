@@ -45,11 +45,12 @@ class Opponents:
         Refused where the weights do not fit.
         """
         checkpoints.fill(student, saved, config, key, average)
+        sha256 = checkpoints.fingerprint(student)
         if config.algo.adapter.rank:
             teacher = adapters.adapt(student, config.algo.adapter, config.seed)
         else:
             teacher = copy.deepcopy(student)
-        return cls(teacher, adapters.twin(student), checkpoints.fingerprint(teacher))
+        return cls(teacher, adapters.twin(student), sha256)
 
     def distiller(
         self,

@@ -92,7 +92,10 @@ def ours(checkpoint: dict, key: str) -> dict | None:
     return saved
 
 
-UNTOLD = {"algo.adapter.rank": 0}  # what earlier versions had and did not tell
+UNTOLD = {
+    "algo.adapter.rank": 0,
+    "algo.adapter.frozen": "float32",
+}  # what earlier versions had and did not tell
 
 
 def differing(theirs: dict | None, ours: dict) -> str:

@@ -16,17 +16,19 @@ def test_learning_rates_are_over_those_of_the_experiments(standalone, family, na
     assert adapters.FULL[family] == (config.optim.lr, config.algo.fake_lr)
 
 
-def test_methods_differ_in_the_rank_and_the_rates_alone(standalone):
+def test_methods_differ_in_their_adapters_and_the_rates_alone(standalone):
     full, *ranks = (m for m in adapters.METHODS if m.family == "Duo" and m.train)
     plain = standalone.compose(list(full.train))
     found = []
     for method in ranks:
         config = standalone.compose(list(method.train))
-        found.append((config.algo.adapter.rank, list(config.algo.adapter.whole)))
+        own = config.algo.adapter
+        found.append((own.rank, list(own.whole), own.frozen))
         config.algo.adapter = plain.algo.adapter
         config.algo.fake_lr, config.optim.lr = plain.algo.fake_lr, plain.optim.lr
         assert omegaconf.OmegaConf.to_yaml(config) == omegaconf.OmegaConf.to_yaml(plain)
-    assert found == [(4, []), (16, []), (64, []), (16, ["*.bias", "*norm*"])]
+    ranks = [(rank, [], "float32") for rank in (4, 16, 64)]
+    assert found == [*ranks, (16, ["*.bias", "*norm*"], "float32"), (16, [], "bf16")]
 
 
 def test_teachers_alone_are_sampled_in_the_steps_of_a_plain_one(tmp_path):

@@ -75,14 +75,15 @@ def test_exponents_of_powers():
     assert pair_cost._slope([3 * 2.0**-1.5, 3.0, 3 * 2.0**1.5]) == pytest.approx(1.5)
 
 
-def test_adapters_take_at_most_six_bytes_a_parameter(device):
-    """Of rank 16 and width 768, in float32, where blocks are all but a twentieth: all that lasts
+def test_adapters_take_at_most_six_bytes_a_parameter_and_four_on_bf16(device):
+    """Of rank 16 and width 768, where blocks are all but a twentieth: all that lasts
     from pair to pair, and gradients. Full networks take 32, and gradients of one at a time."""
     size = one_pair.Size(vocab=512, length=4, batch=1, blocks=2, width=768)
     found = {}
-    for form in (one_pair.ADAPTED, one_pair.CORE):
+    for form in (one_pair.CORE, *one_pair.FROZEN):
         pair = one_pair.Pair("mdlm", form, size, device)
         pair.run()
         found[form] = pair.state()
     assert found[one_pair.CORE] == pytest.approx(36, abs=0.1)
     assert 4 < found[one_pair.ADAPTED] <= 6
+    assert 2 < found[one_pair.HALVED] <= 4

@@ -22,8 +22,10 @@ DEFAULTS = {
     "alpha": None,
     "targets": ["blocks.*", "sigma_map.*", "*.adaLN_modulation"],
     "whole": [],
+    "frozen": "float32",
 }
 WHOLE = {"whole": ["*.bias", "*norm*"]}
+HALF = {"frozen": "bf16"}
 PROCESSES = {
     "absorbing": AbsorbingProcess(V, V - 1),
     "uniform": UniformProcess(V),
@@ -64,10 +66,20 @@ def run(network):
         return network(x_BL, torch.tensor([0.5, 2.0]))
 
 
-def test_each_starts_as_the_network_and_leaves_the_others(network):
-    plain = run(network())
-    student = network()
-    teacher = adapters.adapt(student, DEFAULTS | WHOLE, seed=1)
+def rounded(network):
+    """The network, the weights of layers that have adapters by default rounded to bf16."""
+    with torch.no_grad():
+        for name, layer in network.named_modules():
+            if isinstance(layer, torch.nn.Linear) and name != "output_layer.linear":
+                layer.weight.copy_(layer.weight.bfloat16())
+    return network
+
+
+@pytest.mark.parametrize("settings", [WHOLE, WHOLE | HALF], ids=["whole", "whole, half"])
+def test_each_starts_as_the_network_and_leaves_the_others(network, settings):
+    student, plain = network(), network()
+    plain = run(rounded(plain) if "frozen" in settings else plain)
+    teacher = adapters.adapt(student, DEFAULTS | settings, seed=1)
     fake = adapters.twin(student)
     assert all(torch.equal(run(n), plain) for n in (student, fake, teacher))
     moved(student, 2)
@@ -92,8 +104,9 @@ def test_default_targets_are_the_linear_layers_but_the_last(network):
     assert set(adapters.adapted(student)) == expected
 
 
-def test_frozen_weights_are_the_same_tensors_and_nothing_else_is(network):
-    student, fake, teacher = three(network(), **WHOLE)
+@pytest.mark.parametrize("settings", [WHOLE, WHOLE | HALF], ids=["whole", "whole, half"])
+def test_frozen_weights_are_the_same_tensors_and_nothing_else_is(network, settings):
+    student, fake, teacher = three(network(), **settings)
     storages = [{p.data_ptr(): p.numel() for p in n.parameters()} for n in (student, fake, teacher)]
     shared = storages[0].keys() & storages[1].keys()
     assert shared == {p.data_ptr() for p in student.parameters() if not p.requires_grad}
@@ -101,6 +114,17 @@ def test_frozen_weights_are_the_same_tensors_and_nothing_else_is(network):
     trained = [p for n in (student, fake) for p in adapters.trained(n)]
     assert not {p.data_ptr() for p in trained} & storages[2].keys()
     assert not adapters.trained(teacher)
+
+
+def test_weights_under_adapters_are_held_in_bf16_and_what_is_trained_is_not(network):
+    student, _, teacher = three(network(), **WHOLE, **HALF)
+    halves = {f"{name}.weight" for name in adapters.adapted(student)}
+    for name, parameter in teacher.named_parameters():
+        assert parameter.dtype == (torch.bfloat16 if name in halves else torch.float64)
+    assert all(p.dtype == torch.float64 for p in adapters.trained(student))
+    merged = adapters.merged(student)
+    assert all(p.dtype == torch.float64 for p in merged.parameters())
+    assert type(merged.blocks[0].attn_qkv) is torch.nn.Linear
 
 
 def test_frozen_weights_stay_shared_where_they_are_moved_to(network):
@@ -114,7 +138,7 @@ def test_frozen_weights_stay_shared_where_they_are_moved_to(network):
     assert len(set(places)) == 1
 
 
-@pytest.mark.parametrize("settings", [{}, WHOLE], ids=["low rank", "and whole"])
+@pytest.mark.parametrize("settings", [{}, WHOLE, HALF], ids=["low rank", "and whole", "half"])
 def test_merged_it_is_a_network_of_the_host(network, settings):
     plain = network()
     student, *_ = three(network(), **settings)
@@ -169,10 +193,11 @@ def of_a_pair(process, student, fake, teacher, merge=False):
 
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("prepare", [None, recompute], ids=["kept", "recomputed"])
-def test_gradients_are_those_of_merged_weights(network, name, prepare):
+@pytest.mark.parametrize("frozen", adapters.FROZEN)
+def test_gradients_are_those_of_merged_weights(network, name, prepare, frozen):
     """By the chain rule, of G = dl/dW: dl/dB = G A^T, dl/dA = B^T G; whole parameters have
     theirs. Recomputed blocks see their own adapters in the backward pass."""
-    networks = three(network(prepare=prepare), **WHOLE)
+    networks = three(network(prepare=prepare), **WHOLE, frozen=frozen)
     found = of_a_pair(PROCESSES[name], *networks)
     wanted = of_a_pair(PROCESSES[name], *networks, merge=True)
     checked = set()
@@ -205,7 +230,7 @@ def test_compiled_blocks_see_their_own_adapters_when_they_are_computed_again(net
 
     found = []
     for prepare in (None, both):
-        student, fake, _ = three(network("model.n_blocks=1", prepare=prepare))
+        student, fake, _ = three(network("model.n_blocks=1", prepare=prepare), **HALF)
         x_BL, sigma_B = torch.arange(B * L).view(B, L) % V, torch.tensor([0.5, 2.0])
         outputs = [made(x_BL, sigma_B) for made in (student, fake)]  # then both are computed again
         sum(output.square().sum() for output in outputs).backward()

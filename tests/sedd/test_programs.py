@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
+from duo_ext.core import adapters
 from duo_ext.weights import adapter_folder
 from sedd_ext import runs
 from sedd_ext.__main__ import hydra_arguments
@@ -62,11 +63,12 @@ def test_a_student_resumed_is_the_straight_one(run, teacher, student, idlm, tmp_
 ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
 
 
+@pytest.mark.parametrize("frozen", adapters.FROZEN)
 def test_an_adapted_student_is_saved_merged_and_resumed_from_its_adapters(
-    run, teacher, student, idlm, tmp_path
+    run, teacher, student, idlm, tmp_path, frozen
 ):
     """Bit for bit; moments and average are those of the adapters."""
-    idlm += ADAPTERS
+    idlm += (*ADAPTERS, f"algo.adapter.frozen={frozen}")
     run(tmp_path / "straight", *idlm)
     run(tmp_path / "stopped", *idlm, "training.n_iters=2")
     run(tmp_path / "stopped", *idlm)

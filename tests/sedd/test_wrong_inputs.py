@@ -72,6 +72,7 @@ WRONG = {
     f"{IDLM} algo.infill=-1": "algo.infill is -1; it must be a number, at least 0, at most 1",
     f"{IDLM} algo.adapter.rank=-1": "algo.adapter.rank is -1; it must be a whole number",
     f"{IDLM} algo.adapter.rank=2 algo.adapter.targets=[x]": "algo.adapter.targets has 'x', which",
+    f"{IDLM} algo.adapter.frozen=int8": "algo.adapter.frozen is 'int8'; it must be one of",
     f"{IDLM} algo.on_policy=2": "algo.on_policy is 2; it must be a number, at least 0, at most 1",
     f"{IDLM} algo.prompt_length=16": "algo.prompt_length is 16; it must be less than model.length",
     f"{IDLM} algo.guard.every=1 algo.guard.samples=0": "algo.guard.samples is 0; it must be a",

@@ -97,9 +97,10 @@ def algorithm(request):
 
 
 ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
+HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16")
 
 
-@pytest.fixture(params=[(), ADAPTERS], ids=["full", "adapted"])
+@pytest.fixture(params=[(), ADAPTERS, HALVED], ids=["full", "adapted", "halved"])
 def kind(request):
     """Overrides of a distillation: of full networks, or of adapters on one."""
     return request.param

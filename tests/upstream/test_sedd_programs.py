@@ -25,7 +25,8 @@ from sedd_ext import runs
 
 TREES = ("standalone", "sedd")
 ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
-STUDENTS = {"student": (), "adapted": ADAPTERS}
+HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16")
+STUDENTS = {"student": (), "adapted": ADAPTERS, "halved": HALVED}
 KINDS = ("teacher", *STUDENTS)
 PREDICTORS = ("analytic", "euler")
 MODELS = {"scaled": True, "unscaled": False}

@@ -93,7 +93,7 @@ class TimestepEmbedder(nn.Module):
         order = torch.arange(half, device=sigma_B.device, dtype=torch.float32)
         angle = sigma_B[:, None].float() * torch.exp(-math.log(10_000) * order / half)
         features = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(self.mlp[0].bias.dtype))
 
 
 class EmbeddingLayer(nn.Module):
