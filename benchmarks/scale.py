@@ -40,9 +40,10 @@ BLOCKS = {
 GRADIENT, BUCKETS, COPIES, WEIGHT = 4, 4, 2, 4
 # bytes a token, block and unit of width that algo.recompute_blocks keeps: a block's input
 INPUT = 4
-# Of adapters (algo.adapter): their rank; bytes of the core's chunk of the last layer; what a GPU
-# has besides, in bytes, and the texts at once that are tried.
-RANK, CHUNK = 16, 3e9
+# Of adapters (algo.adapter): their rank, and bytes of a weight under them by how it is held; bytes
+# of the core's chunk of the last layer; what a GPU has besides, in bytes, and the texts at once
+# that are tried.
+RANK, HELD, CHUNK = 16, {"float32": 4, "bf16": 2}, 3e9
 GPUS, BESIDE, TEXTS = (16e9, 24e9, 80e9), 1e9, (64, 32, 16, 8, 4, 2, 1)
 
 
@@ -105,9 +106,12 @@ class Model:
         return VOCAB * self.width
 
     @property
+    def block(self):
+        return 12 * self.width**2 + 6 * self.width * self.conditioning
+
+    @property
     def parameters(self):
-        block = 12 * self.width**2 + 6 * self.width * self.conditioning
-        return 2 * self.head + self.blocks * block
+        return 2 * self.head + self.blocks * self.block
 
     @property
     def body_flops(self):
@@ -161,27 +165,30 @@ class Model:
         time = 256 + 3 * self.conditioning
         return RANK * (self.blocks * block + time + self.conditioning + 2 * self.width)
 
-    def adapted_state(self):
-        """Bytes with student and fake as adapters on the teacher's weights."""
+    def adapted_state(self, held):
+        """Bytes with student and fake as adapters on the teacher's weights; ``held`` of HELD."""
         trained = state_of_a_parameter() - WEIGHT
-        return WEIGHT * self.parameters + trained * self.adapters
+        frozen = WEIGHT * 2 * self.head + HELD[held] * self.blocks * self.block
+        return frozen + trained * self.adapters
 
-    def texts(self, state, memory):
+    def texts(self, state, copied, memory):
         """How many texts at once fit a GPU with blocks recomputed in bf16; 0 where none does."""
         left = memory - BESIDE - CHUNK - state
-        fitting = (n for n in TEXTS if self.activations("bf16", True, n) <= left)
+        fitting = (n for n in TEXTS if self.activations("bf16", True, n, copied) <= left)
         return next(fitting, 0)
 
-    def activations(self, precision, recomputed=False, texts=PER_DEVICE):
+    def activations(self, precision, recomputed=False, texts=PER_DEVICE, copied=None):
         """Bytes kept for a backward pass of one network, in the DIT that keeps most; recomputed:
-        all blocks' inputs, and what one block keeps."""
+        all blocks' inputs, and what one block keeps. ``copied``: how many parameters autocast keeps
+        a copy of; None: all."""
         kept = max(
             row["kept"]
             for row in latest()[1]
             if row["what"] == "blocks" and row["precision"] == precision
         )
         blocks = kept * self.blocks if not recomputed else INPUT * self.blocks + kept
-        copies = COPIES * self.parameters if precision == "bf16" else 0
+        copied = self.parameters if copied is None else copied
+        copies = COPIES * copied if precision == "bf16" else 0
         return blocks * self.width * texts * LENGTH + copies
 
     def state(self, gpus=1):
@@ -252,15 +259,17 @@ ADAPTED += "| 16 GB holds | 24 GB | 80 GB |"
 def adapted():
     lines = []
     for name, model in MODELS.items():
-        kinds = {
-            "full networks": (2 * model.parameters, model.state()),
-            f"adapters of rank {RANK}": (2 * model.adapters, model.adapted_state()),
-        }
-        for kind, (trained, state) in kinds.items():
-            whole = state + CHUNK + model.activations("bf16", recomputed=True)
-            held = [model.texts(state, memory) for memory in GPUS]
+        kinds = {"full networks": (2 * model.parameters, model.state(), model.parameters)}
+        # of what is frozen autocast keeps copies for one pass of the last layer, and of one block
+        copied = model.adapters + model.head + model.block
+        for held in HELD:
+            kind = f"adapters of rank {RANK}" + f" on {held}" * (held != "float32")
+            kinds[kind] = (2 * model.adapters, model.adapted_state(held), copied)
+        for kind, (trained, state, copied) in kinds.items():
+            whole = state + CHUNK + model.activations("bf16", recomputed=True, copied=copied)
+            texts = [model.texts(state, copied, memory) for memory in GPUS]
             cells = [name, kind, f"{trained / 1e6:.0f}M", f"{state / GB:.1f} GB"]
-            cells += [f"{whole / GB:.1f} GB", *(str(n) if n else "none" for n in held)]
+            cells += [f"{whole / GB:.1f} GB", *(str(n) if n else "none" for n in texts)]
             lines.append(cells)
     return table(ADAPTED, lines)
 

@@ -70,18 +70,43 @@ def test_seconds_are_bytes_and_operations_over_rates(monkeypatch):
     assert model.elementwise_seconds(process, "mixed") == [7 * 2.0, blocks]
 
 
-def test_adapters_are_counted_as_they_are(standalone, tiny):
+@pytest.mark.parametrize("held", scale.HELD)
+def test_adapters_are_counted_as_they_are(standalone, tiny, monkeypatch, held):
+    """Beside biases, norms and the layers of time, which are not counted, nor the rotary table."""
     pytest.importorskip("peft")
-    config = tiny("algo=mdlm")
-    network = standalone.module("models").dit.DIT(config, 33)
-    adapters.adapt(network, one_pair.ADAPTER | {"rank": scale.RANK}, seed=1)
+    config = tiny("algo=mdlm", "model.hidden_size=64")
+    network = standalone.module("models").dit.DIT(config, scale.VOCAB)
+    teacher = adapters.adapt(
+        network, one_pair.ADAPTER | {"rank": scale.RANK, "frozen": held}, seed=1
+    )
     model = scale.Model(config.model.hidden_size, config.model.n_blocks, config.model.cond_dim)
     trained = [p.numel() for p in adapters.trained(network)]
     assert model.adapters == sum(trained) > 10_000
+    monkeypatch.setattr(scale, "state_of_a_parameter", lambda: scale.WEIGHT)  # no adapters
+    frozen = sum(p.nbytes for p in teacher.parameters() if p.ndim > 1)
+    time = sum(p.nbytes for p in teacher.sigma_map.parameters() if p.ndim > 1)
+    time += teacher.output_layer.adaLN_modulation.weight.nbytes
+    assert model.adapted_state(held) == frozen - time
 
 
-def test_what_a_gpu_holds_is_what_is_left_for_activations():
+@pytest.mark.parametrize(("trained", "copies"), [(True, 1), (False, 2)])
+def test_autocast_keeps_copies_of_what_is_trained_alone(trained, copies):
+    """Of a frozen weight it makes one for each product."""
+    weight = torch.nn.Parameter(torch.ones(64, 64), requires_grad=trained)
+
+    def products():
+        with torch.autocast("cpu", torch.bfloat16):
+            for _ in range(2):
+                torch.nn.functional.linear(torch.ones(1, 64), weight)
+
+    made = [size for _, size in meters.allocations(products) if size == 2 * weight.numel()]
+    assert len(made) == copies
+
+
+@pytest.mark.parametrize("held", scale.HELD)
+def test_what_a_gpu_holds_is_what_is_left_for_activations(held):
     model = scale.MODELS["863M"]
-    held = [model.texts(model.adapted_state(), memory) for memory in scale.GPUS]
-    assert held == sorted(held) and held[1] >= 8  # of 24 GB
-    assert model.texts(model.adapted_state(), scale.CHUNK) == 0
+    state, copied = model.adapted_state(held), model.adapters + model.head + model.block
+    texts = [model.texts(state, copied, memory) for memory in scale.GPUS]
+    assert texts == sorted(texts) and texts[1] >= 8  # of 24 GB
+    assert model.texts(state, copied, scale.CHUNK) == 0
