@@ -19,6 +19,7 @@ import tokenizers
 import torch
 import transformers
 
+from duo_ext import compat
 from duo_ext.hosting import duo, kept_tokens, remedies
 
 
@@ -666,7 +667,7 @@ def test_another_type_is_refused_by_its_name_and_made_with_trust_alone(
     program, checkpoint, proof, key
 ):
     path = checkpoint("foreign")
-    for algo in ({}, {"trust_checkpoint": False}):
+    for algo in ({}, {"trust_checkpoint": False}, {"trust_checkpoint": "no"}):
         with pytest.raises(ValueError) as refused:
             load(program, key, path, **algo)
         message = str(refused.value)
@@ -774,11 +775,12 @@ if __name__ == "__main__":
         "flash_attn": flash_attn.__file__,
         "lightning": "lightning" in sys.modules,
         "loaders": dataloader.get_dataloaders(config, "tokenizer"),
+        "module": __spec__.name,
     }))
 """
 
 
-def test_a_script_is_run_as_python_would_with_the_remedies(tmp_path):
+def test_a_script_is_run_as_python_would_with_the_remedies(tmp_path, monkeypatch):
     """flash-attn is broken here; lightning, slow to import, is an empty module."""
     site, duo = tmp_path / "site", tmp_path / "duo"
     site.mkdir()
@@ -793,3 +795,14 @@ def test_a_script_is_run_as_python_would_with_the_remedies(tmp_path):
     assert Path(printed["path"]) == duo and Path(printed["beside"]) == duo / "beside.py"
     assert printed["flash_attn"].startswith(str(remedies.STAND_INS)) and printed["lightning"]
     assert printed["loaders"] == ["tokenizer", False]
+    # as Lightning starts the other processes of a run
+    monkeypatch.setenv(compat.SCRIPT, str(duo / "main.py"))
+    again = json.loads(run(site, "-m", printed["module"], *words, cwd=tmp_path))
+    assert again == printed | {"argv": [str(duo / "main.py"), *words]}
+
+
+def test_a_script_that_is_not_there_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.delenv(compat.SCRIPT, raising=False)
+    monkeypatch.setattr(sys, "argv", ["compat", f"{tmp_path}/main.py"])
+    with pytest.raises(SystemExit, match=r"^error: SCRIPT is '.*main.py'; there is no such file$"):
+        compat.main()
