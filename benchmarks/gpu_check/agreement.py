@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import torch
 
 from benchmarks.gpu_check import networks
@@ -28,7 +29,7 @@ def run(report, setting):
                 rows[f"{row.pop('host')}, {row.pop('process')}"] = row
         if done.returncode:
             failures[Path(path).name] = done.stderr[-2000:]
-        report.note(rows=rows, failures=failures, **_worst(rows.values()))
+        report.note(rows=rows, failures=failures, **(_worst(rows.values()) if rows else {}))
     if failures:
         raise RuntimeError(f"no numbers of {', '.join(failures)}")
 
@@ -36,7 +37,11 @@ def run(report, setting):
 def _worst(rows):
     cosines = [row[f"{name}_cosine"] for row in rows for name in ("fake", "student")]
     differences = [row[f"{name}_loss_difference"] for row in rows for name in ("fake", "student")]
-    return {"least_cosine": min(cosines), "largest_loss_difference": max(differences)}
+    # numpy's, to which NaN is the worst of all
+    return {
+        "least_cosine": numpy.min(cosines).item(),
+        "largest_loss_difference": numpy.max(differences).item(),
+    }
 
 
 def compare(make, name, size, device):

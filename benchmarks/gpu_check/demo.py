@@ -8,6 +8,8 @@ import json
 import math
 from pathlib import Path
 
+import numpy
+
 from benchmarks.gpu_check.autocast import networks_in
 from benchmarks.gpu_check.harness import REPOSITORY
 from duo_ext import Refused, evaluate, host
@@ -75,6 +77,6 @@ def _furthest(rows):
     """Of the float32 rows, the largest |log of the GenPPLs' ratio| and difference of entropies."""
     rows = [row for row in rows if row["precision"] == "float32"]
     return {
-        "furthest_genppl": max(abs(row["log_ratio"]) for row in rows),
-        "furthest_entropy": max(abs(row["entropy_difference"]) for row in rows),
+        f"furthest_{name}": numpy.abs([row[key] for row in rows]).max().item()
+        for name, key in (("genppl", "log_ratio"), ("entropy", "entropy_difference"))
     }

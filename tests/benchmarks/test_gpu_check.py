@@ -166,6 +166,18 @@ def test_logs_of_another_run_differ():
     assert command_lines.furthest([], []) == math.inf
 
 
+def test_nan_is_the_worst_of_all_numbers():
+    first = {"a": 1.0, "b": 1.0}
+    assert math.isnan(command_lines.furthest([first], [first | {"b": math.nan}]))
+    good = {f"{n}_{key}": 1.0 for n in ("fake", "student") for key in ("cosine", "loss_difference")}
+    found = agreement._worst([good, dict.fromkeys(good, math.nan)])
+    assert all(map(math.isnan, found.values()))
+    row = {"precision": "float32", "log_ratio": -0.5, "entropy_difference": 0.1}
+    assert demo._furthest([row]) == {"furthest_genppl": 0.5, "furthest_entropy": 0.1}
+    found = demo._furthest([row, row | {"log_ratio": math.nan}])
+    assert math.isnan(found["furthest_genppl"]) and found["furthest_entropy"] == 0.1
+
+
 @pytest.mark.parametrize(
     "precision, expected", [("float32", torch.float32), ("bf16", torch.bfloat16)]
 )
