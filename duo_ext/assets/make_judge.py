@@ -21,6 +21,7 @@ import transformers
 from torch import Tensor
 
 from duo_ext import host
+from duo_ext.commands.line import one_sentence
 from duo_ext.data import corpus
 
 BATCH, WARMUP, HEAD_WIDTH = 32, 200, 32
@@ -109,7 +110,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     """Of the largest learning rate: a linear warm-up, then a cosine down to 0."""
     if step < WARMUP:
         return (step + 1) / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
+    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
 
 
 def batches(loader: torch.utils.data.DataLoader, count: int) -> Iterator[Tensor]:
@@ -160,6 +161,9 @@ def parse() -> argparse.Namespace:
     for name, value in vars(options).items():
         if value is None:
             setattr(options, name, getattr(RECIPES[options.data], name))
+    for name in ("steps", "width", "layers"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
     if options.width % HEAD_WIDTH:
         parser.error(f"--width is {options.width}; it must be a multiple of {HEAD_WIDTH}")
     return options
@@ -168,16 +172,17 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Train, save and measure the judge."""
     options = parse()
-    torch.manual_seed(1)
-    text = Text(options.data)
-    model = new_model(text, options).to("cuda" if torch.cuda.is_available() else "cpu")
-    log = train(model, text, options)
-    nats = held_out_nats(model.eval(), text)
-    ppl, bits = math.exp(nats), nats / math.log(2)
-    result = {"heldout_nats": nats, "heldout_ppl": ppl, "steps": options.steps, "log": log}
-    (options.output / "training.json").write_text(json.dumps(result, indent=1))
-    token = RECIPES[options.data].token
-    print(f"held-out perplexity {ppl:.4f}, {bits:.4f} bits per {token}")
+    with one_sentence():
+        torch.manual_seed(1)
+        text = Text(options.data)
+        model = new_model(text, options).to("cuda" if torch.cuda.is_available() else "cpu")
+        log = train(model, text, options)
+        nats = held_out_nats(model.eval(), text)
+        ppl, bits = math.exp(nats), nats / math.log(2)
+        result = {"heldout_nats": nats, "heldout_ppl": ppl, "steps": options.steps, "log": log}
+        (options.output / "training.json").write_text(json.dumps(result, indent=1))
+        token = RECIPES[options.data].token
+        print(f"held-out perplexity {ppl:.4f}, {bits:.4f} bits per {token}")
 
 
 if __name__ == "__main__":

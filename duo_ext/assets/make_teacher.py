@@ -9,6 +9,8 @@ The averages are written both as the weights and as the EMA, in one storage: hal
 import argparse
 from pathlib import Path
 
+from duo_ext import Refused
+from duo_ext.commands.line import one_sentence
 from duo_ext.weights import checkpoints, saves
 
 KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hyper_parameters")
@@ -32,8 +34,12 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    saves.write(options.output, slim(checkpoints.read(options.checkpoint, "checkpoint")))
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    with one_sentence():
+        checkpoint = checkpoints.read(options.checkpoint, "checkpoint")
+        if missing := [key for key in (*KEPT, "ema") if not checkpoint.get(key)]:
+            raise Refused(f"checkpoint is '{options.checkpoint}'; it has no {missing[0]}")
+        saves.write(options.output, slim(checkpoint))
+        print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def render(folder: str) -> None:
     equal_entropy.png where methods are compared so."""
     results = load(folder)
     joined = results | {"rows": seeds_joined(results["rows"])}
-    text, by_family = tables.page(joined), any("family" in row for row in results["rows"])
+    text, by_family = tables.page(joined), any(row.get("family") for row in results["rows"])
     if by_family:
         text = f"{families.page(results)}\n## All rows\n\n{text}"
     write_whole(f"{folder}/table.md", text.encode())

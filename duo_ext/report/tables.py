@@ -61,7 +61,8 @@ def markdown(head: list[str], body: list[list], words: int | None = None) -> str
     """A Markdown table; all columns after the first ``words`` are numbers, none without it."""
     numbers = 0 if words is None else len(head) - words
     rule = ["---"] * (len(head) - numbers) + ["---:"] * numbers
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rule, *body)) + "\n"
+    lines = ([str(cell).replace("|", "\\|") for cell in cells] for cells in (head, rule, *body))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def _headline(results: dict, varying: list[str]) -> str:
@@ -85,7 +86,7 @@ def _cell(row: dict, key: str) -> str:
     if key == "genppl":
         return "{} [{}, {}]".format(*_perplexities(row))
     found = number(row.get(key), NUMBERS[key][1])
-    if key == "accuracy" and finite(row, key):
+    if key == "accuracy" and finite(row, key, "accuracy_low", "accuracy_high"):
         found += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
     return found
 

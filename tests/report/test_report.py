@@ -460,6 +460,15 @@ def test_a_number_that_there_is_not_stands_as_none_wherever_it_is_missing(tmp_pa
     rendered(tmp_path, results(*({"family": "MDLM"} | own for own in rows)))
 
 
+def test_an_answered_share_without_its_interval_and_a_family_that_is_null(tmp_path):
+    text = rendered(tmp_path, results(row("teacher", 4, 10.0) | {"accuracy": 0.5, "family": None}))
+    assert "0.500" in text
+
+
+def test_a_bar_in_a_name_is_no_new_cell():
+    assert tables.markdown(["name", "n"], [["a|b", 1]]).splitlines()[-1] == r"| a\|b | 1 |"
+
+
 def test_a_held_out_perplexity_that_there_is_not(tmp_path):
     for family in ({}, {"family": "MDLM"}):
         given = results(row("teacher", 4, 10.0) | family)
