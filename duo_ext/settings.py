@@ -35,7 +35,16 @@ PROCESSES = ("trainer.devices", "trainer.num_nodes")
 NOT_NEGATIVE = ("training.ema", "trainer.gradient_clip_val", "lr_scheduler.num_warmup_steps")
 NOT_NEGATIVE += ("loader.num_workers",)
 AT_LEAST_1 = ("eval.perplexity_batch_size", "loader.eval_batch_size")
+AT_LEAST_1 += ("sampling.num_sample_batches",)
 AT_LEAST_1 += tuple(f"model.{key}" for key in MODEL)
+BOOLEANS = ("algo.time_conditioning", "algo.teacher_ema", "data.wrap")
+BOOLEANS += ("data.insert_train_eos", "data.insert_valid_eos", "eval.disable_ema")
+BOOLEANS += ("eval.generate_samples", "eval.compute_generative_perplexity")
+BOOLEANS += ("sampling.use_float64", "training.antithetic_sampling", "algo.trust_checkpoint")
+BOOLEANS += ("checkpointing.resume_from_ckpt", "model.scale_by_sigma")
+PATHS = ("algo.teacher_path", "checkpointing.resume_ckpt_path", "eval.checkpoint_path")
+PATHS += ("eval.generated_samples_path", "eval.gen_ppl_eval_model_name_or_path")
+PATHS += ("data.train", "data.valid", "data.cache_dir", "data.tokenizer_name_or_path")
 SEEDS = 2**32  # so many does numpy know
 
 
@@ -68,6 +77,30 @@ def _whole(key, value):
     if isinstance(value, float) and not value.is_integer():
         raise Refused(f"{key} is {value}; it must be a whole number")
     return int(value) if isinstance(value, float) else value
+
+
+def make_texts(config: DictConfig, keys: Iterable[str]) -> None:
+    """Make the values of ``keys`` texts where they are written as whole numbers, as 1990.
+
+    Raises Refused for other values that are no texts; null stays.
+    """
+    for key in keys:
+        value = omegaconf.OmegaConf.select(config, key)
+        if type(value) is int:
+            omegaconf.OmegaConf.update(config, key, str(value))
+        elif not isinstance(value, str | None):
+            raise Refused(f"{key} is {value}; it must be a text, as \"{key}='...'\"")
+
+
+def require_booleans(config: DictConfig, keys: Iterable[str]) -> None:
+    """Raise Refused that names the first of the keys whose value is neither true nor false.
+
+    Any other word would count as true. Keys that are not there, or null, are the host's.
+    """
+    for key in keys:
+        value = omegaconf.OmegaConf.select(config, key)
+        if value is not None and not isinstance(value, bool):
+            raise Refused(f"{key} is {value}; it must be true or false")
 
 
 def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
@@ -134,11 +167,15 @@ def check(config: DictConfig) -> None:
             value = omegaconf.OmegaConf.select(config, key)
             if value is not None:
                 require_number(key, value, least)
+    make_texts(config, PATHS)
+    require_booleans(config, BOOLEANS)
     check_model(config)
     check_optimizer(config)
     nucleus = config.sampling.p_nucleus
     if not isinstance(nucleus, int | float) or not 0 < nucleus <= 1:
         raise Refused(f"sampling.p_nucleus is {nucleus}; it must lie above 0, at most at 1")
+    # by any other name Duo samples on the CPU
+    require("trainer.accelerator", config.trainer.accelerator, ("cpu", "cuda"))
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise Refused("trainer.accelerator is 'cuda', but no GPU is visible; use +machine=cpu")
     clip_by = config.trainer.get("gradient_clip_algorithm") or "norm"
@@ -147,6 +184,11 @@ def check(config: DictConfig) -> None:
     modality = omegaconf.OmegaConf.select(config, "data.modality") or "text"
     if own and modality != "text":
         raise Refused(f"data.modality is '{modality}'; a distillation takes text")
+    if config.mode == "sample_eval" and config.data.get("pairs"):
+        raise Refused(
+            "mode is sample_eval, which gives no prompts of data.pairs; "
+            "python -m duo_ext.evaluate and duo_ext.generate do"
+        )
     if config.mode in ("train", "ppl_eval"):
         key = "algo.precision" if own else "trainer.precision"
         precision = str(omegaconf.OmegaConf.select(config, key))

@@ -10,11 +10,12 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
-from duo_ext.data import prompts
+from duo_ext.data import pairs, prompts
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
 from duo_ext.measuring.subject import HOST, trained_for
+from duo_ext.weights import checkpoints
 from sedd_ext import data, given, host, runs, workers
 from sedd_ext.looks import noise_removal_of, process_of
 from sedd_ext.parts import Parts
@@ -27,6 +28,8 @@ def load(config: DictConfig) -> tuple[Parts, Tokenizer]:
     device, _ = workers.join(config.device)
     tokenizer = data.tokenizer_of(config)
     saved = runs.denoiser(config.checkpoint, "checkpoint")
+    noise = ("type", "sigma_min", "sigma_max") if config.noise.type == "geometric" else ("type",)
+    checkpoints.check_config(saved, config, "checkpoint", tuple(f"noise.{key}" for key in noise))
     return Parts.trained(config, device, saved, "checkpoint"), tokenizer
 
 
@@ -65,6 +68,11 @@ def sample(config: DictConfig, folder: str) -> None:
 
     The judge's GenPPL and the entropy stand there, too.
     """
+    if pairs.Form.configured(config.data):
+        raise Refused(
+            "mode is sample, which gives no prompts of data.pairs; "
+            "python -m sedd_ext.evaluate and sedd_ext.generate do"
+        )
     parts, tokenizer = load(config)
     project = projector(config, tokenizer, parts.device)
     if trained_for(config.algo) == HOST:

@@ -133,11 +133,11 @@ def denoiser(path: str | None, key: str, trust: bool | None = None) -> Saved:
     whole = path if files.is_url(path) else os.path.abspath(path)
     run, checkpoint = posixpath.dirname(posixpath.dirname(whole)), read(path, key, trust)
     try:
-        weights = checkpoints.dit(checkpoint["model"])
+        weights, adapter = checkpoints.dit(checkpoint["model"]), checkpoints.adapter(checkpoint)
     except Refused as error:
         raise Refused(f"{key} is '{path}'; {error}") from error
     average, config = checkpoint["ema"]["shadow_params"], _settings(f"{run}/{CONFIG}", key)
-    return Saved(weights, average, config, checkpoints.adapter(checkpoint))
+    return Saved(weights, average, config, adapter)
 
 
 def _settings(path, key):

@@ -11,7 +11,9 @@ from duo_ext.settings import (
     SEEDS,
     check_model,
     check_optimizer,
+    make_texts,
     make_whole,
+    require_booleans,
     require_number,
     require_positive,
 )
@@ -24,6 +26,10 @@ ALWAYS = (
     *("model.length", "model.n_blocks", "model.n_heads", "model.hidden_size", "eval.batch_size"),
     *("eval.perplexity_batch_size", "sampling.steps", "sampling.samples"),
 )
+BOOLEANS = ("deterministic", "sampling.noise_removal", "sampling.renormalise")
+BOOLEANS += ("training.snapshot_sampling", "model.scale_by_sigma")
+TEXTS = ("checkpoint", "teacher", "data.train", "data.valid", "data.cache_dir", "data.tokenizer")
+TEXTS += ("eval.judge", "sampling.prefix", "sampling.suffix")
 PRECISIONS = ("32", "bf16")
 
 
@@ -35,6 +41,10 @@ def check(config: DictConfig) -> None:
     counts = (*COUNTS, *ALWAYS, *TRAINING, "training.micro_batch", "tokens", "optim.warmup")
     make_whole(config, counts)
     require_positive(config, ALWAYS)
+    make_texts(config, TEXTS)
+    require_booleans(config, BOOLEANS)
+    require_number("training.ema", config.training.ema, most=1)
+    require_positive(config, ("noise.sigma_min", "noise.sigma_max"))
     check_model(config)
     check_optimizer(config)
     require_number("seed", config.seed, most=SEEDS - 1, whole=True)

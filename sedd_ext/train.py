@@ -28,7 +28,7 @@ from sedd_ext.sampler import Way, sampler
 
 # What no run changes when it goes on, besides an algorithm's own ``identity``.
 OF_THE_RUN = ("seed", "training.batch_size", "training.ema", "optim", "precision", "model.dropout")
-OF_THE_RUN += ("graph.type", "noise")
+OF_THE_RUN += ("model.scale_by_sigma", "graph.type", "noise")
 
 
 def train(config: DictConfig, folder: str) -> None:
@@ -217,6 +217,8 @@ class Run:
 
     def _one_says(self, yes):
         """Whether ``yes`` is true in one of the workers. All of them call this."""
+        if self.world.size == 1:
+            return yes  # without waiting for the device
         said = torch.tensor([float(yes)], device=self.parts.device)
         self.world.average([said])
         return said.item() > 0

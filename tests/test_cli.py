@@ -73,6 +73,15 @@ SETTINGS = {
     "training.ema=2": ["training.ema is 2", "between 0 and 1"],
     "algo.process=nope": ["algo.process is 'nope'", "absorbing, uniform"],
     "algo.noising=nope": ["algo.noising is 'nope'", "categorical, gaussian"],
+    "algo.teacher_ema=no": ["algo.teacher_ema is no", "true or false"],
+    "algo.trust_checkpoint=no": ["algo.trust_checkpoint is no", "true or false"],
+    "sampling.use_float64=no": ["sampling.use_float64 is no", "true or false"],
+    "sampling.num_sample_batches=0": ["sampling.num_sample_batches is 0", "at least 1"],
+    "trainer.accelerator=gpu": ["trainer.accelerator is 'gpu'", "cpu, cuda"],
+    "data.cache_dir=s3://kept": ["data.cache_dir is s3://kept", "a local folder"],
+    "data.train=5": ["data", "'5/train.txt' is missing"],
+    "data.train=5.5": ["data.train is 5.5", "a text, as \"data.train='...'\""],
+    "algo.teacher_path=5": ["algo.teacher_path is '5'", "No such file"],
     "algo.posterior=maybe": ["algo.posterior is 'maybe'", "True, False"],
     "algo.fake_ratio=0": ["algo.fake_ratio is 0", "at least 1"],
     "algo.fake_warmup=-1": ["algo.fake_warmup is -1", "at least 0"],
@@ -144,6 +153,11 @@ def test_a_setting_that_cannot_work(command, tmp_path, setting):
 def test_a_checkpoint_to_sample_that_is_missing(command):
     message = command("algo=mdlm", "mode=sample_eval", "eval.checkpoint_path=nope.ckpt")
     assert is_one_sentence(message, "eval.checkpoint_path is 'nope.ckpt'", "No such file")
+
+
+def test_pairs_are_not_sampled_without_their_prompts(command):
+    message = command("algo=mdlm", "mode=sample_eval", "data=pairs", "eval.checkpoint_path=x.ckpt")
+    assert is_one_sentence(message, "mode is sample_eval, which gives no prompts of data.pairs")
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"], ids=["empty", "blank"])

@@ -7,7 +7,6 @@ completion, EOS and padding. Padding is written too: a model learns where its te
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -101,13 +100,13 @@ class Source:
             self.field(*line, key if key in line[1] else self.form.completion) for line in found
         ]
 
-    @property
-    def sha256(self) -> str:
-        """A hash of the file's content."""
-        found = hashlib.sha256()
+    def read_through(self) -> tuple[str, int]:
+        """(a hash of the file's content, how many lines hold text)."""
+        found, lines = hashlib.sha256(), 0
         for line in self._opened():
             found.update(line)
-        return found.hexdigest()
+            lines += bool(line.strip())
+        return found.hexdigest(), lines
 
     def _opened(self):
         try:
@@ -151,13 +150,20 @@ class Pairs(torch.utils.data.Dataset):
         the tokenizer. Blocks are kept in ``cache_dir``, by the content of all that they are made
         of."""
         self.source, self.length, self.before = source, length, before
-        known = (source.sha256, source.form, length, before, texts.fingerprint(tokenizer))
+        content, lines = source.read_through()
+        known = (content, source.form, length, before, texts.fingerprint(tokenizer))
         name = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
-        path = os.path.join(cache_dir, f"pairs-{name}.int32")
+        path = texts.in_cache(cache_dir, f"pairs-{name}.int32")
         if not files.exists(path):
             files.write_whole(path, lambda file: self._make(file, tokenizer, key))
         # the number of the line, how many tokens are given, the tokens
         self.rows = numpy.memmap(path, numpy.int32, "r").reshape(-1, 2 + length)
+        if len(self) < lines:
+            tqdm.tqdm.write(
+                f"{source.path}: {lines - len(self)} of {lines} pairs have more than {length} "
+                "tokens and are left out",
+                file=sys.stderr,
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -168,7 +174,7 @@ class Pairs(torch.utils.data.Dataset):
         return {"input_ids": torch.tensor(tokens), "attention_mask": mask_L}
 
     def _make(self, file, tokenizer, key):
-        made = lines = 0
+        made = 0
         padding = padding_of(tokenizer)
         bar = tqdm.tqdm(self.source.lines(), f"tokens of {self.source.path}", unit=" pairs")
         for part in _parts(bar, AT_A_TIME):
@@ -176,17 +182,11 @@ class Pairs(torch.utils.data.Dataset):
             for row in rows:
                 row.extend([padding] * (2 + self.length - len(row)))
             file.write(numpy.array(rows, numpy.int32).tobytes())
-            lines, made = lines + len(part), made + len(rows)
+            made += len(rows)
         if made == 0:
             raise Refused(
                 f"data: '{self.source.path}' has no pair of at most model.length={self.length} "
                 "tokens"
-            )
-        if made < lines:
-            tqdm.tqdm.write(
-                f"{self.source.path}: {lines - made} of {lines} pairs have more than "
-                f"{self.length} tokens and are left out",
-                file=sys.stderr,
             )
 
     def _rows(self, part, tokenizer, key):

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy
 
 from duo_ext import Refused, files
-from duo_ext.files import write_whole
+from duo_ext.files import is_url, write_whole
 
 Tokenizer: TypeAlias = object  # of transformers, which is imported late
 
@@ -170,6 +170,14 @@ def explain(folder: str, mode: str, tokenizer: Tokenizer, key: str) -> None:
         encode(tokenizer, lines(folder, mode), key)
 
 
+def in_cache(cache_dir: str | None, name: str) -> str:
+    """The path of a file in data.cache_dir; Refused unless that is a local folder, from which
+    blocks are read a page at a time."""
+    if cache_dir is None or is_url(cache_dir):
+        raise Refused(f"data.cache_dir is {cache_dir}; it must be a local folder")
+    return os.path.join(cache_dir, name)
+
+
 def kept(
     cache_dir: str,
     mode: str,
@@ -184,7 +192,7 @@ def kept(
     """
     known = repr((fingerprint(tokenizer), source))
     name = f"{mode}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
-    path = os.path.join(cache_dir, name)
+    path = in_cache(cache_dir, name)
     if (found := _load(path)) is not None:
         return found
     blocks_NL, content = make(), io.BytesIO()

@@ -68,7 +68,7 @@ def content(
     with opened(path, key) as file:
         try:
             with torch.serialization.safe_globals(types(file)):
-                return torch.load(file, map_location="cpu", weights_only=not trust)
+                return torch.load(file, map_location="cpu", weights_only=trust is not True)
         except Exception as error:  # what torch.load raises depends on the bytes that it meets
             raise Refused(f"{key} is '{path}'; {_refusal(error, rule, path)}") from error
 
@@ -91,6 +91,8 @@ def opened(path: str, key: str) -> Iterator[BinaryIO]:
 def _refusal(error, rule, path):
     """Why torch.load refused a file, without torch's advice to load it all the same."""
     unknown = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, ImportError | AttributeError):  # of types that are trusted
+        return f"what it holds cannot be made here: {error}"
     if not unknown:
         return f"it is damaged, or no file of torch.save{saves.spared(path)}"
     return f"it holds '{unknown[1]}', which could run code: {rule}"

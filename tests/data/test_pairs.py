@@ -36,7 +36,9 @@ def ids(text):
 
 def test_a_text_is_its_parts_and_the_prompt_is_given(made, capfd):
     pairs = made()
-    assert len(pairs) == 2 and "1 of 3 pairs have more than 20 tokens" in capfd.readouterr().err
+    told = "1 of 3 pairs have more than 20 tokens"
+    assert len(pairs) == 2 and told in capfd.readouterr().err
+    assert len(made()) == 2 and told in capfd.readouterr().err  # of blocks that are kept, too
     given, written = [BOS, *ids("so we the - ")], [*ids("folks"), EOS]
     found = pairs[0]
     padding = 20 - len(given) - len(written)
