@@ -39,7 +39,7 @@ setup(
         *EVAL,
     ],
     extras_require={
-        "duo": ["datasets", "einops", "requests", "scipy", "timm"],
+        "duo": ["datasets", "einops", "requests", "rich", "scipy", "timm"],
         "sedd": ["datasets", "einops", "requests"],
         "flash": ["flash-attn"],
         "eval": ["mauve-text"],

@@ -6,11 +6,10 @@ that samples.
 """
 
 import argparse
-import os
 
 import omegaconf
 
-from duo_ext import Refused, families, host
+from duo_ext import Refused, families, files, host
 from duo_ext.commands import line
 from duo_ext.commands.line import resolve
 from duo_ext.commands.publishing import KEY
@@ -29,7 +28,7 @@ def write(options: argparse.Namespace) -> None:
     tree = host.active()
     if not (tree.root / SCRIPT).is_file():
         raise Refused(f"--for is harness; --host must be Duo's main, with {SCRIPT}, and is {tree}")
-    if options.results or os.path.exists(options.output):
+    if options.results or files.exists(options.output):
         raise Refused("--for harness writes a new file, --output, and has no use of --results")
     path = pretrained.in_run(resolve(options.checkpoint))
     saved = pretrained.load(path, KEY, options.trust_checkpoint)

@@ -21,6 +21,7 @@ from duo_ext.weights import pickles
 T = TypeVar("T")
 
 # What a value in a file's configuration may refer to: other values, our assets, folders.
+HASH = re.compile("[0-9a-f]{64}")
 REFERENCE = re.compile(
     r"\$\{(?:[\w.]+|(?:idlm_asset|idlm_text|idlm_integral|cwd|hydra):[\w./-]*)\}"
 )
@@ -42,9 +43,13 @@ def _calls(value):
     return isinstance(value, str) and value.count("${") != len(REFERENCE.findall(value))
 
 
+SECTIONS = ("algo", "data", "model", "noise", "graph")
+
+
 @dataclass(frozen=True)
 class Saved:
-    """A trained denoiser as a file holds it."""
+    """A trained denoiser as a file holds it. Raises Refused where a section of its configuration is
+    none."""
 
     weights: dict  # {name in the DIT: tensor}, the raw weights
     average: list | None = None  # their EMA, in the order of the DIT's parameters
@@ -53,6 +58,11 @@ class Saved:
 
     def __post_init__(self):
         object.__setattr__(self, "config", inert(self.config))
+        for key in SECTIONS:
+            if not isinstance(self.config.get(key, {}), dict):
+                raise Refused(
+                    f"its configuration has {key} {self.config[key]}, which is no section"
+                )
 
 
 TRUST = (
@@ -108,12 +118,17 @@ def differing(theirs: dict | None, ours: dict) -> str:
     if theirs is None:
         return "it holds nothing of ours to go on from"
     theirs = {name: value for name, value in UNTOLD.items() if name in ours} | theirs
-    now = {name: str(ours.get(name, "unknown")) for name in theirs}
+    now = {name: ours.get(name, "unknown") for name in theirs}
     return "; ".join(
-        f"its {name} is {value!s:.12}, this run's {now[name]:.12}"
+        f"its {name} is {_told(value)}, this run's {_told(now[name])}"
         for name, value in theirs.items()
-        if str(value) != now[name]
+        if value != now[name] and str(value) != str(now[name])
     )
+
+
+def _told(value):
+    """A value in a sentence; of a hash the beginning."""
+    return str(value)[:12] if HASH.fullmatch(str(value)) else str(value)
 
 
 EMBEDDING, FREQUENCIES = "vocab_embed.embedding", "rotary_emb.inv_freq"
@@ -152,6 +167,8 @@ def denoiser(checkpoint: dict) -> Saved:
     weights = dit(checkpoint["state_dict"])
     hyper, ema = (checkpoint.get(name) for name in ("hyper_parameters", "ema"))
     average = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if not all(isinstance(value, Tensor) for value in average or ()):
+        raise Refused("its averages are no tensors")
     config = hyper.get("config") if isinstance(hyper, dict) else None
     if omegaconf.OmegaConf.is_config(config):
         config = omegaconf.OmegaConf.to_container(config, resolve=False)
@@ -165,6 +182,8 @@ def adapter(checkpoint: dict) -> dict | None:
     saved = checkpoint.get("idlm")
     if not isinstance(saved, dict) or not isinstance(saved.get("adapter"), dict):
         return None
+    if not isinstance(saved.get("run"), dict):
+        raise Refused("it holds adapters, and not the run's settings")
     told = {key: saved["run"][f"{adapters.KEY}.{key}"] for key in ("rank", "alpha")}
     return told | saved["adapter"]
 
@@ -216,13 +235,15 @@ def _shapes(weights):
     return {f"{PLACE}{name}": tuple(value.shape) for name, value in weights.items()}
 
 
-TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")  # settings that no shape tells
+# Settings that no shape tells: of all hosts, of Duo, of SEDD.
+TOLD = ("model.length", "model.n_heads", "algo.time_conditioning")
+TOLD += ("model.scale_by_sigma", "graph.type")
 
 
-def check_config(saved: Saved, config: DictConfig, key: str) -> None:
-    """Raise Refused if the file's configuration has another value than ``config`` in TOLD."""
+def check_config(saved: Saved, config: DictConfig, key: str, names: tuple[str, ...] = TOLD) -> None:
+    """Raise Refused if the file's configuration has another value than ``config`` of a name."""
     trained = omegaconf.OmegaConf.create(saved.config)
-    for name in TOLD:
+    for name in names:
         theirs, ours = (omegaconf.OmegaConf.select(c, name) for c in (trained, config))
         if theirs is not None and theirs != ours:
             raise Refused(

@@ -14,8 +14,8 @@ PREVIOUS = {"last.ckpt": "previous.ckpt", "checkpoint.pth": "previous.pth"}
 
 def previous(path: str | Path) -> str | None:
     """Where the checkpoint before the one at ``path`` is kept; None if it is not kept."""
-    folder, _, name = str(path).rpartition("/")
-    return f"{folder}/{PREVIOUS[name]}" if name in PREVIOUS else None
+    name = str(path).rpartition("/")[2]
+    return str(path).removesuffix(name) + PREVIOUS[name] if name in PREVIOUS else None
 
 
 def spared(path: str | Path) -> str:

@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import re
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -245,6 +247,7 @@ def test_frequencies_that_are_left_out_are_the_models_own(backbone):
 
 
 TOLD = {"model.length": (32, 16), "model.n_heads": (4, 2), "algo.time_conditioning": (True, False)}
+TOLD |= {"model.scale_by_sigma": (True, False), "graph.type": ("absorb", "uniform")}
 
 
 @pytest.mark.parametrize("name", TOLD)
@@ -378,7 +381,7 @@ def test_no_module_of_ours_reads_a_checkpoint_with_trust_unless_it_is_asked_to()
         calls += [(path.name, call) for call in re.findall(r"torch\.load\(.*", path.read_text())]
     asked = [call for call in calls if "weights_only=True" not in call[1]]
     assert len(calls) > 1 and len(asked) == 1
-    assert asked[0][0] == "pickles.py" and "weights_only=not trust" in asked[0][1]
+    assert asked[0][0] == "pickles.py" and "weights_only=trust is not True" in asked[0][1]
     for function in (checkpoints.read, pretrained.load):
         assert inspect.signature(function).parameters["trust"].default is False
 
@@ -436,3 +439,39 @@ def test_weights_that_are_no_network_are_refused_with_the_key(tmp_path):
     torch.save({"state_dict": {"a": 3}}, tmp_path / "a.ckpt")
     with pytest.raises(Refused, match=r"^key is '.*a\.ckpt'; its weights are no named tensors$"):
         pretrained.load(str(tmp_path / "a.ckpt"), "key")
+
+
+def test_another_run_is_told_by_its_whole_values_and_equal_numbers_are_equal():
+    theirs = {"optim.lr": 0.000123456789, "optim.beta1": 0, "seed": 1, "teacher": "ab" * 32}
+    assert checkpoints.differing(theirs, theirs | {"optim.beta1": 0.0, "seed": "1"}) == ""
+    told = checkpoints.differing(theirs, theirs | {"optim.lr": 0.000123456, "teacher": "cd" * 32})
+    assert told == (
+        "its optim.lr is 0.000123456789, this run's 0.000123456; "
+        "its teacher is abababababab, this run's cdcdcdcdcdcd"
+    )
+
+
+def test_a_configuration_whose_section_is_none_is_refused():
+    with pytest.raises(Refused, match=r"^its configuration has algo None, which is no section$"):
+        checkpoints.Saved({}, config={"algo": None})
+
+
+def test_averages_that_are_no_tensors_are_refused():
+    checkpoint = {"state_dict": {"backbone.x": torch.ones(1)}, "ema": {"shadow_params": ["x"]}}
+    with pytest.raises(Refused, match=r"^its averages are no tensors$"):
+        checkpoints.denoiser(checkpoint)
+
+
+def test_adapters_without_their_settings_are_refused():
+    with pytest.raises(Refused, match=r"^it holds adapters, and not the run's settings$"):
+        checkpoints.adapter({"idlm": {"adapter": {}}})
+
+
+def test_a_trusted_file_of_a_missing_module_says_what_is_missing(tmp_path, monkeypatch):
+    module = types.ModuleType("goneaway")
+    module.Class = type("Class", (), {"__module__": "goneaway"})
+    monkeypatch.setitem(sys.modules, "goneaway", module)
+    torch.save({"state_dict": {}, "x": module.Class()}, tmp_path / "x.ckpt")
+    monkeypatch.delitem(sys.modules, "goneaway")
+    with pytest.raises(Refused, match="cannot be made here: No module named 'goneaway'"):
+        checkpoints.read(f"{tmp_path}/x.ckpt", "key", trust=True)

@@ -55,6 +55,14 @@ def test_the_last_two_are_kept(tmp_path, place, name, before):
     assert names == {name, before, "best.ckpt"}
 
 
+def test_in_a_folder_without_a_name_the_one_before_lies_beside_it(tmp_path, monkeypatch):
+    """Not at the root of the disk."""
+    monkeypatch.chdir(tmp_path)
+    for x in range(2):
+        saves.write("last.ckpt", {"x": x})
+    assert saves.previous("last.ckpt") == "previous.ckpt" and value("previous.ckpt") == 0
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_one_state_is_written_once_and_has_all_its_names(tmp_path, monkeypatch, links):
     """Where a file system has no links, by a copy."""
