@@ -619,6 +619,7 @@ WRONG = {
     "--sampler fast": "the sampler is 'fast'; it must be one of ancestral, spread, comb, conf",
     "--sampler spread:2": "the sampler is 'spread:2'; it must be one of ancestral, spread, comb",
     "--sampler margin:hot": "the sampler is 'margin:hot'; its temperature must be a number",
+    "--sampler comb --grid auto": "--grid is 'auto'; --sampler comb takes equal steps",
     "--sampler spread --grid auto --steps 48": "--steps is 48; --grid auto has at most 47",
     "--sampler spread --grid cosine": "the grid is 'cosine'; it must be host, linear, power:NUMBER",
     "--steps 0": "--steps is 0; at least 1",

@@ -61,6 +61,8 @@ class Setting:
             )
         if self.grid != "auto":
             grids.times(self.grid, self.steps)
+        elif self.sampler == "comb":
+            raise Refused("--grid is 'auto'; --sampler comb takes equal steps, as of --grid linear")
         elif self.steps >= auto.FINE:
             raise Refused(f"--steps is {self.steps}; --grid auto has at most {auto.FINE - 1}")
 
