@@ -184,7 +184,7 @@ def check(config: DictConfig) -> None:
     modality = omegaconf.OmegaConf.select(config, "data.modality") or "text"
     if own and modality != "text":
         raise Refused(f"data.modality is '{modality}'; a distillation takes text")
-    if config.mode == "sample_eval" and config.data.get("pairs"):
+    if config.mode == "sample_eval" and omegaconf.OmegaConf.select(config, "data.pairs"):
         raise Refused(
             "mode is sample_eval, which gives no prompts of data.pairs; "
             "python -m duo_ext.evaluate and duo_ext.generate do"

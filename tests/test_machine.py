@@ -80,7 +80,8 @@ def test_sedd_warns_too(imitating, caplog, device):
             "eval": {"batch_size": 1, "perplexity_batch_size": 1},
             "training": dict.fromkeys(
                 ("batch_size", "accum", "n_iters", "log_freq", "eval_freq", "snapshot_freq",
-                 "snapshot_freq_for_preemption"), 1) | {"micro_batch": None},
+                 "snapshot_freq_for_preemption", "ema"), 1) | {"micro_batch": None},
+            "noise": {"sigma_min": 1, "sigma_max": 2},
         }
     )  # fmt: skip
     sedd_settings.check(config)
