@@ -40,7 +40,7 @@ def main() -> None:
     program = sys.modules["__main__"] = types.ModuleType("__main__")
     program.__file__ = str(script)
     program.__spec__ = importlib.machinery.ModuleSpec("duo_ext.compat", None)
-    exec(compile(script.read_bytes(), script, "exec"), program.__dict__)
+    exec(compile(script.read_bytes(), script, "exec", dont_inherit=True), program.__dict__)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from duo_ext.weights import pickles
 
 T = TypeVar("T")
 
-# What a value in a file's configuration may refer to: other values, our assets, folders.
 HASH = re.compile("[0-9a-f]{64}")
+# What a value in a file's configuration may refer to: other values, our assets, folders.
 REFERENCE = re.compile(
     r"\$\{(?:[\w.]+|(?:idlm_asset|idlm_text|idlm_integral|cwd|hydra):[\w./-]*)\}"
 )
@@ -43,7 +43,7 @@ def _calls(value):
     return isinstance(value, str) and value.count("${") != len(REFERENCE.findall(value))
 
 
-SECTIONS = ("algo", "data", "model", "noise", "graph")
+SECTIONS = ("algo", "data", "model", "noise", "graph")  # of a configuration
 
 
 @dataclass(frozen=True)
