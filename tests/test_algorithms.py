@@ -113,7 +113,7 @@ def test_the_posterior_is_what_was_asked_for(distil):
 
 
 RECIPES = (("idlm",), ("idlm_mdlm",), ("idlm", SHARED), ("idlm", *ADAPTED))
-RECIPES += (("idlm", *ADAPTED, HALVED),)
+RECIPES += (("idlm", *ADAPTED, HALVED, "algo.adapter.targets=['*']"),)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids="-".join)

@@ -22,7 +22,6 @@ from duo_ext import Refused
 from duo_ext.core.halved import Halved, halved, linear
 
 KEY = "algo.adapter"
-HEAD = "output_layer.linear"
 NAME = "default"  # peft's, of the one adapter of a layer
 FROZEN = ("float32", "bf16")  # how weights under adapters are held
 
@@ -49,7 +48,7 @@ def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Mo
     """Freeze a network and put adapters on it, as the section ``algo.adapter`` says, in place.
 
     Gives the frozen network without adapters. A weight that is trained whole has none. A is drawn
-    by ``seed``. Raises Refused where a pattern matches nothing, or ``targets`` the last layer.
+    by ``seed``. Raises Refused where a pattern matches nothing.
     """
     peft = library()
     frozen = twin(network.requires_grad_(False))
@@ -58,11 +57,6 @@ def adapt(network: torch.nn.Module, settings: Mapping, seed: int) -> torch.nn.Mo
     layers = [name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)]
     targets = _matching("targets", settings["targets"], layers, "linear layers")
     targets = [name for name in targets if f"{name}.weight" not in names]
-    if HEAD in targets:
-        raise Refused(
-            f"{KEY}.targets is {list(settings['targets'])}, which matches the last layer; it has "
-            f"no adapters, but can be trained whole: {KEY}.whole=['{HEAD}.*']"
-        )
     if not targets:
         raise Refused(
             f"{KEY}.whole is {list(settings['whole'])}, which leaves no layer of {KEY}.targets an "

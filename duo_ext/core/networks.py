@@ -90,6 +90,8 @@ class Denoiser:
         The gradient of the logits is gradient_RV times scale_R. ``into`` has a tensor for each of
         ``head_parameters``, to which its gradient is added, or None.
         """
+        if type(self._last_layer) is not torch.nn.Linear:
+            return self._differentiated(features_RD, gradient_RV * scale_R[:, None], into)
         weight_VD, *_ = self.head_parameters
         scale_R = scale_R.to(weight_VD.dtype)
         rounded = self._autocast["dtype"] if self._autocast["enabled"] else weight_VD.dtype
@@ -105,6 +107,19 @@ class Denoiser:
                 else:  # in place: no second (V, D)
                     total.addmm_(gradient_RV.T, features_RD * scale_R[:, None])
             return (gradient_RV @ weight_VD) * scale_R[:, None]
+
+    def _differentiated(self, features_RD, gradient_RV, into):
+        """As ``head_backward``, of a last layer with adapters: its logits are formed once more."""
+        both = zip(self.head_parameters, into, strict=True)
+        wanted = [(parameter, total) for parameter, total in both if total is not None]
+        with torch.enable_grad():
+            features_RD = features_RD.detach().requires_grad_()
+            logits = self.head(features_RD)
+        inputs = [features_RD, *(parameter for parameter, _ in wanted)]
+        of_features, *found = torch.autograd.grad(logits, inputs, gradient_RV.to(logits.dtype))
+        for (_, total), gradient in zip(wanted, found, strict=True):
+            total += gradient
+        return of_features
 
     @property
     def _last_layer(self):

@@ -97,7 +97,7 @@ def algorithm(request):
 
 
 ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
-HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16")
+HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16", "algo.adapter.targets=['*']")  # and the head
 
 
 @pytest.fixture(params=[(), ADAPTERS, HALVED], ids=["full", "adapted", "halved"])

@@ -25,7 +25,7 @@ from sedd_ext import runs
 
 TREES = ("standalone", "sedd")
 ADAPTERS = ("algo.adapter.rank=3", "algo.adapter.whole=['*.bias']")
-HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16")
+HALVED = (*ADAPTERS, "algo.adapter.frozen=bf16", "algo.adapter.targets=['*']")  # and the head
 STUDENTS = {"student": (), "adapted": ADAPTERS, "halved": HALVED}
 KINDS = ("teacher", *STUDENTS)
 PREDICTORS = ("analytic", "euler")

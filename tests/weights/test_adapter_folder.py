@@ -14,6 +14,7 @@ peft = pytest.importorskip("peft")
 
 V = 33
 SETTINGS = {"rank": 3, "alpha": 6.0, "targets": ["blocks.*", "sigma_map.*"], "whole": []}
+SETTINGS["targets"] += ["output_layer.*"]
 SETTINGS |= {"frozen": "float32"}
 WHOLE = {"biases": ["*.bias"], "norms": ["*norm*"], "most": ["*.bias", "*norm*", "vocab_embed.*"]}
 
