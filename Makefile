@@ -35,13 +35,13 @@ demo-duo demo-mdlm: demo-%: install
 	rm -rf runs/$@
 	$(BIN)/python -m duo_ext +experiment=sotu_idlm_$* hydra.run.dir=runs/$@
 	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/$*.ckpt}' \
-	  --student runs/$@/checkpoints/best.ckpt $(SAMPLED) --output runs/$@
+	  --student runs/$@ $(SAMPLED) --output runs/$@
 
 demo-sedd: install
 	rm -rf runs/$@
 	$(BIN)/python -m sedd_ext +experiment=sotu_idlm_sedd hydra.run.dir=runs/$@
 	$(BIN)/python -m sedd_ext.evaluate --teacher '$${idlm_asset:teachers/sedd}' \
-	  --student runs/$@/checkpoints/best.pth $(SAMPLED) --output runs/$@
+	  --student runs/$@ $(SAMPLED) --output runs/$@
 
 demo-dcd: install
 	rm -rf runs/$@
@@ -49,7 +49,7 @@ demo-dcd: install
 	$(BIN)/python -m duo_ext +experiment=sotu_idlm_dcd hydra.run.dir=runs/$@/idlm \
 	  algo.teacher_path=../dcd/checkpoints/last.ckpt
 	$(BIN)/python -m duo_ext.evaluate --teacher '$${idlm_asset:teachers/duo.ckpt}' $(SAMPLED) \
-	  --student runs/$@/dcd/checkpoints/last.ckpt runs/$@/idlm/checkpoints/best.ckpt \
+	  --student runs/$@/dcd runs/$@/idlm \
 	  --noise-removal ancestral greedy --output runs/$@
 
 results: install
