@@ -25,7 +25,7 @@ from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
 from duo_ext.core.uniform import Sample, UniformProcess
 from duo_ext.families import FAMILIES
-from duo_ext.settings import require
+from duo_ext.values import require
 
 GRID = 4  # steps of the sampler
 

@@ -19,13 +19,14 @@ from duo_ext.core.networks import Tempered
 from duo_ext.data.texts import Tokenizer
 from duo_ext.families import FAMILIES
 from duo_ext.measuring.subject import HOST, trained_for
-from duo_ext.settings import check_idlm, choose, inputs, require_whole
+from duo_ext.settings import check_idlm, inputs, require_whole
 from duo_ext.training import loaders
 from duo_ext.training.average import average
 from duo_ext.training.looks import Watched, process_of
 from duo_ext.training.opponents import Opponents
 from duo_ext.training.recompute import prepare_blocks
 from duo_ext.training.resuming import Resumed
+from duo_ext.values import choose
 from duo_ext.weights import pretrained
 
 

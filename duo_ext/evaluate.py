@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from duo_ext import Refused, families, host, settings
+from duo_ext import Refused, families, host, values
 from duo_ext.commands import evaluation, line
 from duo_ext.commands.line import resolve
 from duo_ext.core.absorbing import AbsorbingProcess
@@ -85,7 +85,7 @@ class Subject(subject.Subject):
     def require(self, setting: subject.Setting, precision: str) -> None:
         """Raise Refused for a setting that this checkpoint, or its host, has not."""
         super().require(setting, precision)
-        settings.require("--predictor", setting.predictor, PREDICTORS)
+        values.require("--predictor", setting.predictor, PREDICTORS)
         if setting.predictor == "psi" and not (
             setting.by_host and "psi" in self.model.config.sampling
         ):

@@ -12,7 +12,7 @@ from duo_ext import Refused
 from duo_ext.core import gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.uniform import UniformProcess
-from duo_ext.settings import require, require_positive
+from duo_ext.values import require, require_positive
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from duo_ext import settings
 from duo_ext.hosting import duo, trees
+from duo_ext.values import choose
 
 STANDALONE = Path(__file__).parent / "standalone"
 MODULES = ("main", "algo", "trainer_base", "dataloader", "metrics", "utils", "models")
@@ -50,7 +51,7 @@ class Host(trees.Tree):
 
         Raises Refused if a value cannot work, also where it is Duo that asserts it.
         """
-        mode = settings.choose("mode", config.mode, self.modes)
+        mode = choose("mode", config.mode, self.modes)
         settings.check(config)
         with self.refusing():
             if algorithm is None:

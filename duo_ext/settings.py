@@ -1,8 +1,6 @@
 """Values of Duo's keys that cannot work in any host, refused before anything is loaded."""
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
 import omegaconf
 import torch
@@ -12,8 +10,17 @@ from duo_ext import Refused, machine
 from duo_ext.core import adapters, samplers
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import grids
-
-T = TypeVar("T")
+from duo_ext.values import (
+    SEEDS,
+    make_texts,
+    make_whole,
+    require,
+    require_booleans,
+    require_counts,
+    require_number,
+    require_positive,
+    require_positive_or_null,
+)
 
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The settings of loss and updates, which no run changes when it goes on.
@@ -45,90 +52,6 @@ BOOLEANS += ("checkpointing.resume_from_ckpt", "model.scale_by_sigma")
 PATHS = ("algo.teacher_path", "checkpointing.resume_ckpt_path", "eval.checkpoint_path")
 PATHS += ("eval.generated_samples_path", "eval.gen_ppl_eval_model_name_or_path")
 PATHS += ("data.train", "data.valid", "data.cache_dir", "data.tokenizer_name_or_path")
-SEEDS = 2**32  # so many does numpy know
-
-
-def require(key: str, name: object, options: Iterable) -> None:
-    """Raise Refused, with a list of ``options``, if ``name``, the value of ``key``, is none."""
-    if name not in options:
-        raise Refused(f"{key} is '{name}'; it must be one of {', '.join(map(str, options))}")
-
-
-def choose(key: str, name: str, options: Mapping[str, T]) -> T:
-    """options[name]; Refused, as ``require`` raises it, if there is none."""
-    require(key, name, options)
-    return options[name]
-
-
-def make_whole(config: DictConfig, keys: Iterable[str]) -> None:
-    """Make the values of ``keys`` whole numbers where they are written as 4.0 or 4e3.
-
-    A list is taken entry by entry. Raises Refused for 4.5.
-    """
-    for key in keys:
-        value = omegaconf.OmegaConf.select(config, key)
-        if omegaconf.OmegaConf.is_list(value):
-            omegaconf.OmegaConf.update(config, key, [_whole(key, part) for part in value])
-        elif isinstance(value, float):
-            omegaconf.OmegaConf.update(config, key, _whole(key, value))
-
-
-def _whole(key, value):
-    if isinstance(value, float) and not value.is_integer():
-        raise Refused(f"{key} is {value}; it must be a whole number")
-    return int(value) if isinstance(value, float) else value
-
-
-def make_texts(config: DictConfig, keys: Iterable[str]) -> None:
-    """Make the values of ``keys`` texts where they are written as whole numbers, as 1990.
-
-    Raises Refused for other values that are no texts; null stays.
-    """
-    for key in keys:
-        value = omegaconf.OmegaConf.select(config, key)
-        if type(value) is int:
-            omegaconf.OmegaConf.update(config, key, str(value))
-        elif not isinstance(value, str | None):
-            raise Refused(f"{key} is {value}; it must be a text, as \"{key}='...'\"")
-
-
-def require_booleans(config: DictConfig, keys: Iterable[str]) -> None:
-    """Raise Refused that names the first of the keys whose value is neither true nor false.
-
-    Any other word would count as true. Keys that are not there, or null, are the host's.
-    """
-    for key in keys:
-        value = omegaconf.OmegaConf.select(config, key)
-        if value is not None and not isinstance(value, bool):
-            raise Refused(f"{key} is {value}; it must be true or false")
-
-
-def require_positive(config: DictConfig, keys: Iterable[str]) -> None:
-    """Raise Refused that names the first of the keys whose value is no positive number."""
-    for key in keys:
-        value = omegaconf.OmegaConf.select(config, key)
-        if not isinstance(value, int | float) or not value > 0:
-            raise Refused(f"{key} is {value}; it must be a positive number")
-
-
-def require_number(
-    key: str, value: object, least: float = 0, most: float = math.inf, whole: bool = False
-) -> None:
-    """Raise Refused if ``value``, that of ``key``, is no number from ``least`` to ``most``, or no
-    whole one where that is asked for."""
-    kind = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-        wanted = f"a {'whole ' * whole}number"
-        wanted += f", at least {least}" * math.isfinite(least)
-        wanted += f", at most {most}" * math.isfinite(most)
-        raise Refused(f"{key} is {value}; it must be {wanted}")
-
-
-def require_counts(key: str, value: object) -> None:
-    """Raise Refused if ``value``, that of ``key``, is no list of whole numbers above 0."""
-    listed = omegaconf.OmegaConf.is_list(value) and len(value) > 0
-    if not listed or not all(type(part) is int and part >= 1 for part in value):
-        raise Refused(f"{key} is {value}; it must be a list of whole numbers above 0, as [4,8]")
 
 
 def check_model(config: DictConfig) -> None:
@@ -152,6 +75,16 @@ def check_optimizer(config: DictConfig) -> None:
             require_number(f"optim.{key}", value)
             if key.startswith("beta") and value >= 1:
                 raise Refused(f"optim.{key} is {value}; it must be below 1")
+
+
+def require_no_pairs(config: DictConfig, package: str) -> None:
+    """Raise Refused for data of pairs, whose prompts a host's own sampling does not give; those of
+    ``package`` do."""
+    if omegaconf.OmegaConf.select(config, "data.pairs"):
+        raise Refused(
+            f"mode is {config.mode}, which gives no prompts of data.pairs; "
+            f"python -m {package}.evaluate and {package}.generate do"
+        )
 
 
 def check(config: DictConfig) -> None:
@@ -184,11 +117,8 @@ def check(config: DictConfig) -> None:
     modality = omegaconf.OmegaConf.select(config, "data.modality") or "text"
     if own and modality != "text":
         raise Refused(f"data.modality is '{modality}'; a distillation takes text")
-    if config.mode == "sample_eval" and omegaconf.OmegaConf.select(config, "data.pairs"):
-        raise Refused(
-            "mode is sample_eval, which gives no prompts of data.pairs; "
-            "python -m duo_ext.evaluate and duo_ext.generate do"
-        )
+    if config.mode == "sample_eval":
+        require_no_pairs(config, "duo_ext")
     if config.mode in ("train", "ppl_eval"):
         key = "algo.precision" if own else "trainer.precision"
         precision = str(omegaconf.OmegaConf.select(config, key))
@@ -224,7 +154,7 @@ def check_idlm(settings: DictConfig, length: int) -> None:
             f"algo.prompt_length is {settings.prompt_length}; "
             f"it must be less than model.length {length}"
         )
-    _require_positive_or_null("algo.fake_lr", settings.fake_lr, "optim.lr")
+    require_positive_or_null("algo.fake_lr", settings.fake_lr, "optim.lr")
     for key in ("on_policy", "infill"):
         require_number(f"algo.{key}", settings[key], most=1)
     require_counts("algo.rollout_steps", settings.rollout_steps)
@@ -236,12 +166,6 @@ def check_idlm(settings: DictConfig, length: int) -> None:
     _check_adapter(settings.adapter)
 
 
-def _require_positive_or_null(key, value, null):
-    """Raise Refused for any other value; ``null`` is what it stands for then."""
-    if value is not None and not (isinstance(value, int | float) and value > 0):
-        raise Refused(f"{key} is {value}; it must be a positive number, or null for {null}")
-
-
 def _check_adapter(adapter):
     """Raise Refused for values of ``algo.adapter`` that no network can have, or without peft."""
     key = "algo.adapter"
@@ -249,7 +173,7 @@ def _check_adapter(adapter):
         raise Refused(
             f"{key}.rank is {adapter.rank}; it must be a whole number, 0 for full networks"
         )
-    _require_positive_or_null(f"{key}.alpha", adapter.alpha, "the rank")
+    require_positive_or_null(f"{key}.alpha", adapter.alpha, "the rank")
     for name, least in (("targets", 1), ("whole", 0)):
         patterns = adapter[name]
         listed = omegaconf.OmegaConf.is_list(patterns) and len(patterns) >= least

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from duo_ext.commands import checking, folder, line
-from duo_ext.settings import choose
+from duo_ext.values import choose
 from sedd_ext import host, settings
 from sedd_ext.remedies import AFTER
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import omegaconf
 import torch
 
-from duo_ext import Refused, settings
+from duo_ext import Refused, values
 from duo_ext.commands import evaluation, line
 from duo_ext.core.networks import Tempered
 from duo_ext.core.score import ScoreProcess
@@ -58,11 +58,11 @@ class Subject(subject.Subject):
         """Raise Refused for a setting that this checkpoint cannot be sampled under."""
         super().require(setting, precision)
         predictor = setting.predictor
-        settings.require("--predictor", predictor, PREDICTORS)
+        values.require("--predictor", predictor, PREDICTORS)
         if setting.nucleus != 1:
             raise Refused(f"nucleus is {setting.nucleus}; with SEDD's models it must be 1: none")
         if setting.by_host:
-            settings.require("--noise-removal", setting.noise_removal, REMOVALS)
+            values.require("--noise-removal", setting.noise_removal, REMOVALS)
             check_way(self._way(setting, precision), self.parts.graph)
             return
         if setting.sampler != "ancestral" and predictor != "renormalised":

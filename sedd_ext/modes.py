@@ -10,7 +10,7 @@ from torch import Tensor
 from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.networks import Tempered
-from duo_ext.data import pairs, prompts
+from duo_ext.data import prompts
 from duo_ext.data.texts import Tokenizer
 from duo_ext.files import write_whole
 from duo_ext.measuring import draws, metrics
@@ -68,11 +68,6 @@ def sample(config: DictConfig, folder: str) -> None:
 
     The judge's GenPPL and the entropy stand there, too.
     """
-    if pairs.Form.configured(config.data):
-        raise Refused(
-            "mode is sample, which gives no prompts of data.pairs; "
-            "python -m sedd_ext.evaluate and sedd_ext.generate do"
-        )
     parts, tokenizer = load(config)
     project = projector(config, tokenizer, parts.device)
     if trained_for(config.algo) == HOST:

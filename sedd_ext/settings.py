@@ -6,11 +6,9 @@ import torch
 from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
-from duo_ext.settings import (
-    COUNTS,
+from duo_ext.settings import COUNTS, check_model, check_optimizer, require_no_pairs
+from duo_ext.values import (
     SEEDS,
-    check_model,
-    check_optimizer,
     make_texts,
     make_whole,
     require_booleans,
@@ -50,6 +48,8 @@ def check(config: DictConfig) -> None:
     require_number("seed", config.seed, most=SEEDS - 1, whole=True)
     if str(config.precision) not in PRECISIONS:
         raise Refused(f"precision is {config.precision}; it must be {' or '.join(PRECISIONS)}")
+    if config.mode == "sample":
+        require_no_pairs(config, "sedd_ext")
     if config.mode == "train":
         if config.training.micro_batch is not None:
             require_positive(config, ("training.micro_batch",))

@@ -14,11 +14,12 @@ from duo_ext.data.texts import Tokenizer
 from duo_ext.files import sweep, write_whole
 from duo_ext.measuring import draws
 from duo_ext.ranks import Ranks
-from duo_ext.settings import choose, chosen
+from duo_ext.settings import chosen
 from duo_ext.training.guard import Watch, logged
 from duo_ext.training.interrupt import Interrupt
 from duo_ext.training.order import ResumableLoader
 from duo_ext.training.progress import Progress
+from duo_ext.values import choose
 from duo_ext.weights import checkpoints
 from duo_ext.weights.saves import Saves
 from sedd_ext import data, given, host, looks, runs, workers
@@ -231,9 +232,8 @@ class Run:
                     return
 
     def _precision(self):
-        if self.config.precision == "bf16":
-            return torch.autocast(self.parts.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+        wanted = self.config.precision == "bf16"
+        return torch.autocast(self.parts.device.type, torch.bfloat16, enabled=wanted)
 
     # after a step ----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import omegaconf
 import pytest
 import torch
 
-from duo_ext import host, settings
+from duo_ext import host, settings, values
 
 CONFIG = {
     "mode": "train",
@@ -91,9 +91,9 @@ def test_the_batch_of_the_training_is_of_no_concern_to_an_evaluation(mode):
 
 
 def test_a_choice_is_one_of_the_options():
-    assert settings.choose("algo.process", "b", {"a": 1, "b": 2}) == 2
+    assert values.choose("algo.process", "b", {"a": 1, "b": 2}) == 2
     with pytest.raises(ValueError, match=r"^algo.process is 'c'; it must be one of a, b$"):
-        settings.choose("algo.process", "c", {"a": 1, "b": 2})
+        values.choose("algo.process", "c", {"a": 1, "b": 2})
 
 
 @pytest.mark.parametrize("algorithm", [None, pytest.fail], ids=["the host's", "ours"])
@@ -105,9 +105,9 @@ def test_a_host_refuses_before_it_loads_anything(tiny, standalone, monkeypatch, 
 
 
 def test_a_choice_outside_the_list_names_the_key_and_the_list():
-    assert settings.choose("mode", "train", {"train": 1, "sample": 2}) == 1
+    assert values.choose("mode", "train", {"train": 1, "sample": 2}) == 1
     with pytest.raises(ValueError, match="mode is 'fly'; it must be one of train, sample"):
-        settings.choose("mode", "fly", {"train": 1, "sample": 2})
+        values.choose("mode", "fly", {"train": 1, "sample": 2})
 
 
 def test_a_whole_number_may_be_written_with_a_point():

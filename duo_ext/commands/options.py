@@ -15,7 +15,7 @@ from duo_ext import Refused
 from duo_ext.core import samplers
 from duo_ext.core.samplers import grids
 from duo_ext.measuring.subject import Setting, Subject, grid_of
-from duo_ext.settings import SEEDS
+from duo_ext.values import SEEDS
 from duo_ext.weights.pretrained import FILE_ENDINGS
 
 if TYPE_CHECKING:

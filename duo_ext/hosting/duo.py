@@ -135,7 +135,7 @@ def admit(config: DictConfig, key: str, may_be_missing: bool = False) -> None:
     path = omegaconf.OmegaConf.select(config, key)
     if not path or (may_be_missing and not files.exists(path)):
         return
-    if config.algo.get("trust_checkpoint", False) is True:
+    if checkpoints.trusted(config):
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         return
     checkpoints.read(path, key)

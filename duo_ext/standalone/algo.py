@@ -12,7 +12,7 @@ import trainer_base
 
 from duo_ext import Refused
 from duo_ext.core import schedules
-from duo_ext.settings import require_positive
+from duo_ext.values import require_positive
 
 
 class AR(trainer_base.TrainerBase):

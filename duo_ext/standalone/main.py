@@ -14,7 +14,7 @@ import lightning
 import omegaconf
 
 from duo_ext import files
-from duo_ext.settings import require
+from duo_ext.values import require
 from duo_ext.weights import checkpoints
 
 ALGORITHMS = {
@@ -39,15 +39,11 @@ for _name, _resolver in RESOLVERS.items():
 
 def _load(diffusion_model, config, tokenizer, key):
     """A model from the checkpoint that ``key`` names, its EMA included."""
-    path, trust = omegaconf.OmegaConf.select(config, key), _trusted(config)
+    path, trust = omegaconf.OmegaConf.select(config, key), checkpoints.trusted(config)
     checkpoints.read(path, key, trust)
     return diffusion_model.load_from_checkpoint(
         path, tokenizer=tokenizer, config=config, map_location="cpu", weights_only=not trust
     )
-
-
-def _trusted(config):
-    return config.algo.get("trust_checkpoint", False) is True
 
 
 def _load_from_checkpoint(diffusion_model, config, tokenizer):
@@ -93,7 +89,7 @@ def _train(diffusion_model, config, logger, tokenizer):
     if not (config.checkpointing.resume_from_ckpt and resume and files.exists(resume)):
         resume = None
     if resume:
-        checkpoints.read(resume, "checkpointing.resume_ckpt_path", _trusted(config))
+        checkpoints.read(resume, "checkpointing.resume_ckpt_path", checkpoints.trusted(config))
     callbacks = [hydra.utils.instantiate(c) for c in config.get("callbacks", {}).values()]
     trainer = _trainer(config, callbacks)
     train, valid = dataloader.get_dataloaders(config, tokenizer)
@@ -101,7 +97,7 @@ def _train(diffusion_model, config, logger, tokenizer):
         model = _load(diffusion_model, config, tokenizer, "training.finetune_path")
     else:
         model = diffusion_model(config, tokenizer=tokenizer)
-    trainer.fit(model, train, valid, ckpt_path=resume, weights_only=not _trusted(config))
+    trainer.fit(model, train, valid, ckpt_path=resume, weights_only=not checkpoints.trusted(config))
     return model
 
 

@@ -18,7 +18,7 @@ import utils
 
 from duo_ext import Refused
 from duo_ext.data import texts
-from duo_ext.settings import require
+from duo_ext.values import require
 from duo_ext.weights import checkpoints
 
 

@@ -72,6 +72,11 @@ TRUST = (
 )
 
 
+def trusted(config: DictConfig) -> bool:
+    """Whether ``algo.trust_checkpoint`` is true: the word itself, and no other text."""
+    return config.algo.get("trust_checkpoint", False) is True
+
+
 def read(path: str, key: str, trust: bool = False) -> dict:
     """A checkpoint file of Duo's, as the dictionary that it holds.
 
