@@ -10,10 +10,18 @@ from benchmarks import adapters, table
 pytest.importorskip("peft")
 
 
-@pytest.mark.parametrize(("family", "name"), [("MDLM", "mdlm"), ("Duo", "duo")])
-def test_learning_rates_are_over_those_of_the_experiments(standalone, family, name):
-    config = standalone.compose([f"+experiment=sotu_idlm_{name}"])
+@pytest.mark.parametrize("family", adapters.FULL)
+def test_full_networks_have_the_rates_that_adapters_multiply(standalone, family):
+    config = standalone.compose(list(adapters.full(family)))
     assert adapters.FULL[family] == (config.optim.lr, config.algo.fake_lr)
+    config = standalone.compose(list(adapters.adapted(family, 4)))
+    rates = [adapters.RATES[family] / 2 * rate for rate in adapters.FULL[family]]
+    assert [config.optim.lr, config.algo.fake_lr] == pytest.approx(rates)
+
+
+def test_full_students_of_mdlm_are_those_of_the_experiment(standalone):
+    plain = standalone.compose(["+experiment=sotu_idlm_mdlm"])
+    assert standalone.compose(list(adapters.full("MDLM"))) == plain
 
 
 def test_methods_differ_in_their_adapters_and_the_rates_alone(standalone):
