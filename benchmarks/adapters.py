@@ -6,11 +6,9 @@ results.json, with the seconds of each distillation, table.md and figure.png to 
 has finished is not done again.
 """
 
-import functools
-
 from benchmarks import sotu32, table
 from benchmarks.methods import Benchmark, experiment
-from benchmarks.sotu32 import COLD, HOT, SHORT, mdlm
+from benchmarks.sotu32 import COLD, EARLIER, HOT, SHORT, duo, mdlm
 
 RANKS = (4, 16, 64)
 WAYS = {  # biases and norms trained whole; weights under adapters held in bf16
@@ -24,18 +22,16 @@ FULL = {  # family: (optim.lr, algo.fake_lr) of full networks
     "MDLM": (8e-5, 1e-3),
     "Duo": (1e-4, 5e-4),
 }
-GRID = "power:2.2"
 RECIPES = {  # Duo's students have noised data as inputs here, unlike those of its experiment
     "MDLM": ("sotu_idlm_mdlm",),
     "Duo": (
         "sotu_idlm_duo",
         "algo.posterior=false",
         "algo.on_policy=0",
-        f"algo.grid={GRID}",
+        "algo.grid=power:2.2",
         *SHORT,
     ),
 }
-duo = functools.partial(sotu32.duo, own={"spread": ("--sampler", "spread", "--grid", GRID)})
 
 
 def full(family):
@@ -54,22 +50,22 @@ def _rates(family, factor):
     return map("{}={:g}".format, ("optim.lr", "algo.fake_lr"), rates)
 
 
-def of_ranks(make, family, reach):
+def of_ranks(make, family, **settings):
     """The methods of a family: full networks, each rank, and WAYS with one rank."""
     name = f"IDLM-{family}"
-    yield make(name, *full(family), reach=reach)
+    yield make(name, *full(family), **settings)
     for rank in RANKS:
-        yield make(f"{name}, rank {rank}", *adapted(family, rank), reach=reach)
+        yield make(f"{name}, rank {rank}", *adapted(family, rank), **settings)
     for way, setting in WAYS.items():
         words = adapted(family, RANKS[1], setting)
-        yield make(f"{name}, rank {RANKS[1]}, {way}", *words, reach=reach)
+        yield make(f"{name}, rank {RANKS[1]}, {way}", *words, **settings)
 
 
 METHODS = (
     mdlm("MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", steps=(64,)),
-    *of_ranks(mdlm, "MDLM", HOT),
-    duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", steps=(64,)),
-    *of_ranks(duo, "Duo", COLD),
+    *of_ranks(mdlm, "MDLM", reach=HOT),
+    duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}", steps=(64,), own=EARLIER),
+    *of_ranks(duo, "Duo", reach=COLD, own=EARLIER),
 )
 BENCHMARK = Benchmark(
     module="benchmarks.adapters",

@@ -10,6 +10,7 @@ from benchmarks.methods import Benchmark, Method, experiment
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
 MASKS = {sampler: ("--sampler", sampler, "--grid", "linear") for sampler in ("spread", "comb")}
 JUMPS = {"spread": ("--sampler", "spread", "--grid", "power:3")}
+EARLIER = {"spread": ("--sampler", "spread", "--grid", "power:2.2")}  # students of noised data
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
 GAUSSIAN = (*PAPER, "algo.posterior=false", "algo.noising=gaussian")
 # Duo's students whose inputs are noised data: they drift sooner.
@@ -41,6 +42,7 @@ METHODS = (
         "IDLM-Duo, Gaussian",
         *experiment("sotu_idlm_duo", *GAUSSIAN, *RATES, *SHORT),
         reach=COLD,
+        own=EARLIER,
     ),
     duo(
         "IDLM-DCD",
@@ -54,6 +56,7 @@ METHODS = (
         *experiment("sotu_idlm_dcd", *GAUSSIAN, *RATES, *SHORT),
         after="Duo-DCD",
         reach=COLD,
+        own=EARLIER,
     ),
     sedd("SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
     sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd"), reach=HOT),

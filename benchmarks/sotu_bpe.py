@@ -7,7 +7,7 @@ figure.png to --output. What a run has finished is not done again.
 
 from benchmarks import table
 from benchmarks.methods import Benchmark, experiment
-from benchmarks.sotu32 import COLD, GAUSSIAN, HOT, duo, mdlm
+from benchmarks.sotu32 import COLD, EARLIER, GAUSSIAN, HOT, duo, mdlm
 
 SMOKE = ("machine=cpu", "model.n_blocks=1", "loader.global_batch_size=2", "trainer.max_steps=2")
 SMOKE_TEACHER = (*SMOKE, "lr_scheduler.warmup_t=1")
@@ -21,8 +21,14 @@ def of_size(size, *others, **settings):
     methods = (
         mdlm("MDLM", *experiment(f"{size}_mdlm"), extra=("--ceiling",), once=True),
         mdlm("IDLM-MDLM", *experiment(f"{size}_idlm_mdlm"), after="MDLM", reach=HOT),
-        duo("Duo", *experiment(f"{size}_duo"), once=True),
-        duo("IDLM-Duo", *experiment(f"{size}_idlm_duo"), after="Duo", reach=COLD),
+        duo("Duo", *experiment(f"{size}_duo"), once=True, own=EARLIER),
+        duo(
+            "IDLM-Duo",
+            *experiment(f"{size}_idlm_duo"),
+            after="Duo",
+            reach=COLD,
+            own=EARLIER,
+        ),
         *others,
     )
     return Benchmark(
@@ -35,7 +41,7 @@ def of_size(size, *others, **settings):
 
 
 AS_IN_THE_PAPER = experiment("sotu_bpe_idlm_duo", *GAUSSIAN)
-OTHERS = (duo("IDLM-Duo, Gaussian", *AS_IN_THE_PAPER, after="Duo", reach=COLD),)
+OTHERS = (duo("IDLM-Duo, Gaussian", *AS_IN_THE_PAPER, after="Duo", reach=COLD, own=EARLIER),)
 BENCHMARK = of_size("sotu_bpe", *OTHERS, steps=(1, 2, 4, 8, 16, 32, 64, 128, 256), jobs=1)
 
 
