@@ -13,9 +13,9 @@ JUMPS = {"spread": ("--sampler", "spread", "--grid", "power:3")}
 EARLIER = {"spread": ("--sampler", "spread", "--grid", "power:2.2")}  # students of noised data
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
 GAUSSIAN = (*PAPER, "algo.posterior=false", "algo.noising=gaussian")
-# Duo's students whose inputs are noised data: they drift sooner.
-RATES = ("optim.lr=1e-4", "algo.fake_lr=5e-4")
+# Duo's students whose inputs are noised data drift sooner.
 SHORT = ("trainer.max_steps=160", "algo.guard.patience=3")
+SLOW = ("optim.lr=1e-4", "algo.fake_lr=5e-4")
 
 
 def mdlm(name, *train, **settings):
@@ -40,7 +40,7 @@ METHODS = (
     duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
     duo(
         "IDLM-Duo, Gaussian",
-        *experiment("sotu_idlm_duo", *GAUSSIAN, *RATES, *SHORT),
+        *experiment("sotu_idlm_duo", *GAUSSIAN, *SLOW, *SHORT),
         reach=COLD,
         own=EARLIER,
     ),
@@ -53,7 +53,7 @@ METHODS = (
     ),
     duo(
         "IDLM-DCD, Gaussian",
-        *experiment("sotu_idlm_dcd", *GAUSSIAN, *RATES, *SHORT),
+        *experiment("sotu_idlm_dcd", *GAUSSIAN, *SLOW, *SHORT),
         after="Duo-DCD",
         reach=COLD,
         own=EARLIER,
