@@ -18,7 +18,7 @@ from duo_ext.core.uniform import Sample, UniformProcess
 
 
 class Absorbing(AbsorbingProcess):
-    """(5) at the positions masked in x_s."""
+    """(5) at the positions masked in x_s that the next step of sampling writes."""
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():
@@ -45,11 +45,11 @@ class Absorbing(AbsorbingProcess):
         hidden_BL, *_ = drawn
         return xhat_BLV, torch.where(hidden_BL, self.mask_index, x_BL), *drawn
 
-    def _mean(self, xhat_BLV, x_BL, network, given_BL, hidden_BL, alpha_s, weight_BL):
+    def _mean(self, xhat_BLV, x_BL, network, given_BL, hidden_BL, later_BL, alpha_s, weight_BL):
         dtype = xhat_BLV.dtype
         logits_BLV = network(x_BL, alpha_s)
         loss_BL = self._loss(xhat_BLV, logits_BLV, alpha_s.to(dtype), weight_BL.to(dtype))
-        return (loss_BL * hidden_BL).sum() / (~given_BL).sum()
+        return (loss_BL * (hidden_BL & ~later_BL)).sum() / (~given_BL).sum()
 
     def _loss(self, xhat_BLV, logits_BLV, alpha_s, weight_BL):
         outside_V = self._outside(logits_BLV)

@@ -59,15 +59,27 @@ class AbsorbingProcess(Process):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
 
     def _draw(self, student, x0_BL, given_BL):
-        """z_t and alpha_t; where x_s is masked, alpha_s and dalpha_s / (1 - alpha_s)."""
+        """z_t and alpha_t; where x_s is masked, and which of these the next step of sampling leaves
+        masked anyhow; the level of x_s and its weight.
+
+        x_s keeps a share alpha of what is known after that step, a share of the text itself: its
+        level is their product, its weight dalpha / (1 - alpha).
+        """
         B, device = len(x0_BL), x0_BL.device
         t_B = self.input_times(B, self.eps, device)
-        alpha_s, dalpha_s = self.schedule(sample_times(B, self.eps, device))
+        alpha_B, dalpha_B = self.schedule(sample_times(B, self.eps, device))
         z_BL = self._input(x0_BL, self.schedule(t_B)[0], given_BL)
-        hidden_BL = self._hidden(alpha_s, given_BL)
-        rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
-        weight_BL = (dalpha_s / (1 - alpha_s))[:, None].expand_as(hidden_BL)
-        return z_BL, self.schedule(t_B)[0], hidden_BL, alpha_s, weight_BL
+        hidden_BL = self._hidden(alpha_B, given_BL)
+        after_B, changes_BL = rollout.mix_in(self, student, x0_BL, given_BL, z_BL, t_B)
+        alpha_t = self.schedule(t_B)[0]
+        written_BL = self._written(z_BL, alpha_t[:, None], after_B[:, None], given_BL, changes_BL)
+        later_BL = self.masked(z_BL, given_BL) & ~written_BL
+        weight_BL = (dalpha_B / (1 - alpha_B))[:, None].expand_as(hidden_BL)
+        return z_BL, alpha_t, hidden_BL | later_BL, later_BL, after_B * alpha_B, weight_BL
+
+    def _written(self, z_BL, alpha_t, alpha_s, given_BL, changes_BL):
+        """The masks of z_t that are tokens in z_s."""
+        return (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & self.masked(z_BL, given_BL)
 
     def prior(self, x0_BL: Tensor, given_BL: Tensor) -> Tensor:
         """Masks (B, L); x0 where given."""
@@ -87,12 +99,12 @@ class AbsorbingProcess(Process):
         if changes_BL is None:
             changes_BL = self.uniforms(z_BL.shape, z_BL.device)
         u_BL = self.uniforms(z_BL.shape, z_BL.device)
-        drawn_BL = (changes_BL < (alpha_s - alpha_t) / (1 - alpha_t)) & self.masked(z_BL, given_BL)
+        written_BL = self._written(z_BL, alpha_t, alpha_s, given_BL, changes_BL)
 
         def choose(logits, u):
             return rows.sample_tokens(self.probs(logits), u)
 
-        return rows.fill(student, z_BL, drawn_BL, alpha_t, choose, u_BL)
+        return rows.fill(student, z_BL, written_BL, alpha_t, choose, u_BL)
 
     def law(self, logits_RV: Tensor, z_R: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """As ``Sampled`` says: a mask stays, or becomes one of the network's tokens."""
@@ -121,10 +133,12 @@ class AbsorbingProcess(Process):
         return x_BL
 
     def _sample(self, student, x0_BL, given_BL):
-        z_BL, alpha_t, hidden_BL, alpha_s, weight_BL = self._draw(student, x0_BL, given_BL)
+        z_BL, alpha_t, hidden_BL, later_BL, alpha_s, weight_BL = self._draw(
+            student, x0_BL, given_BL
+        )
         masked_BL = self.masked(z_BL, given_BL)
         sampled, free, copied = rows.positions(
-            masked_BL & ~hidden_BL, masked_BL & hidden_BL, hidden_BL & ~masked_BL
+            masked_BL & ~hidden_BL, masked_BL & hidden_BL & ~later_BL, hidden_BL & ~masked_BL
         )
         output = rows.Head.of(student, z_BL, alpha_t)
         return MaskedSample(

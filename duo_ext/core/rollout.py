@@ -5,6 +5,11 @@ the inputs z_t are states of the student's own sampling, a rollout; the paper ha
 inputs is allowed, because z_t is the latent of a generator. For the absorbing process rollouts slow
 the drift of the marginals.
 
+A whole text drawn at once from a state is not what a sampler draws: its tokens are independent of
+each other, and a student trained on such texts narrows its choice until they fit. So the absorbing
+process compares what is known after the next step of the rollout, and leaves out what is masked
+then. A perfect network is a fixed point if each step of its rollouts writes one token.
+
 A process says how its rollouts go. Each batch draws their number of steps out of ``rollout_steps``.
 ``rollout_grid`` is the grid of times (``samplers.grids``), ``order`` says which positions change
 together (``samplers.ancestral.Order``), ``rollout_stops`` draws where each sequence stops.
@@ -26,19 +31,27 @@ def sample_stops(steps: int, n: int, device: torch.device) -> Tensor:
 
 def mix_in(
     process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor, z_BL: Tensor, t_B: Tensor
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Replace, in place, each sequence of z_BL and its time in t_B by a state of the student's own
-    sampling and its time, with probability ``process.on_policy``."""
+    sampling and its time, with probability ``process.on_policy``.
+
+    Gives the next step of each: alpha after it (B,), and the numbers (B, L) that decide which
+    positions change in it (``Sampled.reverse``). That of noised data is the step to a whole text.
+    """
+    after_B, changes_BL = torch.ones_like(t_B), torch.zeros_like(z_BL, dtype=t_B.dtype)
     if process.on_policy > 0:
         (chosen,) = rows.positions(torch.rand(len(t_B), device=t_B.device) < process.on_policy)
-        z_BL[chosen], t_B[chosen] = states(process, student, x0_BL[chosen], given_BL[chosen])
+        found = states(process, student, x0_BL[chosen], given_BL[chosen])
+        for own, other in zip((z_BL, t_B, after_B, changes_BL), found, strict=True):
+            own[chosen] = other
+    return after_B, changes_BL
 
 
 @torch.no_grad()
 def states(
     process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(z_t (B, L), t (B,)) of the student's own sampling.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(z_t (B, L), t (B,)) of the student's own sampling, and the next step as ``mix_in`` gives it.
 
     Each sequence stops before a step that ``process.rollout_stops`` draws, as ``sample_stops``
     does; its t is the time at which that step begins.
@@ -48,7 +61,12 @@ def states(
     times_K = grids.times(process.rollout_grid, K - 1).to(device)
     alphas, _ = process.schedule(times_K)
     stop_B = process.rollout_stops(K, len(x0_BL), device)
+    changes = process.order(process, given_BL, alphas)
     z_BL = process.prior(x0_BL, given_BL)
-    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, process.order)
+    z_BL = ancestral.descend(process, student, z_BL, alphas, given_BL, stop_B, changes)
     torch.clear_autocast_cache()  # older autocasts keep weights that were cast without gradient
-    return z_BL, times_K[stop_B]
+    changes_BL = changes(alphas[stop_B, None])
+    if changes_BL is None:
+        changes_BL = process.uniforms(z_BL.shape, device)
+    after_B = torch.cat([alphas, alphas.new_ones(1)])[stop_B + 1]
+    return z_BL, times_K[stop_B], after_B, changes_BL

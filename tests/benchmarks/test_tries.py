@@ -168,7 +168,7 @@ def test_late_stops_in_proportion_to_the_steps_done(toy, name):
     process = tries.late(replace(PROCESSES[name], on_policy=1.0))
     x0 = torch.zeros(4000, L, dtype=torch.long)
     torch.manual_seed(0)
-    _, t = rollout.states(process, toy(V, L), x0, x0 > 0)
+    _, t, *_ = rollout.states(process, toy(V, L), x0, x0 > 0)
     values, counts = t.unique(return_counts=True)
     assert values.tolist() == [0.25, 0.5, 0.75, 1.0]
     torch.testing.assert_close(

@@ -12,7 +12,7 @@ from benchmarks import dense
 from duo_ext.core import gaussian, losses, rollout, rows, samplers, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.process import sample_times
-from duo_ext.core.samplers import comb, grids, spread
+from duo_ext.core.samplers import ancestral, comb, grids, spread
 from duo_ext.core.schedules import LogLinear
 from duo_ext.core.score import ScoreProcess
 from duo_ext.core.uniform import UniformProcess
@@ -20,24 +20,31 @@ from duo_ext.core.uniform import UniformProcess
 V, B, L = 6, 5, 7
 MASK = V - 1
 GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
+ROLLOUTS = {"on_policy": 1.0, "rollout_steps": (3,), "order": comb.changes}
 PROCESSES = {
     "absorbing": AbsorbingProcess(V, MASK),
+    "absorbing, rollouts": AbsorbingProcess(V, MASK, **ROLLOUTS),
     "uniform": UniformProcess(V),
     "posterior": UniformProcess(V, posterior=True),
     "gaussian": gaussian.GaussianUniformProcess(V, GAUSSIAN, tau=0.1),
     "score": ScoreProcess(V, MASK),
+    "score, rollouts": ScoreProcess(V, MASK, **ROLLOUTS),
 }
 DENSE = {
     "absorbing": dense.Absorbing(V, MASK),
+    "absorbing, rollouts": dense.Absorbing(V, MASK, **ROLLOUTS),
     "uniform": dense.Uniform(V),
     "posterior": dense.Uniform(V, posterior=True),
     "gaussian": dense.Gaussian(V, GAUSSIAN, tau=0.1),
     "score": dense.Score(V, MASK),
+    "score, rollouts": dense.Score(V, MASK, **ROLLOUTS),
 }
 # The loss of which the core leaves out no term; in the others it leaves those without a gradient.
 COMPLETE = {
     "absorbing": "fake_loss",
+    "absorbing, rollouts": "fake_loss",
     "score": "fake_loss",
+    "score, rollouts": "fake_loss",
     "uniform": "student_loss",
     "posterior": "student_loss",
     "gaussian": "student_loss",
@@ -148,7 +155,7 @@ def test_absorbing_heads_run_only_where_needed(networks, batch):
     """The student's differentiated rows are those masked in z_t and in x_s."""
     process, (student, fake, teacher) = PROCESSES["absorbing"], networks
     torch.manual_seed(1)
-    z, _, hidden, _, _ = process._draw(student, *batch)
+    z, _, hidden, *_ = process._draw(student, *batch)
     torch.manual_seed(1)
     process.student_loss(student, fake, teacher, *batch)
     both = ((z == MASK) & hidden).sum().item()
@@ -187,15 +194,17 @@ def test_visible_and_given_positions_carry_nothing(networks, batch, name):
     features = student.features
 
     def watched(z, alpha):
-        seen["z"], seen["features"] = z, features(z, alpha)
-        seen["features"].retain_grad()
-        return seen["features"]
+        found = features(z, alpha)
+        if found.requires_grad:  # not in a rollout
+            found.retain_grad()
+            seen["z"], seen["features"] = z, found
+        return found
 
     student.features = watched
     process.student_loss(student, fake, teacher, x0, given).backward()
     touched = seen["features"].grad.abs().sum(-1) > 0
     assert touched.any() and not touched[given].any()
-    if name in ("absorbing", "score"):
+    if PROCESSES[name].changes_once:
         assert not touched[seen["z"] != MASK].any()
 
 
@@ -223,6 +232,8 @@ def test_given_tokens_are_kept(networks, batch, name):
     for network in (student, teacher):
         features = network.features
         network.features = lambda x, alpha, f=features: inputs.append(x) or f(x, alpha)
+    if process.on_policy:
+        process = replace(process, rollout_stops=lambda steps, n, device: torch.zeros(n).long())
     process.student_loss(student, fake, teacher, x0, given)
     for x in inputs:
         tokens = x if x.ndim == 2 else x.argmax(-1)
@@ -270,7 +281,7 @@ class TestRollout:
         x0 = torch.zeros(n, L, dtype=torch.long)
         given = torch.zeros(n, L, dtype=torch.bool)
         given[:, 0] = True
-        return *rollout.states(self.process, student, x0, given), given
+        return *rollout.states(self.process, student, x0, given)[:2], given
 
     def test_share_of_masks_is_the_process_own(self, toy):
         z, t, given = self.states(toy)
@@ -308,7 +319,7 @@ class TestRollout:
         torch.manual_seed(0)
         x0, given = torch.zeros(4000, L, dtype=torch.long), torch.zeros(4000, L, dtype=torch.bool)
         given[:, 0] = True
-        z, t = rollout.states(process, toy(V, L), x0, given)
+        z, t, *_ = rollout.states(process, toy(V, L), x0, given)
         assert (z[given] == 0).all() and set(t.tolist()) == {1.0, 0.75, 0.5, 0.25}
         first = z[t == 1][:, 1:].flatten().bincount(minlength=V).double()
         torch.testing.assert_close(
@@ -346,6 +357,26 @@ class TestRollout:
         before = some.roll(1, 1)  # whether their left neighbours are known
         assert ((some & ~before).sum(1) <= 1).all()  # but for the first
         assert len({tuple(row) for row in whole.tolist()}) > 4
+
+    @pytest.mark.parametrize("order", [ancestral.independent, spread.changes, comb.changes])
+    @pytest.mark.parametrize("family", [AbsorbingProcess, ScoreProcess])
+    def test_x_s_is_noise_on_what_the_next_step_has_made_known(self, toy, family, order):
+        """A student that repeats what it sees writes texts of one token in steps of one position,
+        and its x_s are such texts too: nothing of them is drawn besides the next step's tokens."""
+        process = family(V, MASK, on_policy=1.0, rollout_steps=(64,), order=order)
+        n, student = 400, toy(V, 4)
+        student.features = lambda x, alpha: (
+            50.0 * one_hot(x, V).double().sum(1, True).expand(*x.shape, V)
+        )
+        student.head = lambda features: features
+        torch.manual_seed(0)
+        nothing = torch.zeros(n, 4, dtype=torch.long)
+        sample = process._sample(student, nothing, nothing > 0)
+        known = sample.x_BL != MASK
+        token = torch.where(known, sample.x_BL, -1).amax(1, keepdim=True)
+        same_token = (sample.x_BL == token) | ~known
+        assert (known.sum(1) > 1).sum() > 40 and same_token.double().mean() > 0.97
+        assert abs((known.double().mean(1) - sample.alpha_B).mean()) < 0.03
 
     @pytest.mark.parametrize(("steps", "grid"), [((2, 4, 8), "linear"), ((5,), "1,.6,.3,.12,.03")])
     def test_rollouts_stop_at_the_times_of_their_grid(self, toy, steps, grid):

@@ -86,10 +86,10 @@ def descend(
     alphas: Tensor,
     given_BL: Tensor,
     steps_B: Tensor,
-    order: Order = independent,
+    changes: Callable[[Tensor], Tensor | None],
 ) -> Tensor:
-    """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas."""
-    changes = order(process, given_BL, alphas)
+    """z_BL, in place, after the first ``steps_B`` (B,) of the steps between successive alphas;
+    ``changes`` as an ``Order`` gives it."""
     for step, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas)):
         (going,) = rows.positions(steps_B > step)
         if not len(going):  # a network need not take a batch of nothing
