@@ -9,11 +9,11 @@ from benchmarks.methods import Benchmark, Method, experiment
 
 HOT, COLD = "1.15", "0.7"  # for students of less entropy than their teacher, or of more
 MASKS = {sampler: ("--sampler", sampler, "--grid", "linear") for sampler in ("spread", "comb")}
-JUMPS = {"spread": ("--sampler", "spread", "--grid", "power:3")}
+JUMPS = {"spread": ("--sampler", "spread", "--grid", "power:4")}
 EARLIER = {"spread": ("--sampler", "spread", "--grid", "power:2.2")}  # students of noised data
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
 GAUSSIAN = (*PAPER, "algo.posterior=false", "algo.noising=gaussian")
-# Duo's students whose inputs are noised data drift sooner.
+# Students whose inputs are noised data drift sooner.
 SHORT = ("trainer.max_steps=160", "algo.guard.patience=3")
 SLOW = ("optim.lr=1e-4", "algo.fake_lr=5e-4")
 
@@ -34,7 +34,11 @@ METHODS = (
     mdlm("MDLM", checkpoint="${idlm_asset:teachers/mdlm.ckpt}", extra=("--ceiling",)),
     mdlm("SDTT", *experiment("sotu_sdtt")),
     mdlm("IDLM-MDLM", *experiment("sotu_idlm_mdlm"), reach=HOT),
-    mdlm("IDLM-MDLM, as in the paper", *experiment("sotu_idlm_mdlm", *PAPER), reach=HOT),
+    mdlm(
+        "IDLM-MDLM, as in the paper",
+        *experiment("sotu_idlm_mdlm", *PAPER, "optim.lr=8e-5", "trainer.max_steps=240"),
+        reach=HOT,
+    ),
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
     duo("Duo-DCD", *experiment("sotu_dcd"), greedy=True),
     duo("IDLM-Duo", *experiment("sotu_idlm_duo"), reach=COLD),
@@ -60,7 +64,11 @@ METHODS = (
     ),
     sedd("SEDD", checkpoint="${idlm_asset:teachers/sedd}"),
     sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd"), reach=HOT),
-    sedd("IDLM-SEDD, as in the paper", *experiment("sotu_idlm_sedd", *PAPER), reach=HOT),
+    sedd(
+        "IDLM-SEDD, as in the paper",
+        *experiment("sotu_idlm_sedd", *PAPER, "optim.lr=5e-5", "training.n_iters=200"),
+        reach=HOT,
+    ),
 )
 SMOKE = {
     "duo_ext": ("trainer.max_steps=2", "algo.guard.every=0", "algo.fake_warmup=1"),
