@@ -22,8 +22,15 @@ FULL = {  # family: (optim.lr, algo.fake_lr) of full networks
     "MDLM": (8e-5, 1e-3),
     "Duo": (1e-4, 5e-4),
 }
-RECIPES = {  # Duo's students have noised data as inputs here, unlike those of its experiment
-    "MDLM": ("sotu_idlm_mdlm",),
+RECIPES = {  # those of the experiments when results/adapters was made
+    "MDLM": (
+        "sotu_idlm_mdlm",
+        "algo.rollout_steps=[3,5,9]",
+        "algo.rollout_target=text",
+        "algo.sampler=spread",
+        "trainer.max_steps=240",
+        "algo.guard.patience=3",
+    ),
     "Duo": (
         "sotu_idlm_duo",
         "algo.posterior=false",

@@ -18,7 +18,7 @@ from duo_ext.core.uniform import Sample, UniformProcess
 
 
 class Absorbing(AbsorbingProcess):
-    """(5) at the positions masked in x_s that the next step of sampling writes."""
+    """(5) at the positions masked in x_s, but for masks that z_t's step leaves."""
 
     def fake_loss(self, student, fake, x0_BL, given_BL):
         with torch.no_grad():

@@ -14,7 +14,8 @@ EARLIER = {"spread": ("--sampler", "spread", "--grid", "power:2.2")}  # students
 PAPER = ("algo.sampler=ancestral", "algo.grid=host", "algo.on_policy=0")
 GAUSSIAN = (*PAPER, "algo.posterior=false", "algo.noising=gaussian")
 # Students whose inputs are noised data drift sooner.
-SHORT = ("trainer.max_steps=160", "algo.guard.patience=3")
+SOON = "algo.guard.patience=3"
+SHORT = ("trainer.max_steps=160", SOON)
 SLOW = ("optim.lr=1e-4", "algo.fake_lr=5e-4")
 
 
@@ -36,7 +37,7 @@ METHODS = (
     mdlm("IDLM-MDLM", *experiment("sotu_idlm_mdlm"), reach=HOT),
     mdlm(
         "IDLM-MDLM, as in the paper",
-        *experiment("sotu_idlm_mdlm", *PAPER, "optim.lr=8e-5", "trainer.max_steps=240"),
+        *experiment("sotu_idlm_mdlm", *PAPER, "optim.lr=8e-5", "trainer.max_steps=240", SOON),
         reach=HOT,
     ),
     duo("Duo", checkpoint="${idlm_asset:teachers/duo.ckpt}"),
@@ -66,7 +67,7 @@ METHODS = (
     sedd("IDLM-SEDD", *experiment("sotu_idlm_sedd"), reach=HOT),
     sedd(
         "IDLM-SEDD, as in the paper",
-        *experiment("sotu_idlm_sedd", *PAPER, "optim.lr=5e-5", "training.n_iters=200"),
+        *experiment("sotu_idlm_sedd", *PAPER, "optim.lr=5e-5", "training.n_iters=200", SOON),
         reach=HOT,
     ),
 )

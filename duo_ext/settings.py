@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from duo_ext import Refused, machine
-from duo_ext.core import adapters, samplers
+from duo_ext.core import adapters, rollout, samplers
 from duo_ext.core.precision import PRECISIONS
 from duo_ext.core.samplers import grids
 from duo_ext.values import (
@@ -25,7 +25,7 @@ from duo_ext.values import (
 POSITIVE = ("optim.lr", "sampling.steps", "trainer.max_steps", "loader.batch_size")
 # The settings of loss and updates, which no run changes when it goes on.
 LASTING = ("process", "noising", "gamma_min", "gamma_max", "tau", "posterior", "on_policy")
-LASTING += ("prompt_length", "rollout_steps", "sampler", "grid", "infill")
+LASTING += ("prompt_length", "rollout_steps", "rollout_target", "sampler", "grid", "infill")
 LASTING += ("fake_ratio", "fake_warmup", "fake_lr", "shared_forward", "precision", "adapter")
 LASTING = tuple(f"algo.{key}" for key in LASTING)
 HEADS = ("hidden_size", "n_heads")
@@ -158,6 +158,7 @@ def check_idlm(settings: DictConfig, length: int) -> None:
     for key in ("on_policy", "infill"):
         require_number(f"algo.{key}", settings[key], most=1)
     require_counts("algo.rollout_steps", settings.rollout_steps)
+    require("algo.rollout_target", settings.rollout_target, rollout.TARGETS)
     _check_guard(settings.guard)
     _check_sampler(settings)
     for key in ("shared_forward", "recompute_blocks", "compile"):
@@ -213,6 +214,7 @@ def inputs(settings: DictConfig) -> dict:
         "on_policy": settings.on_policy,
         "rollout_steps": tuple(settings.rollout_steps),
         "rollout_grid": "linear" if settings.grid == "host" else settings.grid,
+        "rollout_target": settings.rollout_target,
         "order": samplers.order(settings.sampler),
     }
 

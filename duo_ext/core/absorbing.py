@@ -59,8 +59,8 @@ class AbsorbingProcess(Process):
         return torch.arange(self.vocab_size, device=logits.device) == self.mask_index
 
     def _draw(self, student, x0_BL, given_BL):
-        """z_t and alpha_t; where x_s is masked, and which of these the next step of sampling leaves
-        masked anyhow; the level of x_s and its weight.
+        """z_t and alpha_t; where x_s is masked, and which of these masks are left by the step that
+        z_t is compared by; the level of x_s and its weight.
 
         x_s keeps a share alpha of what is known after that step, a share of the text itself: its
         level is their product, its weight dalpha / (1 - alpha).

@@ -54,6 +54,7 @@ class Process(Sampled):
     on_policy: float = 0.0
     rollout_steps: tuple = (4,)
     rollout_grid: str = "linear"
+    rollout_target: str = rollout.TEXT
     rollout_stops: Callable = rollout.sample_stops
     order: Callable = ancestral.independent
     uniforms: Callable = rows.uniforms

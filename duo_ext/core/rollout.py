@@ -5,10 +5,11 @@ the inputs z_t are states of the student's own sampling, a rollout; the paper ha
 inputs is allowed, because z_t is the latent of a generator. For the absorbing process rollouts slow
 the drift of the marginals.
 
-A whole text drawn at once from a state is not what a sampler draws: its tokens are independent of
-each other, and a student trained on such texts narrows its choice until they fit. So the absorbing
-process compares what is known after the next step of the rollout, and leaves out what is masked
-then. A perfect network is a fixed point if each step of its rollouts writes one token.
+What a state is compared by is ``rollout_target``. TEXT is a whole text, drawn at once. No sampler
+of several steps draws it: its tokens are independent of each other, and a student trained on such
+texts narrows its choice until they fit. STEP, for the absorbing process, is what is known after the
+next step of the rollout; what is masked then is left out. A perfect network is a fixed point of it
+where each step writes one token.
 
 A process says how its rollouts go. Each batch draws their number of steps out of ``rollout_steps``.
 ``rollout_grid`` is the grid of times (``samplers.grids``), ``order`` says which positions change
@@ -23,6 +24,8 @@ from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
 from duo_ext.core.samplers import ancestral, grids
 
+TEXT, STEP = TARGETS = "text", "step"
+
 
 def sample_stops(steps: int, n: int, device: torch.device) -> Tensor:
     """For n sequences, how many steps are done before each stops: uniform on 0, ..., steps - 1."""
@@ -35,15 +38,16 @@ def mix_in(
     """Replace, in place, each sequence of z_BL and its time in t_B by a state of the student's own
     sampling and its time, with probability ``process.on_policy``.
 
-    Gives the next step of each: alpha after it (B,), and the numbers (B, L) that decide which
-    positions change in it (``Sampled.reverse``). That of noised data is the step to a whole text.
+    Gives the step by which each is compared: alpha after it (B,), and the numbers (B, L) that
+    decide which positions change in it (``Sampled.reverse``). By default it leads to a whole text.
     """
     after_B, changes_BL = torch.ones_like(t_B), torch.zeros_like(z_BL, dtype=t_B.dtype)
     if process.on_policy > 0:
         (chosen,) = rows.positions(torch.rand(len(t_B), device=t_B.device) < process.on_policy)
         found = states(process, student, x0_BL[chosen], given_BL[chosen])
-        for own, other in zip((z_BL, t_B, after_B, changes_BL), found, strict=True):
-            own[chosen] = other
+        z_BL[chosen], t_B[chosen], *step = found
+        if process.rollout_target == STEP:
+            after_B[chosen], changes_BL[chosen] = step
     return after_B, changes_BL
 
 
@@ -51,7 +55,7 @@ def mix_in(
 def states(
     process: Sampled, student: Denoiser, x0_BL: Tensor, given_BL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(z_t (B, L), t (B,)) of the student's own sampling, and the next step as ``mix_in`` gives it.
+    """(z_t (B, L), t (B,)) of the student's own sampling, and the next step as ``mix_in`` says it.
 
     Each sequence stops before a step that ``process.rollout_stops`` draws, as ``sample_stops``
     does; its t is the time at which that step begins.

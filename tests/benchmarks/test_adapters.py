@@ -19,11 +19,6 @@ def test_full_networks_have_the_rates_that_adapters_multiply(standalone, family)
     assert [config.optim.lr, config.algo.fake_lr] == pytest.approx(rates)
 
 
-def test_full_students_of_mdlm_are_those_of_the_experiment(standalone):
-    plain = standalone.compose(["+experiment=sotu_idlm_mdlm"])
-    assert standalone.compose(list(adapters.full("MDLM"))) == plain
-
-
 def test_methods_differ_in_their_adapters_and_the_rates_alone(standalone):
     full, *ranks = (m for m in adapters.METHODS if m.family == "Duo" and m.train)
     plain = standalone.compose(list(full.train))

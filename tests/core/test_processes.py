@@ -21,6 +21,7 @@ V, B, L = 6, 5, 7
 MASK = V - 1
 GAUSSIAN = schedules.GaussianSchedule(V, -2.0, 2.0)
 ROLLOUTS = {"on_policy": 1.0, "rollout_steps": (3,), "order": comb.changes}
+ROLLOUTS |= {"rollout_target": rollout.STEP}
 PROCESSES = {
     "absorbing": AbsorbingProcess(V, MASK),
     "absorbing, rollouts": AbsorbingProcess(V, MASK, **ROLLOUTS),
@@ -362,21 +363,24 @@ class TestRollout:
     @pytest.mark.parametrize("family", [AbsorbingProcess, ScoreProcess])
     def test_x_s_is_noise_on_what_the_next_step_has_made_known(self, toy, family, order):
         """A student that repeats what it sees writes texts of one token in steps of one position,
-        and its x_s are such texts too: nothing of them is drawn besides the next step's tokens."""
+        and so are its x_s: nothing of them is drawn besides the next step's token. Of whole texts
+        drawn at once few are."""
         process = family(V, MASK, on_policy=1.0, rollout_steps=(64,), order=order)
-        n, student = 400, toy(V, 4)
+        student, nothing = toy(V, 4), torch.zeros(400, 4, dtype=torch.long)
         student.features = lambda x, alpha: (
             50.0 * one_hot(x, V).double().sum(1, True).expand(*x.shape, V)
         )
         student.head = lambda features: features
-        torch.manual_seed(0)
-        nothing = torch.zeros(n, 4, dtype=torch.long)
-        sample = process._sample(student, nothing, nothing > 0)
-        known = sample.x_BL != MASK
-        token = torch.where(known, sample.x_BL, -1).amax(1, keepdim=True)
-        same_token = (sample.x_BL == token) | ~known
-        assert (known.sum(1) > 1).sum() > 40 and same_token.double().mean() > 0.97
-        assert abs((known.double().mean(1) - sample.alpha_B).mean()) < 0.03
+        shares = {}
+        for target in rollout.TARGETS:
+            torch.manual_seed(0)
+            sample = replace(process, rollout_target=target)._sample(student, nothing, nothing > 0)
+            known = sample.x_BL != MASK
+            assert abs((known.double().mean(1) - sample.alpha_B).mean()) < 0.03
+            largest, least = sample.x_BL.masked_fill(~known, -1), sample.x_BL.masked_fill(~known, V)
+            several = known.sum(1) > 1
+            shares[target] = (largest.amax(1) == least.amin(1))[several].double().mean()
+        assert shares[rollout.STEP] > 0.97 and shares[rollout.TEXT] < 0.95
 
     @pytest.mark.parametrize(("steps", "grid"), [((2, 4, 8), "linear"), ((5,), "1,.6,.3,.12,.03")])
     def test_rollouts_stop_at_the_times_of_their_grid(self, toy, steps, grid):
