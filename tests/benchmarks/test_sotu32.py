@@ -38,7 +38,7 @@ def test_a_method_and_what_it_needs_become_a_table(tmp_path):
     assert str(tmp_path) not in json.dumps(results["rows"])
     table = (out / "table.md").read_text()
     assert "| Duo | IDLM-DCD (greedy) |" in table
-    assert "| Duo | IDLM-DCD (spread, power:3, ancestral) |" in table
+    assert "| Duo | IDLM-DCD (spread, power:4, ancestral) |" in table
     assert (out / "figure.png").exists()
 
 
