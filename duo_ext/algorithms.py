@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from duo_ext import Refused
-from duo_ext.core import adapters, samplers
+from duo_ext.core import adapters, rollout, samplers
 from duo_ext.core.distiller import World
 from duo_ext.core.networks import Tempered
 from duo_ext.data.texts import Tokenizer
@@ -57,6 +57,7 @@ class Distillation(Watched, Resumed, trainer_base.Diffusion):
         noising = choose("algo.noising", config.algo.noising, self.family.noisings)
         self.process = noising(self, **inputs(config.algo))
         samplers.require_masks(config.algo.sampler, self.process)
+        rollout.require_masks(config.algo.rollout_target, self.process)
         self.require_looks()
         self.opponents = self.distiller = self.watch = self.resumed = self.unwatched = None
 

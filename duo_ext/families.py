@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from duo_ext import Refused
-from duo_ext.core import gaussian, rollout, schedules
+from duo_ext.core import gaussian, schedules
 from duo_ext.core.absorbing import AbsorbingProcess
 from duo_ext.core.uniform import UniformProcess
 from duo_ext.values import require, require_positive
@@ -45,20 +45,11 @@ def _absorbing(model, **inputs):
 def _categorical(model, **inputs):
     posterior = model.config.algo.get("posterior", False)  # a teacher that is sampled has none
     require("algo.posterior", posterior, (True, False))
-    _require_text(inputs)
     return UniformProcess(model.vocab_size, posterior=posterior, **inputs)
-
-
-def _require_text(inputs):
-    if inputs.get("rollout_target") == rollout.STEP:
-        raise Refused(
-            "algo.rollout_target is step, which is for a process that has masks; it must be text"
-        )
 
 
 def _gaussian(model, **inputs):
     settings = model.config.algo
-    _require_text(inputs)
     if inputs["on_policy"] > 0:
         raise Refused(
             f"algo.on_policy is {inputs['on_policy']}; algo.noising=gaussian has inputs that no "

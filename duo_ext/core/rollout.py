@@ -19,6 +19,7 @@ together (``samplers.ancestral.Order``), ``rollout_stops`` draws where each sequ
 import torch
 from torch import Tensor
 
+from duo_ext import Refused
 from duo_ext.core import rows
 from duo_ext.core.networks import Denoiser
 from duo_ext.core.sampled import Sampled
@@ -30,6 +31,14 @@ TEXT, STEP = TARGETS = "text", "step"
 def sample_stops(steps: int, n: int, device: torch.device) -> Tensor:
     """For n sequences, how many steps are done before each stops: uniform on 0, ..., steps - 1."""
     return torch.randint(steps, (n,), device=device)
+
+
+def require_masks(target: str, process: Sampled) -> None:
+    """Raise Refused where a process that has no masks is to be compared after a step."""
+    if target == STEP and not process.changes_once:
+        raise Refused(
+            "algo.rollout_target is step, which is for a process that has masks; it must be text"
+        )
 
 
 def mix_in(
