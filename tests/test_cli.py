@@ -17,7 +17,7 @@ import torch
 
 import duo_ext.__main__
 from duo_ext import Refused, evaluate, host, ranks
-from duo_ext.commands import evaluation
+from duo_ext.commands import evaluation, streams
 from duo_ext.commands.line import one_sentence
 from duo_ext.core.uniform import UniformProcess
 from duo_ext.hosting import duo, remedies
@@ -414,7 +414,7 @@ def test_the_checkpoint_of_a_run_is_a_student_to_evaluate(distil):
     assert subject.algo == "idlm"
     average = checkpoints.read(str(last), "path")["ema"]["shadow_params"]
     assert all(map(torch.equal, subject.model.backbone.parameters(), average))
-    tokens, evaluations, _ = evaluation.sample([(subject, Setting(2))], options)[0]
+    tokens, evaluations, _ = streams.sample([(subject, Setting(2))], options)[0]
     assert tokens.shape == (3, 16) and evaluations == 3
 
 

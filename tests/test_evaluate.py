@@ -17,7 +17,7 @@ import transformers
 
 import duo_ext.__main__
 from duo_ext import evaluate, host
-from duo_ext.commands import evaluation, line
+from duo_ext.commands import evaluation, line, streams
 from duo_ext.core.samplers import OF_MASKS, SAMPLERS, auto, spread
 from duo_ext.data import corpus
 from duo_ext.measuring import draws
@@ -300,7 +300,7 @@ def test_a_sampler_of_masks_is_refused_before_anything_is_drawn(
     changed(student, lambda saved: saved["hyper_parameters"]["config"]["algo"].update(own))
     given = ("--teacher", plain, "--student", student, "--steps", 1)
     assert ways(run(*given), "name", "sampler") == [("duo_base", "host"), ("idlm_mdlm", "comb")]
-    monkeypatch.setattr(evaluation, "sample", pytest.fail)
+    monkeypatch.setattr(streams, "sample", pytest.fail)
     message = error_of(capfd, *SMALL, "--student", student, plain, "--sampler", "confidence")
     assert "the sampler is 'confidence', which needs a process that has masks" in message
 
@@ -369,7 +369,7 @@ def test_a_text_is_the_same_in_batches_of_any_size(checkpoint, options, sampler,
     for samples, size in ((4, 4), (10, 4), (10, 3), (10, 10)):
         given = options("--samples", str(samples), "--batch-size", str(size))
         subject = evaluate.load("student", checkpoint(algo), given)
-        found += [evaluation.sample([(subject, setting)], given)[0][0]]
+        found += [streams.sample([(subject, setting)], given)[0][0]]
     few, *others = found
     assert all(torch.equal(tokens, others[0]) for tokens in others)
     assert torch.equal(few, others[0][:4])
@@ -383,13 +383,13 @@ def test_by_default_as_many_texts_are_drawn_at_a_time_as_fit(checkpoint, options
         evaluate.load("student", checkpoint("duo_base"), given),
         Setting(2),
     )
-    assert evaluation.batch_size(subject, setting, given) == 4  # as it is told
+    assert streams.batch_size(subject, setting, given) == 4  # as it is told
     given.batch_size = None
-    assert evaluation.batch_size(subject, setting, given) == 64
+    assert streams.batch_size(subject, setting, given) == 64
     large = dataclasses.replace(subject, length=1024, vocab_size=50258)
-    assert evaluation.batch_size(large, setting, given) == 6
+    assert streams.batch_size(large, setting, given) == 6
     rows = dataclasses.replace(setting, sampler="ancestral")
-    assert evaluation.batch_size(large, rows, given) == 64
+    assert streams.batch_size(large, rows, given) == 64
 
 
 def test_a_noise_that_ours_does_not_know(checkpoint, options):
@@ -439,11 +439,11 @@ def test_temperature_one_and_nucleus_one_are_the_plain_sampler(checkpoint, optio
     model = subject.model
     torch.set_rng_state(subject.constructed[1])
     plain = torch.cat([model.generate_samples(size, num_steps=4) for size in (3, 2)])
-    tokens, evaluations, seconds = evaluation.sample([(subject, Setting(4))], given)[0]
+    tokens, evaluations, seconds = streams.sample([(subject, Setting(4))], given)[0]
     assert torch.equal(tokens, plain) and 1 <= evaluations <= 5 and seconds > 0
     for temperature, nucleus in ((0.5, 1.0), (1.0, 0.5)):
         setting = Setting(4, temperature=temperature, nucleus=nucleus)
-        assert not torch.equal(evaluation.sample([(subject, setting)], given)[0][0], plain)
+        assert not torch.equal(streams.sample([(subject, setting)], given)[0][0], plain)
     assert not model.backbone._forward_hooks
 
 
@@ -471,7 +471,7 @@ def test_the_samples_are_those_of_the_hosts_own_command(
     subject = evaluate.load("student", name, given)
     for steps in (2, 4):
         setting = Setting(steps)
-        tokens, *_ = evaluation.sample([(subject, setting)], given)[0]
+        tokens, *_ = streams.sample([(subject, setting)], given)[0]
     assert subject.model.tokenizer.batch_decode(tokens) == texts
 
 
@@ -596,7 +596,7 @@ def test_a_folder_is_sampled_as_the_checkpoint_that_it_was_made_of(checkpoint, o
     other = evaluate.load("student", "folder", options())
     assert other.algo == subject.algo
     assert other.sha256 == checkpoints.fingerprint(subject.model.backbone) != subject.sha256
-    samples = [evaluation.sample([(s, setting)], options())[0][0] for s in (subject, other)]
+    samples = [streams.sample([(s, setting)], options())[0][0] for s in (subject, other)]
     assert torch.equal(*samples)
 
 
@@ -659,7 +659,7 @@ def test_a_judge_that_does_not_exist(checkpoint, place, capfd):
 def test_an_output_folder_that_cannot_be_written_is_told_before_the_sampling(
     checkpoint, place, capfd, monkeypatch
 ):
-    monkeypatch.setattr(evaluation, "sample", pytest.fail)
+    monkeypatch.setattr(streams, "sample", pytest.fail)
     name = checkpoint("duo_base")
     for folder in ("text/train.txt", "text/train.txt/out"):
         before = (place / "text" / "train.txt").read_text()
@@ -711,7 +711,7 @@ def test_the_configuration_of_a_checkpoint_runs_no_code(checkpoint, place):
 
 
 def test_a_text_that_is_gone_is_told_before_the_sampling(checkpoint, place, capfd, monkeypatch):
-    monkeypatch.setattr(evaluation, "sample", pytest.fail)
+    monkeypatch.setattr(streams, "sample", pytest.fail)
     first = checkpoint("duo_base")
     second = checkpoint("duo_base", "data.train=elsewhere", seed=4)
     message = error_of(capfd, *SMALL, "--student", first, second)

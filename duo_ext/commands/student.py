@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from duo_ext import Refused, ranks
-from duo_ext.commands import evaluation, options
+from duo_ext.commands import evaluation, options, streams
 from duo_ext.commands.line import hush
 from duo_ext.core import samplers
 from duo_ext.data import corpus, prompts
@@ -96,7 +96,7 @@ class Student:
 
         hook = network.backbone.register_forward_pre_hook(shown, with_kwargs=True)
         try:
-            for stream in evaluation.Stream.of_row(0, self._subject, setting, told):
+            for stream in streams.Stream.of_row(0, self._subject, setting, told):
                 found, _, _ = stream.draw(self._subject, setting, told, given)
                 yield torch.cat(found)
         finally:

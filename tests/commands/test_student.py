@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from duo_ext import Refused, evaluate, host, load_student
-from duo_ext.commands import evaluation, options
+from duo_ext.commands import options, streams
 from duo_ext.measuring.subject import Setting
 
 
@@ -25,7 +25,7 @@ def test_texts_are_those_of_evaluate(student, sampler):
         ["--student", path, "--samples", "5", "--output", "", "--device", "cpu"],
     )
     subject = evaluate.load("student", path, given)
-    wanted, _, _ = evaluation.sample([(subject, Setting(4, sampler, temperature=0.9))], given)[0]
+    wanted, _, _ = streams.sample([(subject, Setting(4, sampler, temperature=0.9))], given)[0]
     tokens = found.sample_tokens(5, steps=4, sampler=sampler, temperature=0.9)
     assert torch.equal(tokens, wanted) and tokens.shape == (5, found.length)
     texts = found.sample(5, steps=4, sampler=sampler, temperature=0.9)

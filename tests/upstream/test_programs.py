@@ -178,7 +178,7 @@ def evaluated(checkout, path, precision, folder):
     script = """if True:
         import json, sys
         from duo_ext import evaluate, host
-        from duo_ext.commands import evaluation
+        from duo_ext.commands import evaluation, streams
         from duo_ext.data import corpus
         from duo_ext.measuring.subject import Setting
         root, path, precision, output = sys.argv[1:]
@@ -188,7 +188,7 @@ def evaluated(checkout, path, precision, folder):
         given += ["--precision", precision, "--output", "unused"]
         options = evaluation.parse(evaluate.SIDE, given)
         subject = evaluate.load("student", path, options)
-        tokens, _, _ = evaluation.sample([(subject, Setting(3))], options)[0]
+        tokens, _, _ = streams.sample([(subject, Setting(3))], options)[0]
         json.dump(subject.model.tokenizer.batch_decode(tokens), open(output, "w"))
     """
     output = folder / "ours.json"
@@ -200,7 +200,7 @@ def evaluated(checkout, path, precision, folder):
 DRAWN = """if True:
     import sys
     from duo_ext import evaluate, host
-    from duo_ext.commands import evaluation
+    from duo_ext.commands import evaluation, streams
     from duo_ext.data import corpus
     from duo_ext.measuring.subject import Setting
     root, path, *settings = sys.argv[1:]
@@ -212,7 +212,7 @@ DRAWN = """if True:
     base, drawn = tree.module("trainer_base"), set()
     draw = base.sample_categorical
     base.sample_categorical = lambda probs: drawn.add(str(probs.dtype)) or draw(probs)
-    evaluation.sample([(subject, Setting(3))], options)[0]
+    streams.sample([(subject, Setting(3))], options)[0]
     print(*drawn)
 """
 
@@ -244,7 +244,7 @@ def test_psi_is_mains_own_sampler_by_its_name(checkout, weights, text):
 TEXTS = """if True:
     import sys
     from duo_ext import evaluate, host
-    from duo_ext.commands import evaluation, options
+    from duo_ext.commands import options, streams
     from duo_ext.data import corpus
     root, path, *settings = sys.argv[1:]
     host.find(root).activate()
@@ -253,7 +253,7 @@ TEXTS = """if True:
     subject = evaluate.load("student", path, given)
     (setting,) = options.of_subject(subject, [subject], given)
     subject.require(setting, given.precision)
-    print(evaluation.sample([(subject, setting)], given)[0][0].tolist())
+    print(streams.sample([(subject, setting)], given)[0][0].tolist())
 """
 
 
