@@ -57,6 +57,7 @@ CHARACTERS = Study(
         "unigram KL": ("unigram_kl", ".4f"),
         "bigram TV": ("bigram_tv", ".3f"),
         "energy distance": ("energy", ".4f"),
+        "MAUVE": ("mauve", ".2f"),
         **WORDS,
     },
     combed=("MDLM", "SEDD"),
