@@ -1,7 +1,7 @@
-"""The tables of README.md, results/README.md and docs, from results/: python -m benchmarks.readme
+"""The tables of README.md, results/README.md and docs, and a figure: python -m benchmarks.readme
 
-GenPPL at equal entropy, and what else is measured at temperature 1: means over the seeds. A page's
-table is known by its head, and a new one takes its place.
+They are of results/: GenPPL at equal entropy, and what else is measured at temperature 1, means
+over the seeds. A page's table is known by its head, and a new one takes its place.
 """
 
 import functools
@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks import adapters
 from duo_ext.files import write_whole
 from duo_ext.report.compare import plain, seeds_joined
-from duo_ext.report.equal_entropy import comparisons
+from duo_ext.report.equal_entropy import DRAWN, comparisons, draw_plain
+from duo_ext.report.figures import blank, dress, figure, line_style, with_interval
 from duo_ext.report.results import load
 from duo_ext.report.tables import markdown, number
 
@@ -37,8 +38,12 @@ class Study:
     combed: tuple[str, ...] = ()
 
     @property
+    def results(self):
+        return load(str(RESULTS / self.folder))
+
+    @property
     def rows(self):
-        return load(str(RESULTS / self.folder))["rows"]
+        return self.results["rows"]
 
     def sampler(self, teacher):
         """The sampler of the core by which a teacher and its students are in the tables."""
@@ -129,6 +134,25 @@ def lines_table(study, rows):
     return markdown(["", "GenPPL in 5", "in 9", *study.beside], body, words=1)
 
 
+def plot(study, results):
+    """A panel for each teacher, GenPPL over evaluations at its entropy in 64 plain steps: itself,
+    plain and by the study's sampler, and its student by it."""
+    groups, drawing = _groups(results["rows"]), blank(3 * len(study.students), 3.6)
+    panels = drawing.subplots(1, len(study.students), sharey=True, squeeze=False)[0]
+    for axes, (teacher, (student,)) in zip(panels, study.students.items(), strict=True):
+        (references, own), sampler = groups[teacher], study.sampler(teacher)
+        draw_plain(axes, results["rows"], references[DRAWN], "teacher, plain")
+        for index, (label, name) in enumerate((("teacher", teacher), ("student", student))):
+            points = [(m.evaluations, *m.at[DRAWN][:3]) for m in _line(own, name, sampler)]
+            style = line_style(index, label)
+            with_interval(axes, *zip(*points, strict=True), f"{label}, few-step sampler", style)
+        dress(axes, "evaluations", f"GenPPL under {results['judge']['name']}", teacher)
+        axes.label_outer()
+    handles = panels[0].get_legend_handles_labels()
+    drawing.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    return drawing
+
+
 def _groups(rows):
     """{teacher: (its plain rows by steps, what is compared with them)}."""
     return {
@@ -144,13 +168,13 @@ def _row(row):
 
 def _moved(own, name, sampler, evaluations, steps):
     """The cell of a model by a sampler."""
-    wanted = (name, evaluations, True)
-    (found,) = (
-        moved
-        for moved in own
-        if (moved.name, moved.evaluations, moved.sampler.startswith(sampler)) == wanted
-    )
+    (found,) = (m for m in _line(own, name, sampler) if m.evaluations == evaluations)
     return _cell(*found.at[steps][:3])
+
+
+def _line(own, name, sampler):
+    """What is compared of a model by a sampler, by evaluations."""
+    return [m for m in own if m.name == name and m.sampler.startswith(sampler)]
 
 
 def _cell(value, low, high):
@@ -196,3 +220,4 @@ def page(text, study, rows, tables):
 if __name__ == "__main__":
     for path, study, tables in PAGES:
         write_whole(str(path), page(path.read_text(), study, study.rows, tables).encode())
+    figure(plot(CHARACTERS, CHARACTERS.results), str(RESULTS / "sotu32" / "few_steps.png"))

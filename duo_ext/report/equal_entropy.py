@@ -19,7 +19,7 @@ from duo_ext.report.compare import (
     seeds_joined,
     under_the_host,
 )
-from duo_ext.report.figures import Figure, blank, dress, line_style, with_interval
+from duo_ext.report.figures import Axes, Figure, blank, dress, line_style, with_interval
 from duo_ext.report.results import finite
 from duo_ext.report.tables import markdown, measured, number, perplexity
 
@@ -163,7 +163,8 @@ def plot(results: dict) -> Figure | None:
     panels = drawing.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axes, (references, own) in zip(panels, groups, strict=True):
         at = max(steps for steps in references if steps <= max(DRAWN, min(references)))
-        _draw_plain(axes, results["rows"], references[at])
+        named = f"{references[at]['name']}, plain, its own entropy"
+        draw_plain(axes, results["rows"], references[at], named)
         _draw_moved(axes, own, at)
         teacher, entropy = own[0].teacher, references[at]["entropy"]
         title = f"at the entropy of {teacher} in {at} steps ({entropy:.3f})"
@@ -173,13 +174,12 @@ def plot(results: dict) -> Figure | None:
     return drawing
 
 
-def _draw_plain(axes, rows, reference):
+def draw_plain(axes: Axes, rows: list[dict], reference: dict, named: str) -> None:
     """The plain teacher over its evaluations, at temperature 1; dotted, in the steps of the
-    reference."""
+    ``reference``, its row."""
     own = [row for row in seeds_joined(rows) if row["name"] == reference["name"]]
     line = over_steps(under_the_host(own, reference))
     points = [(row["evaluations"], row["genppl"]) for row in line]
-    named = f"{reference['name']}, plain, its own entropy"
     axes.plot(*zip(*points, strict=True), label=named, color="0.3", marker=".", linestyle="--")
     axes.axhline(reference["genppl"], color="0.45", linestyle=":")
 
