@@ -109,7 +109,8 @@ def losses(tree, work, noise, scaled):
     alpha, dalpha = process.schedule(t)
     weight = (dalpha / (1 - alpha))[:, None].expand_as(hidden)
     z = torch.where(masked, MASK, x0)  # xhat is the student's where masked, else the token
-    process._draw = lambda *_: (z, alpha, hidden, alpha, weight)
+    none = torch.zeros_like(hidden)  # all masks are written by the step that z is compared by
+    process._draw = lambda *_: (z, alpha, hidden, none, alpha, weight)
     networks = (Denoiser(network, True) for network in (Oracle(x0), parts.model))
     ours = process.fake_loss(*networks, x0, torch.zeros_like(hidden))
     return theirs.sum().item(), ours.item() * x0.numel()
