@@ -134,9 +134,10 @@ def lines_table(study, rows):
     return markdown(["", "GenPPL in 5", "in 9", *study.beside], body, words=1)
 
 
-def plot(study, results):
+def plot(study):
     """A panel for each teacher, GenPPL over evaluations at its entropy in 64 plain steps: itself,
     plain and by the study's sampler, and its student by it."""
+    results = study.results
     groups, drawing = _groups(results["rows"]), blank(3 * len(study.students), 3.6)
     panels = drawing.subplots(1, len(study.students), sharey=True, squeeze=False)[0]
     for axes, (teacher, (student,)) in zip(panels, study.students.items(), strict=True):
@@ -220,4 +221,4 @@ def page(text, study, rows, tables):
 if __name__ == "__main__":
     for path, study, tables in PAGES:
         write_whole(str(path), page(path.read_text(), study, study.rows, tables).encode())
-    figure(plot(CHARACTERS, CHARACTERS.results), str(RESULTS / "sotu32" / "few_steps.png"))
+    figure(plot(CHARACTERS), str(RESULTS / CHARACTERS.folder / "few_steps.png"))

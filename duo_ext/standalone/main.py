@@ -57,9 +57,9 @@ def _generate_samples(diffusion_model, config, logger, tokenizer):
     """Sample ``num_sample_batches`` batches, score them, write eval.generated_samples_path."""
     model = _load_from_checkpoint(diffusion_model, config, tokenizer)
     model.metrics.load_judge(model.device)
-    texts = []
-    for _ in range(config.sampling.num_sample_batches):
-        samples = model.restore_model_and_sample(num_steps=config.sampling.steps)
+    texts, sampling = [], config.sampling
+    for _ in range(sampling.num_sample_batches):
+        samples = model.restore_model_and_sample(num_steps=sampling.steps)
         model.metrics.record_entropy(samples)
         texts += tokenizer.batch_decode(samples)
     model.metrics.record_generative_perplexity(texts, config.model.length, device=model.device)

@@ -25,7 +25,7 @@ def test_the_figure_has_the_numbers_of_the_table():
     study = readme.CHARACTERS
     table = readme.main_table(study, study.rows, {5: 64}).splitlines()
     of_plain, of_teacher, of_student = ([c.split()[0] for c in _cells(line)] for line in table[2:])
-    panels = readme.plot(study, study.results).axes
+    panels = readme.plot(study).axes
     assert [axes.get_title() for axes in panels] == list(study.students)
     for panel, axes in enumerate(panels):
         plain, reference, teacher, student = axes.get_lines()

@@ -192,10 +192,10 @@ class DIT(nn.Module, huggingface_hub.PyTorchModelHubMixin):
     def __init__(self, config, vocab_size):
         super().__init__()
         if isinstance(config, dict):
-            config = omegaconf.OmegaConf.create(config)
-        model = config.model
+            config = omegaconf.DictConfig(config)
+        algo, model = config.algo, config.model
         self.config, self.vocab_size = config, vocab_size
-        self.causal = config.algo.causal_attention
+        self.causal = algo.causal_attention
         self.adaLN = not self.causal
         self.vocab_embed = EmbeddingLayer(model.hidden_size, vocab_size)
         if self.adaLN:
